@@ -1,0 +1,440 @@
+"""Qwen3 in PyTorch: one implementation for dense and mixture-of-experts, training and inference.
+
+Parameter names are the official checkpoint's. Experts are stacked in memory, under the names that
+transformers 5 gives the stacked tensors.
+
+Shapes: b batch, t new tokens (queries), s all tokens so far (keys), h query heads, k KV heads,
+d head_dim, D hidden_size, F intermediate_size, E num_experts, K num_experts_per_tok, V vocab_size.
+
+Source: Qwen3 technical report (arXiv 2505.09388) section 2; transformers 5
+`models/qwen3/modeling_qwen3.py` and `models/qwen3_moe/modeling_qwen3_moe.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from os import PathLike
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from qwen3_ref.checkpoint import open_checkpoint, progress
+from qwen3_ref.config import Qwen3Config
+from qwen3_ref.moe import at_least_float32, route, run_experts
+from qwen3_ref.rope import frequencies
+
+
+class KVCache:
+    """Keys and values of all layers, allocated once; the caller owns it and passes it in.
+
+    All state is here: `length`, the columns in use, and `real` (b, length), which of them are
+    tokens and not padding. Two conversations need two caches; `reset()` starts over.
+    """
+
+    def __init__(
+        self,
+        config: Qwen3Config,
+        batch: int,
+        length: int,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        """Room for `length` tokens in each of `batch` rows: config.kv_cache_bytes(length, batch)."""
+        shape = (config.num_hidden_layers, batch, config.num_key_value_heads, length)
+        self.keys = torch.zeros(*shape, config.head_dim, dtype=dtype, device=device)
+        self.values = torch.zeros_like(self.keys)
+        self.real = torch.zeros(batch, length, dtype=torch.bool, device=device)
+        self.length = 0
+
+    @property
+    def capacity(self) -> int:
+        """Columns there is room for."""
+        return self.keys.shape[3]
+
+    def reset(self) -> None:
+        """Forget everything; the memory is kept."""
+        self.length = 0
+
+    def extend(self, real: Tensor) -> Tensor:
+        """Take up columns for new tokens, real (b, t); returns the whole mask (b, s) so far."""
+        b, t = real.shape
+        if b != self.real.shape[0]:
+            raise ValueError(
+                f"the cache has {self.real.shape[0]} rows and the input has {b}; "
+                f"make a KVCache with batch={b}."
+            )
+        if self.length + t > self.capacity:
+            raise ValueError(
+                f"the cache holds {self.length} of {self.capacity} tokens and {t} more do not fit; "
+                f"make a KVCache with length={self.length + t} or more."
+            )
+        self.real[:, self.length : self.length + t] = real
+        self.length += t
+        return self.real[:, : self.length]
+
+    def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Write the new columns k, v (b, k, t, d) of one layer; returns all columns (b, k, s, d)."""
+        new = slice(self.length - k.shape[2], self.length)
+        self.keys[layer, :, :, new] = k
+        self.values[layer, :, :, new] = v
+        return self.keys[layer, :, :, : self.length], self.values[layer, :, :, : self.length]
+
+
+@dataclass
+class Trace:
+    """What happened inside one forward pass, for pictures and debugging. Pass an empty one in.
+
+    With `attention=True` the eager path runs, since the fused one never forms the weights.
+    """
+
+    attention: bool = True
+    hidden_states: list[Tensor] = field(default_factory=list)
+    """L + 1 of (b, t, D): the input of each block, then the output of the final norm."""
+    attentions: list[Tensor] = field(default_factory=list)
+    """L of (b, h, t, s): each query's weights over the keys."""
+    router_logits: list[Tensor] = field(default_factory=list)
+    """One (b, t, E) for each MoE layer."""
+    expert_ids: list[Tensor] = field(default_factory=list)
+    """One (b, t, K) for each MoE layer, best first."""
+    expert_weights: list[Tensor] = field(default_factory=list)
+    """One (b, t, K) for each MoE layer."""
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) * weight over the last axis; the mean square is taken in at least float32."""
+
+    def __init__(self, size: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., size) -> (..., size), in the dtype of x. The order of casts is the official one."""
+        wide = at_least_float32(x)
+        wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
+        return self.weight * wide.to(x.dtype)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """RoPE, half-split: channel j turns with channel j + d/2. x (b, heads, t, d); cos, sin (b, t, d/2)."""
+    first, second = x.to(cos.dtype).chunk(2, dim=-1)
+    cos, sin = cos[:, None], sin[:, None]  # the same angle for every head
+    out = torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+    return out.to(x.dtype)
+
+
+def eager_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Grouped-query attention, spelled out. q (b, h, t, d); k, v (b, k, s, d); mask (b, 1, t, s), True to look.
+
+    Query head i reads KV head i // (h / k). Returns the output (b, h, t, d) and weights (b, h, t, s).
+    """
+    group = q.shape[1] // k.shape[1]
+    k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)
+    scores = at_least_float32(q @ k.transpose(-1, -2)) * q.shape[-1] ** -0.5
+    weights = scores.masked_fill(~mask, float("-inf")).softmax(dim=-1).to(q.dtype)
+    return weights @ v, weights
+
+
+class Attention(nn.Module):
+    """Grouped-query attention with QK-Norm."""
+
+    def __init__(self, config: Qwen3Config, layer: int) -> None:
+        super().__init__()
+        self.layer, self.head_dim = layer, config.head_dim
+        q_size = config.num_attention_heads * config.head_dim  # not hidden_size: head_dim is its own
+        kv_size = config.num_key_value_heads * config.head_dim
+        self.q_proj = nn.Linear(config.hidden_size, q_size, bias=False)
+        self.k_proj = nn.Linear(config.hidden_size, kv_size, bias=False)
+        self.v_proj = nn.Linear(config.hidden_size, kv_size, bias=False)
+        self.o_proj = nn.Linear(q_size, config.hidden_size, bias=False)
+        self.q_norm = RMSNorm(config.head_dim, config.rms_norm_eps)
+        self.k_norm = RMSNorm(config.head_dim, config.rms_norm_eps)
+
+    def forward(
+        self,
+        x: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        mask: Tensor | None,
+        cache: KVCache | None,
+        trace: Trace | None,
+    ) -> Tensor:
+        """(b, t, D) -> (b, t, D). `mask` (b, 1, t, s), or None for plain causal attention."""
+        b, t, _ = x.shape
+
+        def heads(projected: Tensor) -> Tensor:  # (b, t, n d) -> (b, n, t, d)
+            return projected.view(b, t, -1, self.head_dim).transpose(1, 2)
+
+        q = rotate(self.q_norm(heads(self.q_proj(x))), cos, sin)
+        k = rotate(self.k_norm(heads(self.k_proj(x))), cos, sin)
+        v = heads(self.v_proj(x))
+        if cache is not None:
+            k, v = cache.append(self.layer, k, v)
+        if trace is not None and trace.attention:
+            if mask is None:
+                mask = torch.ones(t, t, dtype=torch.bool, device=x.device).tril()[None, None]
+            out, weights = eager_attention(q, k, v, mask)
+            trace.attentions.append(weights)
+        else:
+            causal = mask is None and t > 1
+            out = F.scaled_dot_product_attention(
+                q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=q.shape[1] != k.shape[1]
+            )
+        return self.o_proj(out.transpose(1, 2).reshape(b, t, -1))
+
+
+class MLP(nn.Module):
+    """SwiGLU feed-forward: down(silu(gate x) * up x), no biases."""
+
+    def __init__(self, config: Qwen3Config) -> None:
+        super().__init__()
+        D, F_ = config.hidden_size, config.intermediate_size
+        self.gate_proj = nn.Linear(D, F_, bias=False)
+        self.up_proj = nn.Linear(D, F_, bias=False)
+        self.down_proj = nn.Linear(F_, D, bias=False)
+
+    def forward(self, x: Tensor, trace: Trace | None = None) -> Tensor:
+        """(b, t, D) -> (b, t, D)."""
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class Experts(nn.Module):
+    """All experts of a layer, stacked: gate_up_proj (E, 2F, D), the gate's rows first; down_proj (E, D, F)."""
+
+    def __init__(self, config: Qwen3Config) -> None:
+        super().__init__()
+        assert config.num_experts and config.moe_intermediate_size  # the config has checked
+        E, D, F_ = config.num_experts, config.hidden_size, config.moe_intermediate_size
+        self.gate_up_proj = nn.Parameter(torch.empty(E, 2 * F_, D))
+        self.down_proj = nn.Parameter(torch.empty(E, D, F_))
+
+
+class SparseMoe(nn.Module):
+    """Mixture of experts: each token is the weighted sum of its K experts' SwiGLU outputs."""
+
+    def __init__(self, config: Qwen3Config) -> None:
+        super().__init__()
+        assert config.num_experts and config.num_experts_per_tok and config.norm_topk_prob is not None
+        self.top_k, self.normalize = config.num_experts_per_tok, config.norm_topk_prob
+        self.gate = nn.Linear(config.hidden_size, config.num_experts, bias=False)
+        self.experts = Experts(config)
+
+    def forward(self, x: Tensor, trace: Trace | None = None) -> Tensor:
+        """(b, t, D) -> (b, t, D)."""
+        logits = self.gate(x)
+        weights, experts = route(logits, self.top_k, self.normalize)
+        if trace is not None:
+            trace.router_logits.append(logits)
+            trace.expert_ids.append(experts)
+            trace.expert_weights.append(weights)
+        y = run_experts(
+            x.flatten(0, 1),
+            weights.flatten(0, 1),
+            experts.flatten(0, 1),
+            self.experts.gate_up_proj,
+            self.experts.down_proj,
+        )
+        return y.view_as(x)
+
+
+class Block(nn.Module):
+    """One pre-norm decoder layer."""
+
+    def __init__(self, config: Qwen3Config, layer: int) -> None:
+        super().__init__()
+        self.self_attn = Attention(config, layer)
+        self.mlp = SparseMoe(config) if config.is_sparse_layer(layer) else MLP(config)
+        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+    def forward(
+        self,
+        x: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        mask: Tensor | None,
+        cache: KVCache | None,
+        trace: Trace | None,
+    ) -> Tensor:
+        """(b, t, D) -> (b, t, D)."""
+        x = x + self.self_attn(self.input_layernorm(x), cos, sin, mask, cache, trace)
+        return x + self.mlp(self.post_attention_layernorm(x), trace)
+
+
+class Decoder(nn.Module):
+    """Embedding, blocks and final norm: everything whose official name starts with `model.`."""
+
+    def __init__(self, config: Qwen3Config) -> None:
+        super().__init__()
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(Block(config, i) for i in range(config.num_hidden_layers))
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+
+class Qwen3(nn.Module):
+    """The language model. `Qwen3(config)` has random weights; `Qwen3.from_pretrained(dir)` official ones."""
+
+    def __init__(
+        self,
+        config: Qwen3Config,
+        *,
+        generator: torch.Generator | None = None,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        """Random weights as the official code initialises them: normal with std
+        `initializer_range`, norm gains 1. `generator` (a CPU generator; seed 0 if absent) decides
+        them, whatever the device."""
+        super().__init__()
+        self.config = config
+        with torch.device("meta"):
+            self.model = Decoder(config)
+            if not config.tie_word_embeddings:
+                self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.to(dtype)
+        if torch.device(device).type != "meta":
+            self.to_empty(device=device)
+            self.reset_parameters(generator or torch.Generator().manual_seed(0))
+
+    @torch.no_grad()
+    def reset_parameters(self, generator: torch.Generator) -> None:
+        """Draw all weights again, in the order of `named_parameters()`."""
+        for name, parameter in self.named_parameters():
+            if name.endswith("norm.weight"):
+                parameter.fill_(1.0)
+            else:
+                noise = torch.randn(parameter.shape, generator=generator)
+                parameter.copy_(noise * self.config.initializer_range)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        directory: str | PathLike[str],
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> Qwen3:
+        """Load a checkpoint directory, official or transformers 5's packed layout, one tensor at a time.
+
+        Raises ConfigError or CheckpointError, naming the file and the tensor.
+        """
+        config = Qwen3Config.from_pretrained(directory)
+        checkpoint = open_checkpoint(directory)
+        checkpoint.check(config.tensor_shapes())
+        model = cls(config, device="meta", dtype=dtype).to_empty(device=device)
+        for name, target in progress(dict(model.named_official_tensors()).items()):
+            source = torch.from_numpy(checkpoint.raw(name))
+            if checkpoint.dtype(name) == "BF16":
+                source = source.view(torch.bfloat16)
+            target.copy_(source)
+        return model
+
+    @torch.no_grad()
+    def named_official_tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """(official name, tensor) of every weight; stacked experts one by one. The tensors are views."""
+        for name, parameter in self.named_parameters():
+            stem, _, last = name.rpartition(".")
+            if last == "gate_up_proj":
+                for e, both in enumerate(parameter.detach()):
+                    gate, up = both.chunk(2)
+                    yield f"{stem}.{e}.gate_proj.weight", gate
+                    yield f"{stem}.{e}.up_proj.weight", up
+            elif last == "down_proj":
+                for e, down in enumerate(parameter.detach()):
+                    yield f"{stem}.{e}.down_proj.weight", down
+            else:
+                yield name, parameter.detach()
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        *,
+        attention_mask: Tensor | None = None,
+        cache: KVCache | None = None,
+        trace: Trace | None = None,
+        logits_to_keep: int | None = None,
+    ) -> Tensor:
+        """Logits (b, t, V) of input_ids (b, t), each predicting the token after it.
+
+        attention_mask (b, t): 1 for a token, 0 for left padding, of the *new* tokens only.
+        cache: appended to; call again with the next tokens alone, one or many.
+        trace: filled with hidden states, attention weights and routing.
+        logits_to_keep: only the last so many positions get logits (the head is large).
+        Raises ValueError for ids outside the vocabulary, a wrong shape or a full cache.
+        """
+        c = self.config
+        check_ids(input_ids, attention_mask, c.vocab_size)
+        real = torch.ones_like(input_ids, dtype=torch.bool)
+        if attention_mask is not None:
+            real = attention_mask.to(torch.bool)
+        start = 0 if cache is None else cache.length
+        if cache is not None:
+            real = cache.extend(real)
+        positions, allowed = positions_and_mask(real, start)
+        # A lone block without padding needs no mask (causal), nor does one token that sees it all.
+        t = input_ids.shape[1]
+        plain = (start == 0 or t == 1) and bool(real.all())
+        mask = None if plain and not (t == 1 and trace is not None) else allowed[:, None]
+
+        x = self.model.embed_tokens(input_ids)
+        cos, sin = rope_tables(c, positions, at_least_float32(x).dtype)
+        for block in self.model.layers:
+            if trace is not None:
+                trace.hidden_states.append(x)
+            x = block(x, cos, sin, mask, cache, trace)
+        x = self.model.norm(x)
+        if trace is not None:
+            trace.hidden_states.append(x)
+        if logits_to_keep is not None:
+            x = x[:, -logits_to_keep:]
+        head = self.model.embed_tokens if c.tie_word_embeddings else self.lm_head
+        return F.linear(x, head.weight)
+
+
+def check_ids(input_ids: Tensor, attention_mask: Tensor | None, vocab_size: int) -> None:
+    """Raise ValueError in one sentence when the input is not what `Qwen3.forward` takes."""
+    if input_ids.dim() != 2 or input_ids.dtype.is_floating_point or input_ids.numel() == 0:
+        raise ValueError(
+            f"input_ids must be integers of shape (batch, tokens), at least one of each; "
+            f"got {input_ids.dtype} of shape {tuple(input_ids.shape)}."
+        )
+    low, high = int(input_ids.min()), int(input_ids.max())
+    if low < 0 or high >= vocab_size:
+        raise ValueError(
+            f"token id {low if low < 0 else high} is outside the vocabulary of {vocab_size} rows; "
+            f"encode the text with this model's tokenizer."
+        )
+    if attention_mask is not None and attention_mask.shape != input_ids.shape:
+        raise ValueError(
+            f"attention_mask has shape {tuple(attention_mask.shape)} but input_ids has "
+            f"{tuple(input_ids.shape)}; pass the mask of the new tokens only, the cache knows the rest."
+        )
+
+
+def positions_and_mask(real: Tensor, start: int) -> tuple[Tensor, Tensor]:
+    """Positions (b, t) and the mask allowed (b, t, s) of the columns from `start` on.
+
+    real (b, s): which columns are tokens. A token's position is the number of tokens before it, so
+    left padding shifts nothing; a query sees real columns up to its own. Padding sees itself alone,
+    which keeps its softmax finite; nobody looks at the result.
+    """
+    column = torch.arange(real.shape[1], device=real.device)
+    query, key = column[start:, None], column[None, :]
+    positions = (real.cumsum(dim=1) - 1).clamp_min(0)[:, start:]
+    return positions, (real[:, None, :] & (key <= query)) | (key == query)
+
+
+def rope_tables(config: Qwen3Config, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """cos and sin (b, t, d/2) of positions (b, t).
+
+    Angles are formed in float64 and rounded once, at the end: position 30,000 times a float32
+    frequency is already off by 0.002 radians. (MPS has no float64 and uses float32.)
+    """
+    inv_freq, factor = frequencies(
+        config.head_dim, config.rope_theta, config.rope_scaling, config.max_position_embeddings
+    )
+    wide = torch.float32 if positions.device.type == "mps" else torch.float64
+    turns = torch.as_tensor(inv_freq, dtype=wide, device=positions.device)
+    angles = positions[..., None].to(wide) * turns
+    return (angles.cos() * factor).to(dtype), (angles.sin() * factor).to(dtype)

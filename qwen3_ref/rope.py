@@ -1,0 +1,120 @@
+"""Rotary position embedding (RoPE): the angles, and nothing else.
+
+Pure functions of numbers in NumPy; `numpy_ref.py` and `model.py` both rotate with these frequencies.
+
+Sources: RoFormer (arXiv 2104.09864) for RoPE; Qwen3 technical report (arXiv 2505.09388) section 3.2
+for theta = 1,000,000 (ABF); YaRN (arXiv 2309.00071) and transformers'
+`modeling_rope_utils._compute_yarn_parameters` for the scaled frequencies.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Float64Array = NDArray[np.float64]
+
+
+def default_frequencies(head_dim: int, theta: float) -> Float64Array:
+    """Angular frequencies of the `head_dim / 2` rotating pairs, in radians per token.
+
+    Pair j turns by `theta ** (-2 j / head_dim)` radians at each token: pair 0 by one radian, the
+    last pair so slowly that it may never finish a turn inside the context.
+    Shape: (head_dim / 2,), float64.
+    """
+    return theta ** (-np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)
+
+
+def yarn_range(
+    head_dim: int,
+    theta: float,
+    original_length: float,
+    beta_fast: float = 32.0,
+    beta_slow: float = 1.0,
+    truncate: bool = True,
+) -> tuple[float, float]:
+    """The pair indices (low, high) between which YaRN blends from "keep" to "stretch".
+
+    A pair that makes `beta_fast` or more turns within `original_length` tokens keeps its frequency;
+    one that makes `beta_slow` or fewer is slowed by the full factor.
+    """
+
+    def pair_that_turns(turns: float) -> float:
+        return head_dim * math.log(original_length / (2 * math.pi * turns)) / (2 * math.log(theta))
+
+    low, high = pair_that_turns(beta_fast), pair_that_turns(beta_slow)
+    if truncate:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, head_dim - 1)
+    return low, high + 0.001 if low == high else high  # the official code's guard against 0 / 0
+
+
+def yarn_frequencies(
+    head_dim: int, theta: float, scaling: Mapping[str, Any], max_position_embeddings: int
+) -> tuple[Float64Array, float]:
+    """YaRN's frequencies (head_dim / 2,) and its attention factor.
+
+    `scaling` is `rope_scaling` in the spelling of config.json. An explicit `factor` always counts;
+    only where it is absent is it `max_position_embeddings / original_max_position_embeddings`.
+    (transformers 4.52.3 ignored it when the original length was given: issue #38224.)
+    The attention factor multiplies cos *and* sin, so it enters the logits squared.
+    """
+    original = scaling.get("original_max_position_embeddings") or max_position_embeddings
+    factor = scaling.get("factor") or max_position_embeddings / original
+    low, high = yarn_range(
+        head_dim,
+        theta,
+        original,
+        scaling.get("beta_fast") or 32.0,
+        scaling.get("beta_slow") or 1.0,
+        scaling.get("truncate", True),
+    )
+    keep = default_frequencies(head_dim, theta)
+    ramp = np.clip((np.arange(head_dim // 2) - low) / (high - low), 0.0, 1.0)
+    return (1 - ramp) * keep + ramp * keep / factor, yarn_attention_factor(scaling, factor)
+
+
+def yarn_attention_factor(scaling: Mapping[str, Any], factor: float) -> float:
+    """What YaRN multiplies cos and sin with: 0.1 ln(factor) + 1 unless the config states it."""
+
+    def mscale(weight: float) -> float:
+        return 0.1 * weight * math.log(factor) + 1.0 if factor > 1 else 1.0
+
+    given = scaling.get("attention_factor")
+    if given is not None:
+        return float(given)
+    over, under = scaling.get("mscale"), scaling.get("mscale_all_dim")
+    return mscale(over) / mscale(under) if over and under else mscale(1.0)
+
+
+def frequencies(
+    head_dim: int,
+    theta: float,
+    scaling: Mapping[str, Any] | None = None,
+    max_position_embeddings: int = 40_960,
+) -> tuple[Float64Array, float]:
+    """The frequencies (head_dim / 2,) in radians per token and the attention factor (1 if unscaled).
+
+    `scaling` is a config's `rope_scaling`: None, or a mapping whose `rope_type` is "default" or
+    "yarn". Raises ValueError for any other type.
+    """
+    kind = (scaling or {}).get("rope_type", "default")
+    if scaling is None or kind == "default":
+        return default_frequencies(head_dim, theta), 1.0
+    if kind == "yarn":
+        return yarn_frequencies(head_dim, theta, scaling, max_position_embeddings)
+    raise ValueError(
+        f"rope_type {kind!r} is not one that Qwen3 text models use; set it to 'default' or 'yarn'."
+    )
+
+
+def cos_sin(
+    positions: NDArray[Any], inv_freq: Float64Array, attention_factor: float = 1.0
+) -> tuple[Float64Array, Float64Array]:
+    """cos and sin of every angle; positions (...,) give two arrays (..., head_dim / 2), float64."""
+    angles = np.asarray(positions, dtype=np.float64)[..., None] * inv_freq
+    return np.cos(angles) * attention_factor, np.sin(angles) * attention_factor
