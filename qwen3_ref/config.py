@@ -1,0 +1,351 @@
+"""The configuration of a Qwen3 model, in the field names of the official config.json, and the
+arithmetic that follows from it: parameters, bytes, FLOPs, KV cache.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from qwen3_ref import facts
+
+
+class ConfigError(ValueError):
+    """A configuration that is incomplete, impossible, or of a model that this is not."""
+
+
+# What the official files may also hold, with the only value under which this model is the right one.
+_FIXED: dict[str, Any] = {
+    "attention_bias": False,
+    "qkv_bias": False,
+    "use_qk_norm": True,
+    "use_sliding_window": False,
+    "shared_expert_intermediate_size": 0,
+    "hidden_act": "silu",
+}
+_ARCHITECTURES = {"qwen3": "Qwen3ForCausalLM", "qwen3_moe": "Qwen3MoeForCausalLM"}
+_MOE_FIELDS = ("num_experts", "num_experts_per_tok", "moe_intermediate_size", "norm_topk_prob")
+_SIZES = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "max_position_embeddings",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Qwen3Config:
+    """A dense (`model_type="qwen3"`) or mixture-of-experts ("qwen3_moe") model.
+
+    Fields without a default have no safe one: real ports shipped wrong models by guessing them.
+    Raises ConfigError for an impossible shape.
+    """
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    rope_theta: float
+    tie_word_embeddings: bool
+    model_type: str = "qwen3"
+    rms_norm_eps: float = 1e-6
+    max_position_embeddings: int = 40_960
+    rope_scaling: Mapping[str, Any] | None = None
+    hidden_act: str = "silu"
+    attention_bias: bool = False
+    attention_dropout: float = 0.0
+    initializer_range: float = 0.02
+    bos_token_id: int | None = None
+    eos_token_id: int | None = None
+    torch_dtype: str = "bfloat16"
+    num_experts: int | None = None
+    num_experts_per_tok: int | None = None
+    moe_intermediate_size: int | None = None
+    norm_topk_prob: bool | None = None
+    decoder_sparse_step: int = 1
+    mlp_only_layers: tuple[int, ...] = ()
+    router_aux_loss_coef: float = 0.001
+    output_router_logits: bool = False
+
+    def __post_init__(self) -> None:
+        problem = _impossible(self)
+        if problem:
+            raise ConfigError(problem)
+
+    # -- reading and writing ------------------------------------------------------------------
+
+    @classmethod
+    def named(cls, name: str) -> Qwen3Config:
+        """The official configuration of a checkpoint such as "Qwen3-8B" (with or without "Qwen/").
+
+        Raises ConfigError for a name that is not an open-weight Qwen3 text model.
+        """
+        models = facts.official_models()
+        short = name.removeprefix("Qwen/")
+        if short not in models:
+            near = difflib.get_close_matches(short, models, n=3, cutoff=0.5)
+            hint = f"did you mean {', '.join(near)}" if near else f"known: {', '.join(models)}"
+            raise ConfigError(f"{name!r} is not an official Qwen3 checkpoint; {hint}.")
+        if models[short].get("config") is None:
+            raise ConfigError(f"the weights of {short} were never published, nor its config.json.")
+        return cls.from_dict(models[short]["config"], source=f"the official config of {short}")
+
+    @classmethod
+    def from_pretrained(cls, directory: str | os.PathLike[str]) -> Qwen3Config:
+        """Read `config.json` in a directory. Raises ConfigError, naming the file and the field."""
+        path = Path(directory) / "config.json"
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise ConfigError(
+                f"there is no {path}; give a directory that holds a checkpoint and its config.json."
+            ) from None
+        except (ValueError, OSError) as error:
+            raise ConfigError(f"{path} cannot be read as JSON ({error}); fetch it again.") from None
+        if not isinstance(values, dict):
+            raise ConfigError(f"{path} holds a {type(values).__name__}, not an object; fetch it again.")
+        return cls.from_dict(values, source=str(path))
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], *, source: str = "the config") -> Qwen3Config:
+        """From the contents of a config.json, in the old spelling (`rope_theta`, `rope_scaling`) or
+        transformers 5's (`rope_parameters`). Nothing is guessed: a missing field is a ConfigError."""
+        model_type = values.get("model_type")
+        if model_type not in _ARCHITECTURES:
+            raise ConfigError(
+                f"model_type in {source} is {model_type!r}; "
+                f"this package runs {' and '.join(map(repr, _ARCHITECTURES))}."
+            )
+        for name, right in _FIXED.items():
+            if name in values and values[name] is not None and values[name] != right:
+                raise ConfigError(
+                    f"{name} in {source} is {values[name]!r}, which is another architecture than "
+                    f"Qwen3's text models ({right!r}); run it with transformers."
+                )
+        known = {field.name for field in fields(cls)}
+        taken = {k: v for k, v in values.items() if k in known}
+        taken.update(_rope(values, source))
+        taken["torch_dtype"] = values.get("torch_dtype") or values.get("dtype") or "bfloat16"
+        if isinstance(taken.get("eos_token_id"), list):
+            taken["eos_token_id"] = taken["eos_token_id"][0]
+        taken["mlp_only_layers"] = tuple(values.get("mlp_only_layers") or ())
+        if model_type == "qwen3_moe" and "num_experts" not in values and "num_local_experts" in values:
+            taken["num_experts"] = values["num_local_experts"]  # how transformers 5 may spell it
+        needed = [f.name for f in fields(cls) if f.default is f.default_factory]
+        needed += ["rms_norm_eps", "max_position_embeddings"]
+        needed += _MOE_FIELDS if model_type == "qwen3_moe" else ()
+        for name in needed:
+            if taken.get(name) is None:
+                raise ConfigError(
+                    f"{name} is missing in {source}; there is no safe default, "
+                    f"so take it from the official config.json."
+                )
+        try:
+            return cls(**taken)
+        except ConfigError as error:
+            raise ConfigError(f"{source}: {error}") from None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The contents of a config.json: what transformers (4.51 and later), vLLM and llama.cpp read."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        if not self.is_moe:
+            moe_only = ("decoder_sparse_step", "mlp_only_layers", "router_aux_loss_coef")
+            for name in (*_MOE_FIELDS, *moe_only, "output_router_logits"):
+                del values[name]
+        else:
+            values["mlp_only_layers"] = list(self.mlp_only_layers)
+        scaling = self.rope_scaling
+        values["rope_scaling"] = None if scaling is None else dict(scaling)
+        extra = {
+            "architectures": [_ARCHITECTURES[self.model_type]],
+            "max_window_layers": self.num_hidden_layers,
+            "sliding_window": None,
+            "use_sliding_window": False,
+            "use_cache": True,
+        }
+        return dict(sorted((values | extra).items()))
+
+    def to_json(self, path: str | os.PathLike[str]) -> None:
+        """Write a config.json, atomically."""
+        target = Path(path)
+        temporary = target.with_name(target.name + ".tmp")
+        temporary.write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
+        os.replace(temporary, target)
+
+    # -- what follows from the fields ---------------------------------------------------------
+
+    @property
+    def is_moe(self) -> bool:
+        """Whether feed-forward layers are mixtures of experts."""
+        return self.model_type == "qwen3_moe"
+
+    @property
+    def num_groups(self) -> int:
+        """Query heads that share one KV head."""
+        return self.num_attention_heads // self.num_key_value_heads
+
+    @property
+    def num_token_ids(self) -> int:
+        """Ids the tokenizer can produce. The official embedding has 151,936 rows for 151,669 ids;
+        the other 267 are padding and no sampler may emit them."""
+        return 151_669 if self.vocab_size == 151_936 else self.vocab_size
+
+    def is_sparse_layer(self, layer: int) -> bool:
+        """Whether this layer (from 0) has experts, by `mlp_only_layers` and `decoder_sparse_step`."""
+        return (
+            self.is_moe
+            and layer not in self.mlp_only_layers
+            and (layer + 1) % self.decoder_sparse_step == 0
+        )
+
+    def tensor_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name and shape of every tensor of the official checkpoint; a tied `lm_head` is not one.
+
+        All arithmetic and all loading start from this table.
+        """
+        D, d = self.hidden_size, self.head_dim
+        q, kv = self.num_attention_heads * d, self.num_key_value_heads * d
+        shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (self.vocab_size, D)}
+        for layer in range(self.num_hidden_layers):
+            prefix = f"model.layers.{layer}"
+            shapes[f"{prefix}.self_attn.q_proj.weight"] = (q, D)
+            shapes[f"{prefix}.self_attn.k_proj.weight"] = (kv, D)
+            shapes[f"{prefix}.self_attn.v_proj.weight"] = (kv, D)
+            shapes[f"{prefix}.self_attn.o_proj.weight"] = (D, q)
+            shapes[f"{prefix}.self_attn.q_norm.weight"] = (d,)
+            shapes[f"{prefix}.self_attn.k_norm.weight"] = (d,)
+            mlps = {f"{prefix}.mlp": self.intermediate_size}
+            if self.is_sparse_layer(layer):
+                assert self.num_experts is not None and self.moe_intermediate_size is not None
+                shapes[f"{prefix}.mlp.gate.weight"] = (self.num_experts, D)
+                width = self.moe_intermediate_size
+                mlps = {f"{prefix}.mlp.experts.{e}": width for e in range(self.num_experts)}
+            for name, width in mlps.items():
+                shapes[f"{name}.gate_proj.weight"] = (width, D)
+                shapes[f"{name}.up_proj.weight"] = (width, D)
+                shapes[f"{name}.down_proj.weight"] = (D, width)
+            shapes[f"{prefix}.input_layernorm.weight"] = (D,)
+            shapes[f"{prefix}.post_attention_layernorm.weight"] = (D,)
+        shapes["model.norm.weight"] = (D,)
+        if not self.tie_word_embeddings:
+            shapes["lm_head.weight"] = (self.vocab_size, D)
+        return shapes
+
+    def num_parameters(self) -> int:
+        """Distinct parameters: a tied embedding counts once."""
+        return sum(math.prod(shape) for shape in self.tensor_shapes().values())
+
+    def num_embedding_parameters(self) -> int:
+        """Parameters of `embed_tokens` and, if untied, `lm_head`."""
+        return self.vocab_size * self.hidden_size * (1 if self.tie_word_embeddings else 2)
+
+    def num_non_embedding_parameters(self) -> int:
+        """Parameters without `embed_tokens` and `lm_head`: the report's and the model cards' figure."""
+        return self.num_parameters() - self.num_embedding_parameters()
+
+    def num_active_parameters(self) -> int:
+        """Parameters that one token uses: all but the experts it is not sent to.
+
+        Both embedding matrices count, as in the "A3B" of Qwen3-30B-A3B (3.35 billion).
+        """
+        if not self.is_moe:
+            return self.num_parameters()
+        assert self.num_experts and self.num_experts_per_tok and self.moe_intermediate_size
+        idle = self.num_experts - self.num_experts_per_tok
+        sparse = sum(map(self.is_sparse_layer, range(self.num_hidden_layers)))
+        return self.num_parameters() - sparse * idle * 3 * self.hidden_size * self.moe_intermediate_size
+
+    def weight_bytes(self, bytes_per_value: int = 2, *, lm_head_stored: bool = False) -> int:
+        """Bytes of all weights. `lm_head_stored` adds the copy of a tied head that some official
+        files hold beside the embedding (Qwen3-0.6B and -1.7B do, -4B and all Base files do not)."""
+        copy = self.vocab_size * self.hidden_size if lm_head_stored and self.tie_word_embeddings else 0
+        return bytes_per_value * (self.num_parameters() + copy)
+
+    def kv_cache_bytes(self, length: int, batch: int = 1, bytes_per_value: int = 2) -> int:
+        """Bytes of the keys and values of `length` tokens in each of `batch` rows."""
+        per_token = 2 * self.num_hidden_layers * self.num_key_value_heads * self.head_dim
+        return per_token * length * batch * bytes_per_value
+
+    def flops_per_token(self, context_length: int = 0) -> int:
+        """Floating-point operations to process one token that sees `context_length` tokens.
+
+        Counted: two for each active weight of a matrix product (the embedding look-up is none, the
+        head is one), and four for each channel of each query head and visible token (scores, then
+        the mix of values). Not counted: norms, softmax, rotations, under 1% together.
+        """
+        vectors = sum(len(shape) == 1 and shape[0] for shape in self.tensor_shapes().values())
+        lookup = 0 if self.tie_word_embeddings else self.vocab_size * self.hidden_size
+        products = self.num_active_parameters() - vectors - lookup
+        heads = self.num_attention_heads * self.head_dim
+        return 2 * products + 4 * self.num_hidden_layers * heads * context_length
+
+
+def _rope(values: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """`rope_theta` and `rope_scaling` from either spelling."""
+    new = values.get("rope_parameters")
+    theta = (new or {}).get("rope_theta", values.get("rope_theta"))
+    scaling = values.get("rope_scaling") if new is None else new
+    if scaling is not None:
+        scaling = {k: v for k, v in scaling.items() if k not in ("rope_theta", "type")} | {
+            "rope_type": scaling.get("rope_type", scaling.get("type", "default"))
+        }
+        if scaling["rope_type"] == "default":
+            scaling = None
+    if theta is None:
+        raise ConfigError(
+            f"rope_theta is missing in {source}; there is no safe default (10,000 is wrong for every "
+            f"official Qwen3), so take it from the official config.json."
+        )
+    return {"rope_theta": theta, "rope_scaling": scaling}
+
+
+def _impossible(c: Qwen3Config) -> str | None:
+    """Why a config cannot be, in one sentence, or None."""
+    if c.model_type not in _ARCHITECTURES:
+        return f"model_type is {c.model_type!r}; it must be 'qwen3' or 'qwen3_moe'."
+    for name in _SIZES:
+        value = getattr(c, name)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            return f"{name} is {value!r}; it must be a whole number, at least 1."
+    if c.num_attention_heads % c.num_key_value_heads:
+        return (
+            f"num_attention_heads {c.num_attention_heads} is not divisible by num_key_value_heads "
+            f"{c.num_key_value_heads}; every KV head serves the same number of query heads."
+        )
+    if c.head_dim % 2:
+        return f"head_dim is {c.head_dim}; it must be even, since RoPE turns channels in pairs."
+    if not c.rope_theta > 1 or not c.rms_norm_eps > 0:
+        return f"rope_theta {c.rope_theta} must exceed 1 and rms_norm_eps {c.rms_norm_eps} exceed 0."
+    for name, right in _FIXED.items():
+        if getattr(c, name, right) != right:
+            return f"{name} is {getattr(c, name)!r}; Qwen3's text models have {right!r}."
+    if c.rope_scaling is not None:
+        kind = c.rope_scaling.get("rope_type")
+        if kind not in ("default", "yarn"):
+            return f"rope_type {kind!r} in rope_scaling is not supported; use 'yarn' or none."
+    if not c.is_moe:
+        given = [name for name in _MOE_FIELDS if getattr(c, name) is not None]
+        return f"{given[0]} is set but model_type is 'qwen3'; use 'qwen3_moe'." if given else None
+    for name in _MOE_FIELDS:
+        if getattr(c, name) is None:
+            return f"{name} is missing; a 'qwen3_moe' model needs it and it has no safe default."
+    assert c.num_experts is not None and c.num_experts_per_tok is not None
+    if not 1 <= c.num_experts_per_tok <= c.num_experts:
+        return (
+            f"num_experts_per_tok is {c.num_experts_per_tok} but num_experts is {c.num_experts}; "
+            f"a token can be sent to 1 to {c.num_experts} experts."
+        )
+    return None
