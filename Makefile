@@ -1,0 +1,43 @@
+# `make lab` opens the course, `make test` proves it. Both set up .venv from the lock first.
+PYTHON ?= python3
+BIN := .venv/bin
+export OMP_NUM_THREADS := 1
+export MKL_NUM_THREADS := 1
+export TOKENIZERS_PARALLELISM := false
+export HF_HUB_OFFLINE ?= 1
+export JUPYTER_PLATFORM_DIRS := 1
+
+.PHONY: lab test lint unit notebooks-test notebooks figures clean
+.NOTPARALLEL:
+
+lab: .venv/ready
+	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/notebooks/00_tour.ipynb
+
+test: lint unit notebooks-test
+
+lint: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+unit: .venv/ready
+	$(BIN)/python -m pytest -n 2 tests
+
+notebooks-test: .venv/ready
+	QWEN3_FIGURES=check $(BIN)/python -m pytest -n 2 --dist loadscope --nbval --nbval-current-env \
+	    --nbval-cell-timeout=120 notebooks
+
+# Execute every notebook in a clean kernel and write it back, byte-stable; figures are drawn on the way.
+notebooks figures: .venv/ready
+	$(BIN)/python tests/execute_notebooks.py
+
+.venv/ready: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else \
+	    f"Python {sys.version.split()[0]} is too old: 3.11 or newer is needed; try make PYTHON=python3.12")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --requirement requirements.lock
+	$(BIN)/pip install --quiet --no-deps --editable .
+	@touch .venv/ready
+
+clean:
+	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,295 @@
+"""Figures: one style, `save_figure`, and the drawings that the notebooks share.
+
+Every drawing takes numbers and returns (figure, data): what is drawn is what is saved beside it.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from cycler import cycler
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from numpy.typing import NDArray
+from PIL import Image
+from rich.text import Text
+
+from qwen3_ref.config import Qwen3Config
+from qwen3_ref.rope import frequencies, yarn_range
+from qwen3_ref.tokenizer import Tokenizer
+
+# Okabe and Ito's palette: told apart by readers with any common colour blindness, and in grey.
+BLUE, ORANGE, GREEN, PINK, SKY, RED, YELLOW, GREY = (
+    "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#777777",
+)  # fmt: skip
+COLOURS = (BLUE, ORANGE, GREEN, RED, PINK, SKY, GREY)
+STYLE: dict[Any, Any] = {
+    "figure.dpi": 100,
+    "figure.figsize": (7.2, 3.6),
+    "figure.constrained_layout.use": True,
+    "font.size": 10,
+    "axes.titlesize": 11,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e5e5e5",
+    "axes.axisbelow": True,
+    "axes.prop_cycle": cycler(color=COLOURS),
+    "lines.linewidth": 2.0,
+    "legend.frameon": False,
+}
+matplotlib.rcParams.update(STYLE)  # once, for every figure: matplotlib reads it when a label is set
+FIGURES = Path(__file__).resolve().parent.parent / "figures"
+Drawing = tuple[Figure, dict[str, Any]]
+
+
+def new_figure(rows: int = 1, columns: int = 1, **options: Any) -> tuple[Figure, NDArray[Any]]:
+    """A figure in the house style and its axes (rows, columns); options go to `Figure.subplots`.
+
+    It belongs to no window and no global state, so nothing has to be closed.
+    """
+    figure = Figure(figsize=options.pop("figsize", None))
+    return figure, figure.subplots(rows, columns, squeeze=False, **options)
+
+
+def save_figure(
+    name: str, figure: Figure, data: Mapping[str, Any], *, alt: str, made_from: str
+) -> None:
+    """Show a figure in the notebook and keep it: figures/<name>.png and, beside it, <name>.json.
+
+    data: the plotted numbers. alt: what a reader who cannot see the picture should know.
+    made_from: the model or source, and the seed, behind the numbers.
+
+    The environment variable QWEN3_FIGURES decides what happens to the files: "write" (`make
+    notebooks`) replaces them, "check" (`make test`) recomputes the numbers and raises ValueError
+    where one differs from the JSON by more than 0.2%, and by default they are left alone, so that
+    playing with a notebook changes nothing.
+    """
+    record = {"alt": alt, "made_from": made_from, "data": rounded(data)}
+    mode = os.environ.get("QWEN3_FIGURES", "")
+    if mode not in ("", "write", "check"):
+        raise ValueError(f"QWEN3_FIGURES is {mode!r}; it must be 'write', 'check' or unset.")
+    target = FIGURES / f"{name}.json"
+    if mode == "check":
+        if not target.exists():
+            raise ValueError(f"figure {name} was never saved; run `make notebooks`.")
+        kept = json.loads(target.read_text(encoding="utf-8"))
+        where = _difference(kept, record)
+        if where:
+            raise ValueError(f"figure {name} shows other numbers than {target.name}: {where}")
+    drawn, buffer = io.BytesIO(), io.BytesIO()
+    figure.savefig(drawn, format="png")
+    # A palette makes the file three times smaller; no metadata, so it changes only with the picture.
+    Image.open(drawn).convert("RGB").quantize(96).save(buffer, format="png", optimize=True)
+    if mode == "write":
+        FIGURES.mkdir(exist_ok=True)
+        _write(FIGURES / f"{name}.png", buffer.getvalue())
+        _write(target, (json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode())
+    from IPython.core.getipython import get_ipython
+
+    if get_ipython() is not None:
+        from IPython.display import display
+
+        bundle = {"image/png": buffer.getvalue(), "text/plain": f"[{name}] {alt}"}
+        display(bundle, raw=True, metadata={"image/png": {"alt": alt}})
+
+
+def _write(path: Path, content: bytes) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_bytes(content)
+    os.replace(temporary, path)
+
+
+def rounded(value: Any, digits: int = 4) -> Any:
+    """`value` with every float at `digits` significant digits, arrays and tuples as lists."""
+    if isinstance(value, Mapping):
+        return {str(k): rounded(v, digits) for k, v in value.items()}
+    if isinstance(value, np.ndarray):
+        return rounded(value.tolist(), digits)
+    if isinstance(value, (list, tuple)):
+        return [rounded(v, digits) for v in value]
+    if isinstance(value, (bool, str)) or value is None:
+        return value
+    if isinstance(value, (int, np.integer)):
+        return int(value)
+    number = float(value)
+    return float(f"{number:.{digits}g}") if math.isfinite(number) else str(number)
+
+
+def _difference(kept: Any, now: Any, where: str = "") -> str:
+    """Where two JSON values differ by more than the machine's arithmetic explains, or ""."""
+    if isinstance(kept, dict) and isinstance(now, dict) and kept.keys() == now.keys():
+        found = (_difference(kept[k], now[k], f"{where}.{k}") for k in kept)
+    elif isinstance(kept, list) and isinstance(now, list) and len(kept) == len(now):
+        found = (_difference(a, b, f"{where}[{i}]") for i, (a, b) in enumerate(zip(kept, now, strict=True)))
+    elif isinstance(kept, (int, float)) and isinstance(now, (int, float)):
+        same = math.isclose(kept, now, rel_tol=2e-3, abs_tol=1e-9)
+        return "" if same else f"{where} is {now} and was {kept}"
+    else:
+        return "" if kept == now else f"{where} is {now!r:.80} and was {kept!r:.80}"
+    return next((text for text in found if text), "")
+
+
+# -- drawings -------------------------------------------------------------------------------------
+
+
+def fertility(tokens: Mapping[str, int], utf8_bytes: Mapping[str, int], baseline: str) -> Drawing:
+    """Tokens for one sentence in many languages, each against `baseline`'s, with bytes per token."""
+    names = sorted(tokens, key=lambda name: (tokens[name], name))
+    figure, ((axes,),) = new_figure(figsize=(7.2, 0.21 * len(names) + 1.1))
+    values = [tokens[name] for name in names]
+    axes.barh(names, values, color=[ORANGE if n == baseline else BLUE for n in names], height=0.7)
+    for i, name in enumerate(names):
+        per_token = utf8_bytes[name] / tokens[name]
+        axes.text(
+            tokens[name] + 0.4, i, f"{tokens[name]}  ({per_token:.1f} bytes each)", va="center", fontsize=8
+        )
+    axes.set(xlabel="tokens for the same sentence", xlim=(0, max(values) * 1.28))
+    axes.set_ylim(-0.6, len(names) - 0.4)
+    axes.grid(axis="y", visible=False)
+    axes.tick_params(axis="y", labelsize=9, length=0)
+    axes.set_title(f"One sentence costs {min(values)} to {max(values)} tokens, depending on the language")
+    return figure, {"tokens": dict(tokens), "utf8_bytes": dict(utf8_bytes), "baseline": baseline}
+
+
+def family_to_scale(configs: Mapping[str, Qwen3Config]) -> Drawing:
+    """One square a model, its area the parameters, the coloured part what one token uses."""
+    figure, ((axes,),) = new_figure(figsize=(7.6, 3.5))
+    total = {name: c.num_parameters() / 1e9 for name, c in configs.items()}
+    active = {name: c.num_active_parameters() / 1e9 for name, c in configs.items()}
+    x, gap = 0.0, 2.2
+    for name, config in configs.items():
+        side, inner = math.sqrt(total[name]), math.sqrt(active[name])
+        width = max(side, 2.6)  # room for the label below
+        left = x + (width - side) / 2
+        axes.add_patch(Rectangle((left, 0), side, side, facecolor="#d9d9d9", edgecolor="#999999"))
+        colour = ORANGE if config.is_moe else BLUE
+        axes.add_patch(Rectangle((left, 0), inner, inner, facecolor=colour, edgecolor="none"))
+        centre = x + width / 2
+        label = name.removeprefix("Qwen3-").removesuffix("-Instruct")
+        axes.text(centre, -0.6, label.replace("-", "\n"), ha="center", va="top", fontsize=8)
+        share = f"{total[name]:.3g} B" + (f"\n{active[name]:.3g} B used" if config.is_moe else "")
+        axes.text(centre, side + 0.35, share, ha="center", va="bottom", fontsize=7.5)
+        x += width + gap
+    tallest = math.sqrt(max(total.values()))
+    axes.set(xlim=(-0.5, x - gap + 0.5), ylim=(-4.6, tallest + 2.6), aspect="equal")
+    axes.axis("off")
+    axes.set_title("Area: parameters stored. Colour: parameters one token uses")
+    return figure, {"parameters_billions": total, "active_parameters_billions": active}
+
+
+def rope_wavelengths(config: Qwen3Config, yarn: Mapping[str, Any]) -> Drawing:
+    """Tokens per full turn of each rotating pair: theta 10,000, the model's own, and with YaRN."""
+    d, theta, limit = config.head_dim, config.rope_theta, config.max_position_embeddings
+    old, _ = frequencies(d, 10_000.0)
+    plain, _ = frequencies(d, theta)
+    scaled, factor = frequencies(d, theta, yarn, limit)
+    original = yarn["original_max_position_embeddings"]
+    low, high = yarn_range(d, theta, original)
+    figure, ((axes,),) = new_figure()
+    pairs = np.arange(d // 2)
+    axes.axvspan(low, high, color="#f2f2f2", zorder=0)
+    axes.text((low + high) / 2, 9, "YaRN blends", ha="center", fontsize=8, color=GREY)
+    axes.semilogy(pairs, 2 * np.pi / old, color=GREY, linestyle=":", label="theta = 10,000")
+    axes.semilogy(pairs, 2 * np.pi / plain, color=BLUE, label=f"theta = {theta:,.0f}")
+    axes.semilogy(
+        pairs, 2 * np.pi / scaled, color=ORANGE, linestyle="--", label=f"with YaRN, factor {yarn['factor']:g}"
+    )
+    axes.axhline(original, color=GREEN, linewidth=1)
+    axes.text(0.6, original * 1.25, f"{original:,} tokens of context", fontsize=8, color=GREEN)
+    slow = int((2 * np.pi / plain > original).sum())
+    axes.set(xlabel="rotating pair of a head's channels", ylabel="tokens for one full turn")
+    axes.set_xlim(0, d // 2 - 1)
+    axes.legend(loc="lower right", fontsize=8.5)
+    axes.set_title(f"{slow} of {d // 2} pairs never complete a turn within the trained context")
+    wavelengths = {"theta_10000": 2 * np.pi / old, "plain": 2 * np.pi / plain, "yarn": 2 * np.pi / scaled}
+    return figure, {"wavelength_tokens": wavelengths, "attention_factor": factor, "blend": [low, high]}
+
+
+def token_text(tokenizer: Tokenizer, ids: Sequence[int]) -> Text:
+    """The text of some ids for a notebook or a terminal: neighbours told apart by shade, control
+    tokens in colour, line ends visible."""
+    text, control = Text(), set(tokenizer.control_tokens.values())
+    for i, token in enumerate(ids):
+        piece = tokenizer.decode([token])
+        if token in control:
+            text.append(piece, style="bold white on #0072B2")
+        else:
+            shade = ("black on #e8e8e8", "black on #fdf1d3")[i % 2]
+            text.append(piece.replace("\n", "\u23ce\n"), style=shade)
+    return text
+
+
+def routing(weights: NDArray[Any], labels: Sequence[str]) -> Drawing:
+    """Token x expert heat map of routing weights (t, E), zero where an expert was not chosen."""
+    t, E = weights.shape
+    figure, ((axes,),) = new_figure(figsize=(7.6, 0.2 * t + 1.3))
+    image = axes.imshow(np.where(weights > 0, weights, np.nan), aspect="auto", cmap="viridis_r", vmin=0)
+    axes.set_yticks(range(t), list(labels), fontsize=8)
+    axes.set(xlabel=f"expert (of {E})")
+    axes.grid(visible=False)
+    axes.tick_params(axis="y", length=0)
+    bar = figure.colorbar(image, ax=axes, pad=0.01)
+    bar.set_label("share of the output", fontsize=8)
+    bar.ax.tick_params(labelsize=8)
+    chosen = (weights > 0).sum(-1)
+    used = int((weights > 0).any(0).sum())
+    axes.set_title(f"{chosen.min()} experts for each token; {t} tokens together wake {used} of {E}")
+    picks = [np.nonzero(row)[0] for row in weights]
+    return figure, {"tokens": list(labels), "experts": picks, "largest_share": weights.max(-1)}
+
+
+def expert_traffic(
+    tokens: Sequence[int], measured: Sequence[float], config: Qwen3Config
+) -> Drawing:
+    """Distinct experts that a batch wakes, measured and for uniform routing, and the bytes they are."""
+    E, K = config.num_experts, config.num_experts_per_tok
+    assert E and K and config.moe_intermediate_size
+    expected = E * (1 - (1 - K / E) ** np.asarray(tokens, float))
+    megabytes = 3 * config.hidden_size * config.moe_intermediate_size * 2 / 1e6
+    figure, ((axes,),) = new_figure(figsize=(7.2, 3.2))
+    axes.semilogx(tokens, expected, color=GREY, linestyle="--", label="if every choice were equally likely")
+    axes.semilogx(tokens, measured, "o", color=ORANGE, label="this router, counted")
+    axes.set_xticks(tokens, [f"{n:,}" for n in tokens])
+    axes.minorticks_off()
+    axes.set(xlabel="tokens in the batch", ylabel="different experts needed", ylim=(0, E * 1.05))
+    right = axes.twinx()
+    right.set_ylim(0, E * 1.05 * megabytes / 1e3)
+    right.set_ylabel("weights to read, GB a layer")
+    right.grid(visible=False)
+    axes.legend(loc="lower right", fontsize=8.5)
+    axes.set_title(f"One token reads {K} experts; a few dozen tokens read nearly all {E}")
+    return figure, {"tokens": tokens, "distinct": measured, "uniform": expected, "mb_per_expert": megabytes}
+
+
+def budget_curves(figure_2: Mapping[str, Any]) -> Drawing:
+    """Figure 2 of the technical report, redrawn: accuracy against the thinking budget."""
+    figure, grid = new_figure(1, 4, figsize=(8.4, 2.9), sharex=True)
+    budgets = figure_2["budget_tokens"]
+    for axes, (name, values) in zip(grid[0], figure_2["thinking"].items(), strict=True):
+        without = figure_2["non_thinking"][name]
+        axes.semilogx(budgets, values, "o-", color=BLUE, base=2, markersize=4)
+        axes.axhline(without, color=ORANGE, linestyle="--", linewidth=1.5)
+        axes.set_xticks(budgets, [f"{b // 1024}" for b in budgets])
+        axes.minorticks_off()
+        low = min(without, *values)
+        axes.set_ylim(low - 4, max(values) + 4)
+        axes.annotate("no thinking", (budgets[-1], without), (0, -3), textcoords="offset points",
+                      ha="right", va="top", fontsize=7.5, color="#a86f00")  # fmt: skip
+        axes.set_title(name, fontsize=9.5)
+        axes.tick_params(labelsize=8)
+    grid[0][0].set_ylabel("Pass@1, %")
+    figure.supxlabel("thinking budget, thousands of tokens (each panel has its own scale)", fontsize=9)
+    figure.suptitle("Every benchmark rises with the budget", x=0.01, ha="left", weight="bold", fontsize=11)
+    return figure, {k: figure_2[k] for k in ("budget_tokens", "thinking", "non_thinking")}
+

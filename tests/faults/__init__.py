@@ -1,0 +1,30 @@
+"""Known bugs, switchable: each is one wrong line of the package, and the suite must catch it.
+
+`switched_on(fault)` puts the wrong line into the live package; `python -m tests.faults` prints which
+check catches which fault. The rows are those of the list of bugs that real Qwen3 ports shipped.
+"""
+
+from __future__ import annotations
+
+from tests.faults.switch import Fault, switched_on
+
+__all__ = ["EQUIVALENT", "FAULTS", "Fault", "switched_on"]
+
+
+def _catalogue() -> tuple[list[Fault], list[Fault]]:
+    from tests.faults import (
+        attention_and_experts,
+        equivalent,
+        loading,
+        norms_and_rope,
+        serving,
+        specification,
+        text,
+    )
+
+    torch = [*norms_and_rope.FAULTS, *attention_and_experts.FAULTS]
+    faults = [*torch, *specification.FAULTS, *loading.FAULTS, *serving.FAULTS, *text.FAULTS]
+    return faults, equivalent.FAULTS
+
+
+FAULTS, EQUIVALENT = _catalogue()

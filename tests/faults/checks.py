@@ -1,0 +1,123 @@
+"""The checks that faults are held against: the parity suite by name, and any test by address.
+
+A check is "logits_dense" (a name in parity.CHECKS) or an address of a test, "test_generate:test_x"
+(every parametrised case in turn); "fresh test_tokenizer:test_x" empties the module's caches first, for
+faults in how a thing is built. Modules are imported when asked for.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import inspect
+import itertools
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from qwen3_ref.checkpoint import CheckpointError
+from qwen3_ref.config import ConfigError
+from tests.faults.switch import Fault, forget, switched_on
+from tests.parity import DENSE, MOE, official_model, scratch, token_ids
+from tests.parity_numbers import CHECKS, SLOW
+
+FAST = [name for name in CHECKS if name not in SLOW]
+# What a failing check may raise. Anything else (a NameError, say) is a fault written wrongly.
+CAUGHT = (AssertionError, CheckpointError, ConfigError, pytest.fail.Exception)
+
+
+def run(check: str) -> None:
+    """Run one check; it raises if it fails."""
+    if ":" not in check:
+        CHECKS[check]()
+        return
+    fresh, _, address = check.rpartition(" ")
+    name, test_name = address.split(":")
+    module = importlib.import_module(f"tests.{name}")
+    test = getattr(module, test_name)
+    if fresh:
+        forget(module)
+    try:
+        for arguments in _cases(test):
+            if "tmp_path" in inspect.signature(test).parameters:
+                with tempfile.TemporaryDirectory() as folder:
+                    test(**arguments, tmp_path=Path(folder))
+            else:
+                test(**arguments)
+    finally:
+        if fresh:
+            forget(module)
+
+
+def _cases(test: Any) -> Iterator[dict[str, Any]]:
+    """The arguments of each case of a test, as pytest's parametrize marks give them."""
+    sets: list[list[dict[str, Any]]] = []
+    for mark in getattr(test, "pytestmark", ()):
+        if mark.name != "parametrize":
+            continue
+        names, values = mark.args
+        names = [n.strip() for n in names.split(",")] if isinstance(names, str) else list(names)
+        rows = [getattr(value, "values", value) if len(names) > 1 else (value,) for value in values]
+        sets.append([dict(zip(names, row, strict=True)) for row in rows])
+    for chosen in itertools.product(*sets):
+        yield {name: value for part in chosen for name, value in part.items()}
+
+
+def caught_by(fault: Fault) -> str | None:
+    """The first check that fails with the fault on: those the fault names, then the whole suite.
+
+    The named ones run without the fault first: they must pass, and what they cache must be right.
+    """
+    for check in fault.by:
+        run(check)
+    with switched_on(fault):
+        for check in [*fault.by, *(name for name in FAST if name not in fault.by)]:
+            try:
+                run(check)
+            except CAUGHT:
+                return check
+    return None
+
+
+@functools.cache
+def _weak_reference(kind: str) -> tuple[Path, torch.Tensor, torch.Tensor]:
+    """(checkpoint, ids (1, 8), transformers' logits) of a model as a config makes it: gains 1, untied,
+    head_dim = hidden / heads, 8 tokens."""
+    settings = (DENSE if kind == "dense" else MOE) | dict(
+        num_hidden_layers=2, head_dim=8, tie_word_embeddings=False
+    )
+    model = official_model(settings, hardened=False)
+    directory = scratch() / f"weak_{kind}"
+    model.save_pretrained(directory)
+    ids = token_ids(DENSE["vocab_size"], (1, 8))
+    with torch.no_grad():
+        return directory, ids, model(ids).logits
+
+
+def weak_test_passes(fault: Fault) -> bool:
+    """Whether a parity test in the usual fashion lets the fault through.
+
+    It is what a well-known teaching repository ships: a freshly initialised model of hidden size 32
+    with 4 heads of 8 and 8 tokens, here dense and MoE, PyTorch and NumPy, at that test's 1e-5.
+    """
+    from qwen3_ref.model import Qwen3
+    from qwen3_ref.numpy_ref import NumpyQwen3
+
+    for kind in ("dense", "moe"):
+        directory, ids, logits = _weak_reference(kind)
+        with switched_on(fault):
+            try:
+                with torch.no_grad():
+                    ours = Qwen3.from_pretrained(directory)(ids)
+                told = torch.from_numpy(NumpyQwen3.from_pretrained(directory, np.float32)(ids.numpy()))
+            except Exception:  # whatever it is, such a test would have failed
+                return False
+        for got in (ours, told):
+            if got.shape != logits.shape or not torch.allclose(got, logits, atol=1e-5, rtol=1e-5):
+                return False
+    return True

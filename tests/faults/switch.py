@@ -1,0 +1,138 @@
+"""A fault is a piece of the package's source and what a buggy port has in its place."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import importlib
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import CodeType, FunctionType, ModuleType
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One bug. `edits` are (right text, wrong text) pairs; each right text stands once in the module."""
+
+    name: str
+    rows: str
+    """Rows of the list of known bugs ("1", "2, 14"); "measured" for the list below it, "own" for ours."""
+    words: str
+    """The wrong line in words; of an equivalent mutant, why nothing can differ."""
+    module: str
+    edits: tuple[tuple[str, str], ...]
+    by: tuple[str, ...] = ()
+    """Checks to try first; all others follow."""
+
+    def source(self) -> tuple[str, str]:
+        """The module's source, right and wrong. Raises LookupError when the code has moved on."""
+        right = Path(_module(self).__file__ or "").read_text(encoding="utf-8")
+        wrong = right
+        for old, new in self.edits:
+            if wrong.count(old) != 1:
+                raise LookupError(
+                    f"{self.name}: this text stands {wrong.count(old)} times in {self.module}, not once; "
+                    f"bring the fault up to date with the code:\n{old}"
+                )
+            wrong = wrong.replace(old, new)
+        return right, wrong
+
+
+@contextmanager
+def switched_on(fault: Fault) -> Iterator[None]:
+    """Run the package with one fault in it.
+
+    The wrong source is compiled, and every function whose code differs gets the wrong code, in place:
+    whoever has imported the function runs it too. Constants of the module that differ are set anew
+    (visible through the module only). Everything is put back at the end, whatever happens.
+    Raises LookupError if the source does not fit, or is not what was imported.
+    """
+    module = _module(fault)
+    right, wrong = map(_parsed, fault.source())
+    functions, constants = {}, {}
+    for name, function in _functions(module).items():
+        if name in wrong.codes and wrong.codes[name] != right.codes[name]:
+            functions[name] = function
+            if function.__code__ != right.codes[name]:
+                raise LookupError(f"{fault.name}: {name} is not what {module.__file__} says; start afresh.")
+    for name, statement in wrong.constants.items():
+        if name in right.constants and ast.dump(statement) != ast.dump(right.constants[name]):
+            constants[name] = statement
+    if not functions and not constants:
+        raise LookupError(f"{fault.name} changes nothing that runs.")
+    old_constants = {name: vars(module)[name] for name in constants}
+    try:
+        for name, function in functions.items():
+            function.__code__ = wrong.codes[name]
+        for statement in constants.values():
+            exec(compile(ast.Module([statement], []), "<fault>", "exec"), vars(module))
+        forget(module)
+        yield
+    finally:
+        for name, function in functions.items():
+            function.__code__ = right.codes[name]
+        vars(module).update(old_constants)
+        forget(module)
+
+
+@dataclass(frozen=True)
+class Parsed:
+    """A module's source: code of every function and method, assignments at the top, by name."""
+
+    codes: dict[str, CodeType]
+    constants: dict[str, ast.stmt]
+
+
+@functools.lru_cache(maxsize=32)
+def _parsed(source: str) -> Parsed:
+    tree = ast.parse(source)
+    constants: dict[str, ast.stmt] = {}
+    for node in tree.body:
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        constants |= {target.id: node for target in targets if isinstance(target, ast.Name)}
+    return Parsed(_codes(compile(tree, "<fault>", "exec")), constants)
+
+
+def _module(fault: Fault) -> ModuleType:
+    return importlib.import_module(f"qwen3_ref.{fault.module}")
+
+
+def _codes(code: CodeType) -> dict[str, CodeType]:
+    """Code of every function and method by qualified name; functions inside functions are part of them."""
+    found: dict[str, CodeType] = {}
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType) and "<locals>" not in constant.co_qualname:
+            found |= {constant.co_qualname: constant} | _codes(constant)
+    return found
+
+
+def _functions(module: ModuleType) -> dict[str, FunctionType]:
+    """Every function and method of the module by qualified name, freed of its decorators."""
+    found: dict[str, FunctionType] = {}
+
+    def add(value: Any) -> None:
+        for inner in ("__func__", "fget", "func"):  # classmethod and staticmethod, property, cached_property
+            value = getattr(value, inner, None) or value
+        if callable(value) and not inspect.isclass(value):
+            value = inspect.unwrap(value)
+            if isinstance(value, FunctionType) and value.__module__ == module.__name__:
+                found[value.__qualname__] = value
+
+    for value in vars(module).values():
+        add(value)
+        if inspect.isclass(value) and value.__module__ == module.__name__:
+            for member in vars(value).values():
+                add(member)
+    return found
+
+
+def forget(module: ModuleType) -> None:
+    """Empty the caches of the module's functions."""
+    for value in vars(module).values():
+        clear: Callable[[], None] | None = getattr(value, "cache_clear", None)
+        if clear is not None:
+            clear()

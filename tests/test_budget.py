@@ -1,0 +1,191 @@
+"""The thinking budget, on a scripted model whose every id is known beforehand.
+
+The model keeps the ids it was fed in the KV cache it is given and speaks from what it finds there,
+so a forced id that did not go through the cache, or a row that lost its cache, changes the reply.
+"""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from qwen3_ref.generate import EARLY_STOP, Generated, generate, stream
+from qwen3_ref.model import KVCache
+from qwen3_ref.tokenizer import Tokenizer
+
+TOK = Tokenizer.train(["a small text"], 290)
+OPEN, CLOSE, END = (TOK.control_tokens[t] for t in ("<think>", "</think>", "<|im_end|>"))
+PROMPT = TOK.encode("<|im_start|>user\nQ<|im_end|>\n<|im_start|>assistant\n", allow_control_tokens=True)
+STOP_TEXT = "stop\n</think>\n\n"
+STOP = TOK.encode(STOP_TEXT, allow_control_tokens=True)
+THOUGHT = TOK.encode("0123456789")
+ANSWER = TOK.encode("xy")
+assert len(THOUGHT) == 10 and len(ANSWER) == 2
+
+
+class Scripted:
+    """Thinks `THOUGHT[:n]`, where n is the id the prompt starts with, then answers `ANSWER`."""
+
+    def __init__(self, context: int = 200) -> None:
+        self.config: Any = SimpleNamespace(
+            max_position_embeddings=context, num_token_ids=TOK.num_ids, num_hidden_layers=1,
+            num_key_value_heads=1, head_dim=1,
+        )  # fmt: skip
+        self.model = SimpleNamespace(embed_tokens=SimpleNamespace(weight=torch.zeros(1)))
+        self.computed = 0
+
+    def __call__(
+        self, ids: torch.Tensor, attention_mask: torch.Tensor, cache: KVCache, logits_to_keep: int
+    ) -> torch.Tensor:
+        self.computed += ids.numel()
+        seen = cache.extend(attention_mask.bool())
+        heard, _ = cache.append(0, ids[:, None, :, None].float(), ids[:, None, :, None].float())
+        logits = torch.zeros(len(ids), 1, TOK.num_ids)
+        for row, (said, real) in enumerate(zip(heard[:, 0, :, 0], seen, strict=True)):
+            logits[row, 0, self.next(said[real].long().tolist())] = 9.0
+        return logits
+
+    def next(self, said: list[int]) -> int:
+        wanted, turn = said[0], said[last_turn(said) :]
+        if OPEN not in turn:
+            return OPEN
+        if CLOSE not in turn:
+            inside = len(turn) - turn.index(OPEN) - 1
+            return THOUGHT[inside] if inside < wanted else CLOSE
+        after = turn[turn.index(CLOSE) + 1 :]
+        spoken = len(after) - len(STOP[STOP.index(CLOSE) + 1 :]) * (STOP[0] in turn)
+        return [*ANSWER, END][min(max(spoken, 0), len(ANSWER))]
+
+
+def last_turn(said: list[int]) -> int:
+    """Where the last assistant turn starts."""
+    start = TOK.control_tokens["<|im_start|>"]
+    return len(said) - said[::-1].index(start) + len(TOK.encode("assistant\n"))
+
+
+def run(
+    *thoughts: int, budget: Any = None, extra: list[int] | None = None, **options: Any
+) -> list[Generated]:
+    """Replies to prompts whose models want to think for so many ids."""
+    options = {"max_new_tokens": 100, "stop_ids": {END}, "tokenizer": TOK} | options
+    prompts = [[n, *PROMPT, *(extra or [])] for n in thoughts]
+    model: Any = options.pop("model", None) or Scripted()
+    return generate(model, prompts, thinking_budget=budget, early_stop=STOP_TEXT, **options)
+
+
+def test_official_text_is_24_ids() -> None:
+    """The comment in the official documentation's budget example says so."""
+    assert len(Tokenizer.official().encode(EARLY_STOP, allow_control_tokens=True)) == 24
+
+
+@pytest.mark.parametrize(
+    ("wanted", "budget", "inside", "why"),
+    [
+        (5, None, THOUGHT[:5], "closed"),  # no budget: counted, not cut
+        (5, 99, THOUGHT[:5], "closed"),
+        (5, 5, THOUGHT[:5], "closed"),  # exactly reached: it closes by itself
+        (5, 4, THOUGHT[:4], "budget"),
+        (5, 1, THOUGHT[:1], "budget"),
+        (5, 0, [], "budget"),
+        (0, 0, [], "closed"),  # an empty thought fits into a budget of 0
+    ],
+)
+def test_where_a_thought_is_cut(wanted: int, budget: int | None, inside: list[int], why: str) -> None:
+    (reply,) = run(wanted, budget=budget)
+    forced = STOP if why == "budget" else []
+    tail = [] if why == "budget" else [CLOSE]
+    assert reply == [OPEN, *inside, *forced, *tail, *ANSWER, END]
+    assert (reply.thinking_ended, reply.ended) == (why, "stop")
+    assert reply.thinking_tokens == len(inside) and reply.forced_tokens == len(forced)
+    assert reply.reasoning == inside + (forced[: forced.index(CLOSE)] if forced else [])
+    assert reply.answer == (forced[forced.index(CLOSE) + 1 :] if forced else []) + ANSWER
+
+
+def test_rows_of_one_batch_are_cut_at_different_times() -> None:
+    wants = [9, 0, 3, 5, 4, 7]
+    together = run(*wants, budget=4)
+    cut = [r.thinking_ended == "budget" for r in together]
+    assert cut == [want > 4 for want in wants]
+    for want, reply in zip(wants, together, strict=True):
+        assert reply == run(want, budget=4)[0]
+    assert run(*wants, budget=4, batch_size=2) == together
+
+
+def test_finished_rows_are_not_computed() -> None:
+    """One long reply beside three short ones costs little more than the long one alone."""
+    alone, beside = Scripted(), Scripted()
+    (long,) = run(10, model=alone)
+    replies = run(0, 0, 0, 10, model=beside)
+    assert replies[3] == long
+    short = sum(len(r) for r in replies[:3])
+    assert beside.computed - alone.computed <= 3 * len([0, *PROMPT]) + short + len(replies[0])
+
+
+def test_the_template_opened_the_thought() -> None:
+    """Thinking-2507 ends the prompt with <think> and a line end: counting starts with the reply."""
+    opened = TOK.encode("<think>", allow_control_tokens=True)
+    (reply,) = run(5, budget=2, extra=opened)
+    assert reply == [*THOUGHT[:2], *STOP, *ANSWER, END] and reply.thinking_tokens == 2
+
+
+def test_non_thinking_mode_is_not_cut() -> None:
+    closed = TOK.encode("<think>\n\n</think>\n\n", allow_control_tokens=True)
+    (reply,) = run(5, budget=0, extra=closed)
+    assert reply.thinking_ended is None and reply.forced_tokens == reply.thinking_tokens == 0
+    assert reply.answer == reply[:-1] and reply.reasoning == []
+
+
+def test_several_turns() -> None:
+    """An earlier turn's thought does not count, whether the template kept it or not."""
+    first = run(5, budget=3)[0]
+    second_turn = [*first, *PROMPT]
+    (reply,) = run(5, budget=3, extra=second_turn)
+    assert reply == first and reply.thinking_tokens == 3
+
+
+@pytest.mark.parametrize(
+    ("room", "ended", "thinking"),
+    [(3, "length", "length"), (6, "length", "budget"), (100, "stop", "budget")],
+)
+def test_less_room_than_budget(room: int, ended: str, thinking: str) -> None:
+    """max_new_tokens may come inside the thought, inside the forced text, or never."""
+    budget = 2 if room > 3 else 50
+    (reply,) = run(9, budget=budget, max_new_tokens=room)
+    assert (reply.ended, len(reply) <= room) == (ended, True)
+    assert reply.thinking_ended == ("length" if reply.reasoning and CLOSE not in reply else thinking)
+    (reply,) = run(9, budget=50, model=Scripted(context=len(PROMPT) + 5))
+    assert len(reply) == 4 and reply.thinking_ended == reply.ended == "length"
+
+
+def test_stream_is_the_same_reply() -> None:
+    model: Any = Scripted()
+    for budget in (0, 3, None):
+        streamed = stream(
+            model, [7, *PROMPT], max_new_tokens=100, stop_ids={END}, thinking_budget=budget,
+            tokenizer=TOK, early_stop=STOP_TEXT,
+        )  # fmt: skip
+        assert list(streamed) == run(7, budget=budget)[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (dict(budget=-1), "thinking_budget is -1; it must be a whole number"),
+        (dict(budget=2.5), "thinking_budget is 2.5"),
+        (dict(budget=True), "thinking_budget is True"),
+        (dict(budget=3, tokenizer=None), "needs the tokenizer"),
+        (dict(budget=3, tokenizer=Tokenizer.train(["a"], 260, ["<|im_end|>"])), "has no <think>"),
+        (dict(budget=3, model=Scripted(context=5)), r"prompt 0 has \d+ tokens and the model's context is 5"),
+    ],
+)
+def test_bad_requests(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        run(5, **options)
+
+
+def test_early_stop_must_close() -> None:
+    with pytest.raises(ValueError, match="early_stop is 'enough'; it must close the thought"):
+        generate(Scripted(), [[1]], max_new_tokens=1, thinking_budget=1, tokenizer=TOK, early_stop="enough")  # type: ignore[arg-type]

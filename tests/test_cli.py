@@ -1,0 +1,422 @@
+"""The command line, as its users meet it."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+
+import qwen3_ref
+from qwen3_ref import Qwen3, Qwen3Config, Sampling, Tokenizer, encode_chat, facts, generate
+from qwen3_ref import __main__ as cli
+from qwen3_ref.dialogue import Dialogue
+from qwen3_ref.weights import Finding
+
+OPEN = [name for name, model in facts.official_models().items() if model["config"]]
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    """Exit code, stdout, stderr of a command, run in this process."""
+    try:
+        code = cli.main(arguments)
+    except SystemExit as leaving:
+        code = int(leaving.code or 0)
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def child(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "qwen3_ref", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, encoding="utf-8", check=False, **options)
+
+
+@pytest.fixture(autouse=True)
+def no_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever lies on this machine, there are no official weights."""
+    from huggingface_hub import constants
+
+    monkeypatch.delenv("QWEN3_WEIGHTS", raising=False)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint to talk to: a trained tokenizer, random weights, the official layout."""
+    directory = tmp_path_factory.mktemp("small")
+    tok = Tokenizer.train(["hello there, how are you? What is it?"] * 2, 320)
+    tok.save_pretrained(directory)
+    config = Qwen3Config(
+        vocab_size=tok.num_ids + 5,  # rows without a token, which must never be sampled
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=16,
+        rope_theta=1e6,
+        tie_word_embeddings=True,
+        max_position_embeddings=256,
+        initializer_range=0.3,
+    )
+    Qwen3(config).save_pretrained(directory)
+    return directory
+
+
+# -- the package and its help ------------------------------------------------------------------
+
+
+def test_public_names() -> None:
+    for name in qwen3_ref.__all__:
+        assert getattr(qwen3_ref, name).__name__ == name
+    assert set(qwen3_ref.__all__) <= set(dir(qwen3_ref))
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        qwen3_ref.nothing  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("code", "torch_loaded"),
+    [
+        ("from qwen3_ref import NumpyQwen3, Qwen3Config, Tokenizer, CheckpointError, render_chat", False),
+        ("from qwen3_ref.numpy_ref import rms_norm; import qwen3_ref.weights", False),
+        ("from qwen3_ref.__main__ import main; main(['info', 'Qwen3-8B'])", False),
+        ("from qwen3_ref import Qwen3", True),
+        ("import qwen3_ref.generate; from qwen3_ref import generate; generate.__call__", True),
+    ],
+)
+def test_torch_is_loaded_only_where_it_is_needed(code: str, torch_loaded: bool) -> None:
+    check = f"import sys; {code}; print('torch' in sys.modules)"
+    result = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
+    assert result.stdout.splitlines()[-1] == str(torch_loaded)
+
+
+def test_help_is_short_and_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "--help")
+    assert code == 0 and len([line for line in out.splitlines() if line.strip()]) <= 10
+    for command in ("info", "fetch", "verify", "chat"):
+        assert re.search(rf"^  {command} .{{20,}}", out, re.MULTILINE)
+        assert run(capsys, command, "--help")[0] == 0
+
+
+# -- info --------------------------------------------------------------------------------------
+
+
+def test_the_family_fits_a_narrow_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "info")
+    lines = out.splitlines()
+    assert code == 0 and max(map(len, lines)) <= 80 and "\x1b" not in out and "…" not in out
+    shown = {line.split()[0]: line for line in lines}
+    assert set(OPEN) <= set(shown)
+    for name in OPEN:
+        verified = facts.official_models()[name]["config_status"] == "verified"
+        assert ("*" in shown[name]) == (not verified)
+    assert shown["Qwen3-30B-A3B"].split() == ["Qwen3-30B-A3B", *"30.5B 3.35B 48 128/8 40,960 61.1 GB".split()]
+
+
+@pytest.mark.parametrize("name", OPEN)
+def test_info_of_a_model(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "info", name)
+    assert code == 0 and "\x1b" not in out and "…" not in out
+    assert max(map(len, out.splitlines())) <= 110
+    model = facts.official_models()[name]
+    for key in ("num_hidden_layers", "hidden_size", "vocab_size", "max_position_embeddings", "rope_theta"):
+        assert f"{model['config'][key]:,.0f}" in out
+    if "hub_api_params" in model["checkpoint"]:
+        assert f"{model['checkpoint']['hub_api_params']:,}" in out
+    assert f"official config of {model['repo']}, {model['config_status']}" in out
+
+
+def test_the_numbers_of_8b(capsys: pytest.CaptureFixture[str]) -> None:
+    """8,190,735,360 is published; 36 layers x 8 heads x 128 x 2 x 2 bytes = 147,456 a token."""
+    _, out, _ = run(capsys, "info", "Qwen/Qwen3-8B")
+    rows = {" ".join(line.split()) for line in out.splitlines()}
+    assert {
+        "Parameters total 8,190,735,360",
+        "Memory weights in bf16 16.4 GB (16,381,470,720 bytes)",
+        "KV cache, 4K tokens 604 MB in bf16",
+        "KV cache, 32K tokens 4.83 GB in bf16",
+        "KV cache, 128K tokens 19.3 GB in bf16 (beyond the context)",
+    } <= rows
+
+
+def test_info_of_a_directory(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "info", str(small))
+    assert code == 0 and f"{small}/config.json, as found" in out and "official" not in out
+
+
+# -- errors ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        ([], 2, "COMMAND"),
+        (["fly"], 2, "invalid choice: 'fly'"),
+        (["info", "Qwen3-8b-base"], 2, "did you mean Qwen3-8B-Base"),
+        (["info", "./nowhere"], 2, "there is no directory ./nowhere"),
+        (["info", "Qwen3-32B-Base"], 2, "never published"),
+        (["verify", "Qwen3-9B"], 2, "did you mean Qwen3-8B"),
+        (["fetch", "Qwen3-9B"], 2, "did you mean Qwen3-8B"),
+        (["fetch", "Qwen3-8B"], 1, "HF_HUB_OFFLINE is set"),
+        (["chat"], 2, "NAME_OR_DIR"),
+        (["chat", "Qwen3-8B"], 1, "fetch Qwen3-8B` downloads it (16.4 GB)"),
+        (["chat", "x", "--temperature", "-1"], 2, "--temperature: -1 is not 0.0 or more"),
+        (["chat", "x", "--temperature", "nan"], 2, "nan is not 0.0 or more"),
+        (["chat", "x", "--max-new-tokens", "0"], 2, "0 is not 1 or more"),
+        (["chat", "x", "--max-new-tokens", "a"], 2, "invalid int value: 'a'"),
+        (["chat", "x", "--dtype", "int4"], 2, "invalid choice: 'int4'"),
+    ],
+)
+def test_errors_are_one_line(
+    arguments: list[str], code: int, says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    got, out, err = run(capsys, *arguments)
+    assert got == code and out == ""
+    assert err.startswith("error: ") and says in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["info", "chat"])
+def test_a_directory_without_a_checkpoint(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, err = run(capsys, command, str(tmp_path))
+    assert code == 1 and out == "" and err.startswith("error: there is no ") and err.count("\n") == 1
+
+
+def test_a_real_process_has_no_traceback(small: Path, tmp_path: Path) -> None:
+    for name in ("config.json", "tokenizer.json", "model.safetensors"):
+        (tmp_path / name).write_bytes((small / name).read_bytes())
+    os.truncate(tmp_path / "model.safetensors", 5000)
+    result = child("chat", str(tmp_path), input="hello\n")
+    assert result.returncode == 1 and result.stdout == ""
+    assert re.fullmatch(r"error: .*model.safetensors is truncated: .*\n", result.stderr)
+
+
+def test_an_interrupt_is_quiet(capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
+    def interrupt(name: str) -> Iterator[Finding]:
+        yield Finding("one", "passed", "")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "verify", interrupt)
+    code, _, err = run(capsys, "verify", "Qwen3-8B")
+    assert code == 130 and err == ""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX pipes")
+def test_a_reader_that_goes_away_is_no_error() -> None:
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "qwen3_ref", "info"]
+    result = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, check=False)
+    os.close(write)
+    assert result.stderr == b""
+
+
+# -- fetch and verify --------------------------------------------------------------------------
+
+
+def test_fetch_prints_where_it_is(capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
+    long = Path("/somewhere") / ("long " * 30) / "[bold]"
+    monkeypatch.setattr(cli, "fetch", lambda name: long / name)
+    assert run(capsys, "fetch", "Qwen/Qwen3-8B") == (0, f"{long}/Qwen3-8B\n", "")
+
+
+@pytest.mark.parametrize(
+    ("found", "code"),
+    [("passed", 0), ("passed,not checked", 0), ("not checked", 1), ("passed,failed", 1), ("failed", 1)],
+)
+def test_verify_succeeds_only_if_something_passed(
+    found: str, code: int, capsys: pytest.CaptureFixture[str], monkeypatch: Any
+) -> None:
+    statuses: list[Any] = found.split(",")
+    findings = [Finding(f"check {i}", status, f"[why] {i}") for i, status in enumerate(statuses)]
+    monkeypatch.setattr(cli, "verify", lambda name: iter(findings))
+    got, out, _ = run(capsys, "verify", "Qwen3-8B")
+    assert got == code
+    for finding in findings:
+        assert re.search(rf"^{finding.status} +{finding.what} +\[why\]", out, re.MULTILINE)
+    counted = [found.split(",").count(status) for status in ("passed", "failed", "not checked")]
+    assert [int(n) for n in re.findall(r"\d+", out.splitlines()[-1])] == counted
+
+
+def test_verify_without_weights_and_of_a_directory(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "verify", "Qwen3-0.6B-Base")
+    assert code == 1 and "passed" not in out.replace("0 passed", "") and "no snapshot on disk" in out
+    code, out, _ = run(capsys, "verify", str(small))
+    assert code == 0 and out.endswith("3 passed, 0 failed, 6 not checked\n")
+
+
+# -- chat --------------------------------------------------------------------------------------
+
+
+def dialogue(small: Path, **options: Any) -> Dialogue:
+    options = {"max_new_tokens": 12} | options
+    sampling = options.pop("sampling", Sampling.greedy())
+    generator = torch.Generator().manual_seed(options.pop("seed", 0))
+    return Dialogue(
+        Qwen3.from_pretrained(small), Tokenizer.from_pretrained(small), sampling, generator, **options
+    )
+
+
+def uncached(d: Dialogue, messages: list[dict[str, Any]], n: int) -> list[int]:
+    """What `generate` answers, without this conversation's cache."""
+    prompt = encode_chat(d.tokenizer, messages, enable_thinking=d.enable_thinking)
+    return generate(
+        d.model, [prompt], max_new_tokens=n, stop_ids=d.stop_ids, tokenizer=d.tokenizer
+    )[0]
+
+
+@pytest.mark.parametrize("thinking", [True, False])
+def test_turns_on_one_cache_equal_a_fresh_start(small: Path, thinking: bool) -> None:
+    d = dialogue(small, enable_thinking=thinking)
+    whole = 0
+    for text in ("hello", "how are you? " * 4, "What is it?"):
+        before = [*d.messages, {"role": "user", "content": text}]
+        assert list(d.ask(text)) == uncached(d, before, 12)
+        whole += len(encode_chat(d.tokenizer, before, enable_thinking=thinking))
+    # Each turn computes what is new to it, and the last reply as the template writes it; no more.
+    assert d.prefilled < 0.7 * whole
+    assert [m["role"] for m in d.messages] == ["user", "assistant"] * 3
+
+
+@pytest.mark.parametrize("when", [0, 3])
+def test_an_interrupted_reply_is_kept_and_the_next_is_right(small: Path, when: int, monkeypatch: Any) -> None:
+    d = dialogue(small)
+    list(d.ask("hello"))
+    calls = [0]
+    layer = d.model.model.layers[1]
+    forward = layer.forward
+
+    def interrupt(*arguments: Any) -> torch.Tensor:
+        calls[0] += 1
+        if calls[0] == when + 1:
+            raise KeyboardInterrupt  # in the middle of a forward pass: layer 0 has written, layer 1 not
+        result: torch.Tensor = forward(*arguments)
+        return result
+
+    with monkeypatch.context() as patch:
+        patch.setattr(layer, "forward", interrupt)
+        said = []
+        with pytest.raises(KeyboardInterrupt):
+            for token in d.ask("how are you?"):
+                said.append(token)
+    assert len(said) == when and d.messages[-1]["role"] == "assistant"
+    assert list(d.ask("again")) == uncached(d, d.messages[:-1], 12)
+
+
+def test_a_full_context_is_refused_and_forgotten(small: Path) -> None:
+    d = dialogue(small)
+    list(d.ask("hello"))
+    held = list(d.messages)
+    with pytest.raises(ValueError, match="context is 256; start another with /new"):
+        list(d.ask("long " * 300))
+    assert d.messages == held
+    d.max_new_tokens = 10_000
+    assert 12 < len(list(d.ask("hello"))) < 256  # it ends where the context does
+
+
+def test_padding_rows_are_never_said(small: Path) -> None:
+    d = dialogue(small, sampling=Sampling(temperature=100.0), max_new_tokens=200)
+    said = list(d.ask("hello"))
+    assert max(said) < d.tokenizer.num_ids < d.model.config.vocab_size
+
+
+def test_chat_from_a_pipe(small: Path) -> None:
+    """One message a line, blank lines skipped, /new forgets, /exit leaves; the seed decides."""
+    talk = "hello\n\n  \nhow are you?\n/new\nhello\n/exit\nnever\n"
+    greedy = ["chat", str(small), "--max-new-tokens", "9", "--temperature", "0", "--no-think"]
+    result = child(*greedy, input=talk)
+    assert result.returncode == 0 and result.stderr == ""
+    d = dialogue(small, enable_thinking=False, max_new_tokens=9)
+    want = ""
+    for text in ("hello", "how are you?", None, "hello"):
+        if text is None:
+            d.messages.clear()
+            continue
+        said = d.tokenizer.decode(i for i in d.ask(text) if i not in d.stop_ids)
+        want += re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", "", said) + "\n"
+    assert result.stdout == want
+    sampled = ["chat", str(small), "--max-new-tokens", "9"]
+    one, two, other = (child(*sampled, "--seed", s, input="hello\n").stdout for s in ("1", "1", "2"))
+    assert one == two != other
+
+
+def fake(tokens: list[int], tok: Tokenizer, template: str = "qwen3") -> Any:
+    def ask(text: str) -> Iterator[int]:
+        yield from tokens
+
+    stop_ids = {tok.control_tokens["<|im_end|>"]}
+    return SimpleNamespace(tokenizer=tok, stop_ids=stop_ids, template=template, ask=ask)
+
+
+def test_thoughts_are_dimmed_in_a_terminal_and_marked_in_a_pipe(small: Path) -> None:
+    tok = Tokenizer.from_pretrained(small)
+    ids = tok.encode("<think>\nhm é\n</think>\n\n[red]yes\x1b[31m<|im_end|>", allow_control_tokens=True)
+    terminal, pipe = io.StringIO(), io.StringIO()
+    cli._show(fake(ids, tok), "", Console(file=terminal, force_terminal=True, highlight=False))
+    shown = terminal.getvalue()
+    dimmed = "".join(re.findall(r"\x1b\[2m(.*?)\x1b\[0m", shown, re.DOTALL))
+    assert "".join(dimmed.split()) == "hmé" and "think>" not in shown and "im_end" not in shown
+    assert re.sub(r"\x1b\[2m.*?\x1b\[0m", "", shown, flags=re.DOTALL).strip() == "[red]yes[31m"
+    cli._show(fake(ids, tok), "", Console(file=pipe))
+    assert pipe.getvalue() == "<think>\nhm é\n</think>\n\n[red]yes[31m\n"
+    terminal = io.StringIO()  # the prompt of this template has opened the block
+    cli._show(fake(ids[1:], tok, "qwen3-thinking-2507"), "", Console(file=terminal, force_terminal=True))
+    dimmed = "".join(re.findall(r"\x1b\[2m(.*?)\x1b\[0m", terminal.getvalue(), re.DOTALL))
+    assert "".join(dimmed.split()) == "hmé"
+
+
+@pytest.mark.parametrize(
+    ("name", "template"),
+    [
+        ("Qwen3-0.6B", "qwen3"),
+        ("Qwen3-4B-Instruct-2507", "qwen3-instruct-2507"),
+        ("Qwen3-30B-A3B-Thinking-2507", "qwen3-thinking-2507"),
+        ("Qwen3-Coder-30B-A3B-Instruct", "qwen3-coder"),
+        ("/some/where", "qwen3"),
+    ],
+)
+def test_the_template_goes_by_the_name(name: str, template: str) -> None:
+    assert cli._template(name) == template
+
+
+def test_chat_in_a_terminal(small: Path) -> None:
+    """Ctrl-C stops a reply and the conversation goes on; Ctrl-D leaves; Ctrl-C at the prompt is 130."""
+    pexpect = pytest.importorskip("pexpect")  # comes with JupyterLab, except on Windows
+    long = ["-m", "qwen3_ref", "chat", str(small), "--max-new-tokens", "200", "--temperature", "0"]
+    slow = {**os.environ, "TERM": "xterm", "PYTHONIOENCODING": "utf-8"}
+
+    def start() -> Any:
+        terminal = pexpect.spawn(sys.executable, long, env=slow, timeout=60, dimensions=(30, 80))
+        terminal.expect_exact("/exit or Ctrl-D leaves.")
+        terminal.expect_exact("> ")
+        return terminal
+
+    terminal = start()
+    terminal.sendline("hello")
+    terminal.expect("hello\r\n.")  # the first of the reply
+    terminal.sendintr()
+    terminal.expect("\r\n> ")
+    terminal.sendline("again")
+    terminal.expect("again\r\n.")
+    terminal.expect("\r\n> ")
+    terminal.sendeof()
+    terminal.expect(pexpect.EOF)
+    assert b"Traceback" not in terminal.before
+    terminal.close()
+    assert terminal.exitstatus == 0
+    terminal = start()
+    terminal.sendintr()
+    terminal.expect(pexpect.EOF)
+    terminal.close()
+    assert terminal.exitstatus == 130 and b"Traceback" not in terminal.before

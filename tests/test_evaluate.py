@@ -1,0 +1,116 @@
+"""evaluate and its statistics: by hand, and cut off in the middle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from qwen3_ref.config import Qwen3Config
+from qwen3_ref.evaluate import Row, evaluate, pass_at_k, summarise, wilson
+from qwen3_ref.generate import Sampling
+from qwen3_ref.model import Qwen3
+from qwen3_ref.tasks import make_problems
+from qwen3_ref.tokenizer import Tokenizer
+
+TOK = Tokenizer.train(["12 + 34 is 46 and so on"], 300)
+PROBLEMS = make_problems("arithmetic", "test", 5) + make_problems("counting", "test", 4)
+
+
+@pytest.fixture(scope="module")
+def model() -> Qwen3:
+    config = Qwen3Config(
+        vocab_size=300, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=10, rope_theta=1e4, tie_word_embeddings=True, initializer_range=0.3,
+    )  # fmt: skip
+    return Qwen3(config, generator=torch.Generator().manual_seed(1))
+
+
+def test_wilson_against_published_values() -> None:
+    """Newcombe (1998), table I: 81 of 263, 0 of 20, 1 of 29."""
+    for successes, n, low, high in ((81, 263, 0.2553, 0.3662), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)):
+        got = wilson(successes / n, n)
+        assert got == pytest.approx((low, high), abs=6e-5)
+
+
+def test_pass_at_k_by_hand() -> None:
+    assert pass_at_k(4, 1, 1) == 0.25
+    assert pass_at_k(4, 1, 2) == pytest.approx(0.5)  # 3 of 6 pairs hold the right one
+    assert pass_at_k(4, 2, 2) == pytest.approx(5 / 6)
+    assert (pass_at_k(4, 0, 4), pass_at_k(4, 1, 4)) == (0.0, 1.0)
+    with pytest.raises(ValueError, match="pass@5"):
+        pass_at_k(4, 1, 5)
+
+
+def row(problem: int, correct: bool, **changes: Any) -> Row:
+    values: dict[str, Any] = dict(
+        problem=problem, family="arithmetic", difficulty=1, mode="thinking", budget=None, sample=0,
+        correct=correct, thinking_tokens=10, answer_tokens=3, thinking_ended="closed", ended="stop",
+        answer="1",
+    )  # fmt: skip
+    return Row(**values | changes)
+
+
+def test_summary_by_hand() -> None:
+    rows = [row(0, True), row(0, False, sample=1), row(1, False), row(1, False, sample=1)]
+    rows += [row(2, True, budget=5, thinking_ended="budget", thinking_tokens=5)]
+    table = summarise(rows)
+    assert list(table) == [("thinking", None), ("thinking", 5)]
+    free = table["thinking", None]
+    assert (free.problems, free.samples, free.pass_1, free.pass_k) == (2, 2, 0.25, 0.5)
+    assert (free.low, free.high) == wilson(0.25, 2), "two problems, not four independent answers"
+    assert table["thinking", 5].cut == 1.0 and table["thinking", 5].thinking_tokens == 5
+
+
+def test_rows_and_settings(model: Qwen3) -> None:
+    rows = evaluate(
+        model, TOK, PROBLEMS, budgets=(0, 3, None), modes=("thinking", "non-thinking"), max_new_tokens=12
+    )
+    assert len(rows) == 4 * len(PROBLEMS)
+    assert [(r.mode, r.budget) for r in rows[:: len(PROBLEMS)]] == [
+        ("thinking", 0), ("thinking", 3), ("thinking", None), ("non-thinking", None),
+    ]  # fmt: skip
+    assert [r.problem for r in rows] == list(range(len(PROBLEMS))) * 4
+    assert all(r.thinking_tokens <= 3 for r in rows if r.budget in (0, 3))
+    assert not any(r.correct for r in rows if r.ended == "length"), "a cut answer is no answer"
+
+
+def test_cut_off_and_resumed_is_the_same(model: Qwen3, tmp_path: Path) -> None:
+    options: dict[str, Any] = dict(
+        budgets=(2, None), samples=2, sampling=Sampling(), max_new_tokens=8, batch_size=4, seed=3
+    )
+    whole = evaluate(model, TOK, PROBLEMS, **options)
+    assert evaluate(model, TOK, PROBLEMS, **options | {"seed": 4}) != whole
+    log = tmp_path / "rows.csv"
+    assert evaluate(model, TOK, PROBLEMS, **options, log=log) == whole
+    written = log.read_text(encoding="utf-8")
+    log.write_text(written[: len(written) // 2], encoding="utf-8")  # killed within a line
+    assert evaluate(model, TOK, PROBLEMS, **options, log=log) == whole
+    assert evaluate(model, TOK, PROBLEMS, **options, log=log) == whole
+    assert sorted(set(log.read_text(encoding="utf-8").splitlines())) == sorted(set(written.splitlines()))
+    with pytest.raises(ValueError, match=r"rows.csv holds answers of another model"):
+        evaluate(model, TOK, PROBLEMS, **options | {"seed": 4}, log=log)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (dict(samples=0), "samples is 0"),
+        (dict(samples=2), "exactly 1 for greedy"),
+        (dict(modes=("fast",)), "mode is 'fast'"),
+        (dict(budgets=(-1,)), "thinking_budget is -1"),
+    ],
+)
+def test_bad_requests(model: Qwen3, options: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        evaluate(model, TOK, PROBLEMS, **options)
+
+
+def test_fingerprint_sees_the_weights(model: Qwen3, tmp_path: Path) -> None:
+    log = tmp_path / "rows.csv"
+    evaluate(model, TOK, PROBLEMS[:1], max_new_tokens=2, log=log)
+    other = Qwen3(model.config, generator=torch.Generator().manual_seed(2))
+    with pytest.raises(ValueError, match="another model"):
+        evaluate(other, TOK, PROBLEMS[:1], max_new_tokens=2, log=log)

@@ -1,0 +1,125 @@
+"""The project's own promises: floors, lock, conda, links, notebooks as they are committed."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).resolve().parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+NOTEBOOKS = sorted((ROOT / "notebooks").rglob("*.ipynb"))
+LOCK = dict(line.split("==") for line in (ROOT / "requirements.lock").read_text(encoding="utf-8").split())
+# Paths, addresses and timings: what an output must not hold.
+MACHINE = re.compile(
+    r"/(?:home|root|tmp|Users|var)/|[A-Z]:\\|\bat 0x[0-9a-f]+|\b\d+(?:\.\d+)? ?(?:ms|seconds)\b"
+)
+
+# From the ground up: a file imports only from those named before it.
+FLOORS = """facts rope compare config checkpoint numpy_ref moe model official tokenizer chat
+    generate weights dialogue tasks evaluate train plots __init__ __main__""".split()
+
+
+def imports(path: Path) -> set[str]:
+    """Modules of the package that a file imports, anywhere in it."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("qwen3_ref"):
+            _, _, module = node.module.partition(".")
+            found |= {module} if module else {alias.name for alias in node.names}
+        elif isinstance(node, ast.Import):
+            found |= {a.name.partition(".")[2] for a in node.names if a.name.startswith("qwen3_ref.")}
+    return {name.partition(".")[0] for name in found}
+
+
+def test_imports_go_down() -> None:
+    for path in (ROOT / "qwen3_ref").glob("*.py"):
+        for name in imports(path):
+            below = FLOORS[: FLOORS.index(path.stem)]
+            assert name in below, f"{path.name} imports {name}, which is not below it"
+
+
+def test_the_specification_needs_no_torch() -> None:
+    """In a fresh interpreter, not in this one, which has long imported torch."""
+    import subprocess
+    import sys
+
+    code = "import sys, qwen3_ref.numpy_ref; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_lock_satisfies_the_ranges() -> None:
+    pinned = {canonicalize_name(name): version for name, version in LOCK.items()}
+    everything = PROJECT["dependencies"] + PROJECT["optional-dependencies"]["test"]
+    for text in everything:
+        need = Requirement(text)
+        assert need.specifier.contains(pinned[canonicalize_name(need.name)]), text
+    assert pinned["torch"] == "2.13.0"
+
+
+def test_conda_installs_the_same_project() -> None:
+    conda = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
+    plain = [entry for entry in conda["dependencies"] if isinstance(entry, str)]
+    (pip,) = [entry["pip"] for entry in conda["dependencies"] if isinstance(entry, dict)]
+    assert f"python{PROJECT['requires-python']}" in plain and set(plain) == {"python>=3.11", "pip"}
+    assert pip == ["--requirement requirements.lock", "--editable ."]
+    assert conda["name"] == PROJECT["name"]
+
+
+@pytest.mark.parametrize("path", [ROOT / "README.md", *NOTEBOOKS], ids=lambda p: p.name)
+def test_links_resolve(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".ipynb":
+        cells = json.loads(text)["cells"]
+        text = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
+    for image, target in re.findall(r"(!?)\[[^\]]*\]\(([^)\s]+)\)", text):
+        remote = re.match(r"https?://", target)
+        assert not (remote and image), f"{path.name} shows a remote image: {target}"
+        if not remote and not target.startswith("#"):
+            assert (path.parent / target.partition("#")[0]).exists(), f"{path.name} links to {target}"
+
+
+def code_cells(path: Path) -> list[dict[str, Any]]:
+    return [c for c in json.loads(path.read_text(encoding="utf-8"))["cells"] if c["cell_type"] == "code"]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.name)
+def test_notebook_gates(path: Path) -> None:
+    """What nbval does not look at: order, kernel, stderr, errors, alt text, size, timings, paths."""
+    data, cells = json.loads(path.read_text(encoding="utf-8")), code_cells(path)
+    assert path.stat().st_size <= 300_000, f"{path.stat().st_size:,} bytes"
+    assert data["metadata"]["kernelspec"]["name"] == "python3"
+    assert [c["execution_count"] for c in cells] == list(range(1, len(cells) + 1)), "run `make notebooks`"
+    for number, cell in enumerate(cells, 1):
+        where, source = f"{path.name}, cell [{number}]", "".join(cell["source"])
+        assert source.strip(), f"{where} is empty"
+        assert len(source.splitlines()) <= 30, f"{where} has more than 30 lines"
+        for output in cell["outputs"]:
+            assert output["output_type"] != "error", f"{where} ends in {output.get('ename')}"
+            assert output.get("name") != "stderr", f"{where} writes to stderr: {output['text']}"
+            if "image/png" in output.get("data", {}):
+                alt = output["metadata"].get("image/png", {}).get("alt", "")
+                assert len(alt) > 20, f"{where} shows a picture without alt text: use save_figure"
+            text = "".join(output.get("text", [])) + "".join(output.get("data", {}).get("text/plain", []))
+            if "nbval-ignore-output" not in cell["metadata"].get("tags", []):
+                bad = MACHINE.search(text)
+                assert not bad, f"{where} prints {bad[0]!r}, which depends on the machine or the moment"
+
+
+def test_every_figure_has_its_numbers() -> None:
+    figures = ROOT / "figures"
+    pictures = {path.stem for path in figures.glob("*.png")}
+    assert pictures == {path.stem for path in figures.glob("*.json")}
+    drawn = set()
+    for path in NOTEBOOKS:
+        for cell in code_cells(path):
+            drawn |= set(re.findall(r"""save_figure\(\s*["'](\w+)["']""", "".join(cell["source"])))
+    assert pictures == drawn, "figures/ holds what the notebooks draw, no more and no less"

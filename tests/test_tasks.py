@@ -1,0 +1,143 @@
+"""Task families: splits that cannot overlap, answers worked out in another way, traces re-executed."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from qwen3_ref.tasks import (
+    DIFFICULTIES,
+    FAMILIES,
+    SPLITS,
+    Problem,
+    check_trace,
+    make_problems,
+    next_line,
+    verify,
+)
+
+GOLDEN = "8b0a875b5ca32115"
+
+
+def fingerprint() -> str:
+    problems = [p for f in FAMILIES for s in SPLITS for p in make_problems(f, s, 60, seed=3)]
+    return hashlib.sha256(repr(problems).encode()).hexdigest()[:16]
+
+
+def worked_out(problem: Problem) -> str:
+    """The answer, by no code of tasks.py."""
+    prompt = problem.prompt
+    if problem.family == "arithmetic":
+        terms = re.sub(r"\b0(\d)", r"\1", prompt.split(" mod ")[0])
+        return f"{eval(terms) % 100:02}"
+    if problem.family == "counting":
+        items, kinds = prompt.split(" count ")
+        return " ".join(f"{kind}{items.count('=' + kind)}" for kind in kinds.split())
+    if problem.family == "conversion":
+        rates, amounts = prompt.split(" convert ")
+        factors = [int(re.findall(r"\d", rate)[0]) for rate in rates.split()] + [1]
+        total, size = 0, 1
+        for amount, factor in zip(amounts.split()[::-1], factors[::-1], strict=True):
+            size *= factor
+            total += int(amount[:-1]) * size
+        return f"{total % 100:02}"
+    at = prompt.split("find ")[1]
+    while not at.isdigit():
+        at = re.findall(rf"^{at}=(\w+)$", prompt, re.MULTILINE)[0]
+    return at
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_splits_never_overlap(family: str) -> None:
+    """Whatever the seeds: 12,000 problems in all."""
+    counts = {"train": 1800, "validation": 200, "test": 1000}
+    found = {
+        split: {p.prompt for seed in range(3) for p in make_problems(family, split, count, seed=seed)}
+        for split, count in counts.items()
+    }
+    assert all(len(found[split]) >= count for split, count in counts.items())
+    assert not found["train"] & found["test"]
+    assert not found["train"] & found["validation"]
+    assert not found["validation"] & found["test"]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_answers_are_right_and_traces_lead_to_them(family: str) -> None:
+    for problem in make_problems(family, "train", 600, seed=1):
+        assert problem.answer == worked_out(problem)
+        assert all(check_trace(problem, problem.trace))
+        steps = problem.trace.split("\n")
+        want = 2 + 2 * problem.difficulty if family == "counting" else problem.difficulty
+        assert len(steps) == want
+        assert next_line(family, problem.prompt, steps) is None
+        assert verify(problem, f" {problem.answer}\n") and not verify(problem, problem.answer + "0")
+
+
+def test_difficulties_come_in_turn_and_problems_differ() -> None:
+    problems = make_problems("conversion", "validation", 60)
+    assert [p.difficulty for p in problems] == 10 * list(DIFFICULTIES)
+    assert len({p.prompt for p in problems}) == 60
+    assert {p.difficulty for p in make_problems("arithmetic", "test", 30, 4)} == {4}
+    assert make_problems("counting", "test", 50, seed=1) != make_problems("counting", "test", 50, seed=2)
+
+
+def test_the_same_on_every_machine() -> None:
+    """The fingerprint is of another machine's run, and does not move with Python's string hashing."""
+    assert fingerprint() == GOLDEN
+    code = "from tests.test_tasks import fingerprint; print(fingerprint())"
+    environment = os.environ | {"PYTHONHASHSEED": "7"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.stdout.strip() == GOLDEN, done.stderr
+
+
+def test_every_step_is_needed() -> None:
+    """Retrieval: the chain is as long as the difficulty says, and other chains end in numbers too."""
+    for problem in make_problems("retrieval", "test", 60, lines=40):
+        *pairs, question = problem.prompt.split("\n")
+        assert len(pairs) == 40 and len({pair[:2] for pair in pairs}) == 40
+        assert sum(pair.split("=")[1].isdigit() for pair in pairs) >= 10
+        assert problem.trace.startswith(question.removeprefix("find "))
+
+
+def test_check_trace_finds_the_wrong_step() -> None:
+    problem = Problem("arithmetic", 3, "37+45-17+08 mod 100", "37+45=82\n82-17=65\n65+08=73", "73")
+    right, off_by_one = problem.trace, "37+45=83\n83-17=66\n66+08=74"
+    assert check_trace(problem, right) == [True, True, True]
+    assert check_trace(problem, off_by_one) == [False, True, True]  # the slip, and what follows from it
+    assert check_trace(problem, "37+45=82\n82-17=66\n65+08=73") == [True, False, False]
+    assert check_trace(problem, "37+45=82\n65+08=73") == [True, False]  # a step left out
+    assert check_trace(problem, right + "\n73+08=81") == [True, True, True, False]  # one too many
+    assert check_trace(problem, "well, 82\n82-17=65") == [False, False]
+    assert check_trace(problem, "") == []
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_check_trace_sees_every_changed_digit(family: str) -> None:
+    for problem in make_problems(family, "train", 30):
+        steps = problem.trace.split("\n")
+        for i, step in enumerate(steps):
+            changed = step[:-1] + str((int(step[-1]) + 1) % 10)
+            assert not check_trace(problem, "\n".join([*steps[:i], changed, *steps[i + 1 :]]))[i]
+
+
+@pytest.mark.parametrize(
+    ("call", "names"),
+    [
+        (lambda: make_problems("chess", "test", 1), ["'chess'", "arithmetic", "retrieval"]),
+        (lambda: make_problems("counting", "dev", 1), ["'dev'", "validation"]),
+        (lambda: make_problems("counting", "test", 1, 7), ["7", "1 to 6"]),
+        (lambda: make_problems("counting", "test", -1), ["-1"]),
+        (lambda: make_problems("counting", "test", 1, lines=20), ["lines", "counting"]),
+        (lambda: make_problems("retrieval", "test", 1, lines=900), ["900", "260"]),
+        (lambda: make_problems("counting", "validation", 9000, 1), ["9000", "difficulty 1", "validation"]),
+    ],
+)
+def test_errors_name_the_thing(call: object, names: list[str]) -> None:
+    with pytest.raises(ValueError) as error:
+        call()  # type: ignore[operator]
+    assert all(name in str(error.value) for name in names), error.value

@@ -1,0 +1,468 @@
+"""Writing checkpoints that transformers loads, whole or not at all; finding, fetching and verifying."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import numpy as np
+import pytest
+import tokenizers
+import torch
+import transformers
+from huggingface_hub import constants
+from safetensors import safe_open
+
+from qwen3_ref import facts, weights
+from qwen3_ref.checkpoint import INDEX, SINGLE, CheckpointError
+from qwen3_ref.config import ConfigError, Qwen3Config
+from qwen3_ref.model import Qwen3
+from qwen3_ref.numpy_ref import NumpyQwen3
+from qwen3_ref.tokenizer import Tokenizer
+from tests.parity import CASES, reference
+
+REVISION = facts.official_models()["Qwen3-0.6B"]["revision"]
+
+
+def load_official(directory: Path, dtype: torch.dtype) -> torch.nn.Module:
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        directory, dtype=dtype, attn_implementation="eager", experts_implementation="eager"
+    )
+    return model.eval()
+
+
+# -- save_pretrained ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shard", [None, 20_000])
+@pytest.mark.parametrize("case", CASES)
+def test_transformers_loads_what_we_write(case: str, shard: int | None, tmp_path: Path) -> None:
+    """transformers, from our file, gives to the bit what it gave before it wrote its own."""
+    directory, ids, logits, _ = reference(case)
+    model = Qwen3.from_pretrained(directory)
+    model.save_pretrained(tmp_path, **({} if shard is None else {"max_shard_bytes": shard}))
+    assert (tmp_path / INDEX).exists() == (shard is not None)
+    with torch.no_grad():
+        assert torch.equal(load_official(tmp_path, torch.float32)(ids).logits, logits)
+        assert torch.equal(Qwen3.from_pretrained(tmp_path)(ids), model(ids))
+
+
+@pytest.mark.parametrize("case", ["dense", "dense_tied", "moe"])
+def test_bfloat16(case: str, tmp_path: Path) -> None:
+    directory, ids, _, _ = reference(case)
+    original = load_official(directory, torch.bfloat16)
+    Qwen3.from_pretrained(directory).save_pretrained(tmp_path / "a", dtype=torch.bfloat16)
+    Qwen3.from_pretrained(directory, dtype=torch.bfloat16).save_pretrained(tmp_path / "b")
+    assert (tmp_path / "a" / SINGLE).read_bytes() == (tmp_path / "b" / SINGLE).read_bytes()
+    assert json.loads((tmp_path / "a/config.json").read_text(encoding="utf-8"))["torch_dtype"] == "bfloat16"
+    with torch.no_grad():
+        got = load_official(tmp_path / "a", torch.bfloat16)(ids).logits
+        assert torch.equal(got, original(ids).logits)
+
+
+def test_the_layout_is_the_official_one(tmp_path: Path) -> None:
+    model = Qwen3.from_pretrained(reference("moe")[0])
+    model.save_pretrained(tmp_path, max_shard_bytes=30_000)
+    index = json.loads((tmp_path / INDEX).read_text(encoding="utf-8"))
+    shapes = model.config.tensor_shapes()
+    assert index["metadata"]["total_size"] == model.config.weight_bytes(4)
+    assert index["weight_map"].keys() == shapes.keys()
+    files = sorted(set(index["weight_map"].values()))
+    assert files == [f"model-{i:05d}-of-{len(files):05d}.safetensors" for i in range(1, len(files) + 1)]
+    assert len(files) > 2
+    for file in files:
+        with safe_open(tmp_path / file, "np") as shard:
+            assert shard.metadata() == {"format": "pt"}
+            sizes = [int(np.prod(shapes[name])) * 4 for name in shard.keys()]
+            assert sum(sizes) <= 30_000 or len(sizes) == 1
+        assert (tmp_path / file).stat().st_mode == (tmp_path / "config.json").stat().st_mode
+
+
+def test_other_files_stay_and_stale_weights_go(tmp_path: Path) -> None:
+    model = Qwen3.from_pretrained(reference("dense")[0])
+    (tmp_path / "tokenizer.json").write_text("mine", encoding="utf-8")
+    (tmp_path / "my_model.safetensors").write_text("mine", encoding="utf-8")
+    for size in (20_000, 40_000, 5 * 10**9, 20_000, 20_000):
+        model.save_pretrained(tmp_path, max_shard_bytes=size)
+        Qwen3.from_pretrained(tmp_path)
+        others = {"config.json", "tokenizer.json", "my_model.safetensors"}
+        assert others <= set(contents(tmp_path))
+        names = set(contents(tmp_path)) - others
+        if size == 5 * 10**9:
+            assert names == {SINGLE}
+        else:
+            index = json.loads((tmp_path / INDEX).read_text(encoding="utf-8"))
+            assert names == {INDEX, *index["weight_map"].values()}
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(directory)): p.read_bytes() for p in directory.rglob("*") if p.is_file()}
+
+
+SAVE = """
+import resource, sys
+from qwen3_ref import checkpoint
+from qwen3_ref.model import Qwen3
+model = Qwen3.from_pretrained(sys.argv[1])
+if len(sys.argv) > 3:  # files that are too large fail as on a full disk
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]),) * 2)
+model.save_pretrained(sys.argv[2], max_shard_bytes=60_000)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs resource limits")
+@pytest.mark.parametrize("before", [True, False])
+def test_a_failed_write_changes_nothing(before: bool, tmp_path: Path) -> None:
+    source, target = reference("dense")[0], tmp_path / "target"
+    if before:
+        shutil.copytree(source, target)
+    was = contents(tmp_path)
+    command = [sys.executable, "-c", SAVE, str(source), str(target), "40000"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith("qwen3_ref.checkpoint.CheckpointError: ") and "choose another directory" in last
+    assert str(target) in last and "File too large" in last
+    assert contents(tmp_path) == was and target.exists() == before
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs SIGKILL")
+def test_a_killed_write_leaves_the_old_checkpoint(tmp_path: Path) -> None:
+    source, target = reference("dense")[0], tmp_path / "target"
+    shutil.copytree(source, target)
+    was = contents(target)
+    stall = "import qwen3_ref.model as m, time; save = m.save_file\n"
+    stall += "m.save_file = lambda t, f, **k: (save(t, f, **k), print('part', flush=True), time.sleep(60))\n"
+    command = [sys.executable, "-c", stall + SAVE, str(source), str(target)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stdout.readline() == b"part\n"
+        process.send_signal(signal.SIGKILL)
+    left = contents(target)
+    assert {name: left[name] for name in was} == was
+    assert set(left) - set(was) and all(name.startswith(".unfinished") for name in set(left) - set(was))
+    model = Qwen3.from_pretrained(target)  # the old one loads,
+    model.save_pretrained(target)  # and the next write clears up
+    assert set(contents(target)) == {"config.json", "generation_config.json", SINGLE}
+
+
+def test_an_interrupt_clears_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    model = Qwen3.from_pretrained(reference("dense")[0])
+    monkeypatch.setattr("qwen3_ref.model.save_file", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        model.save_pretrained(tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_bad_arguments(tmp_path: Path) -> None:
+    model = Qwen3.from_pretrained(reference("dense")[0])
+    with pytest.raises(ValueError, match="max_shard_bytes is 0"):
+        model.save_pretrained(tmp_path, max_shard_bytes=0)
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    with pytest.raises(CheckpointError, match="file cannot be written"):
+        model.save_pretrained(tmp_path / "file")
+
+
+# -- memory ------------------------------------------------------------------------------------
+
+
+def load_memory() -> Any:
+    path = Path(__file__).parents[1] / "benchmarks" / "load_memory.py"
+    spec = importlib.util.spec_from_file_location("load_memory", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
+def test_a_load_needs_the_memory_of_the_model(tmp_path: Path) -> None:
+    """At most 1.15 times its bytes, mapped pages included. The large head comes last: the worst case."""
+    config = Qwen3Config(
+        vocab_size=60_000,
+        hidden_size=1024,
+        intermediate_size=1024,
+        num_hidden_layers=2,
+        num_attention_heads=8,
+        num_key_value_heads=8,
+        head_dim=64,
+        rope_theta=1e6,
+        tie_word_embeddings=False,
+    )
+    Qwen3(config, dtype=torch.bfloat16).save_pretrained(tmp_path)
+    measured = load_memory()
+    for kind, width in (("bfloat16", 2), ("numpy", 4)):
+        report = measured.in_child(tmp_path, kind)
+        assert report["model_bytes"] == config.weight_bytes(width) > 250e6
+        assert report["ratio"] <= 1.15, (kind, report)
+        assert report["anonymous_ratio"] > 0.95  # it did load
+
+
+# -- finding and fetching ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty hub cache, no $QWEN3_WEIGHTS, and downloads allowed."""
+    cache = tmp_path / "hub"
+    monkeypatch.delenv("QWEN3_WEIGHTS", raising=False)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    return cache
+
+
+def snapshot(directory: Path) -> Path:
+    return Path(shutil.copytree(reference("dense")[0], directory))
+
+
+def test_find_in_the_environment(nowhere: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert weights.find_official("Qwen3-0.6B") is None
+    monkeypatch.setenv("QWEN3_WEIGHTS", str(tmp_path))
+    assert weights.find_official("Qwen3-0.6B") is None
+    two = snapshot(tmp_path / "Qwen" / "Qwen3-0.6B")
+    assert weights.find_official("Qwen/Qwen3-0.6B") == two
+    one = snapshot(tmp_path / "Qwen3-0.6B")
+    assert weights.find_official("Qwen3-0.6B") == one
+    monkeypatch.setenv("QWEN3_WEIGHTS", str(one))
+    assert weights.find_official("Qwen3-0.6B") == one
+    assert weights.find_official("Qwen3-0.6B-Base") is None
+    with pytest.raises(ConfigError, match="did you mean"):
+        weights.find_official("Qwen3-0.7B")
+
+
+@pytest.mark.parametrize("revision", [REVISION, "f" * 40])
+def test_find_in_the_hub_cache(revision: str, nowhere: Path) -> None:
+    repo = nowhere / "models--Qwen--Qwen3-0.6B"
+    directory = snapshot(repo / "snapshots" / revision)
+    if revision != REVISION:  # whatever `main` is
+        (repo / "refs").mkdir()
+        (repo / "refs" / "main").write_text(revision, encoding="utf-8")
+    assert weights.find_official("Qwen3-0.6B") == directory
+    assert weights.fetch("Qwen3-0.6B") == directory  # nothing to download
+    (directory / SINGLE).unlink()
+    assert weights.find_official("Qwen3-0.6B") is None
+
+
+def test_an_incomplete_snapshot_is_none(nowhere: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setenv("QWEN3_WEIGHTS", str(tmp_path))
+    model = Qwen3.from_pretrained(reference("dense")[0])
+    model.save_pretrained(tmp_path / "Qwen3-8B", max_shard_bytes=60_000)
+    assert weights.find_official("Qwen3-8B") == tmp_path / "Qwen3-8B"
+    shard = next((tmp_path / "Qwen3-8B").glob("model-00002-*"))
+    content = shard.read_bytes()
+    shard.unlink()
+    assert weights.find_official("Qwen3-8B") is None
+    shard.write_bytes(content)
+    (tmp_path / "Qwen3-8B" / "config.json").unlink()
+    assert weights.find_official("Qwen3-8B") is None
+
+
+def test_fetch_asks_for_the_described_revision(nowhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def download(repo: str, *, revision: str, allow_patterns: list[str]) -> str:
+        asked.append((repo, revision))
+        wanted = ["config.json", "tokenizer.json", "model.safetensors", INDEX]
+        files = [*wanted, "pytorch_model.bin", "onnx/model.onnx", "README.md"]
+        chosen = huggingface_hub.utils.filter_repo_objects(files, allow_patterns=allow_patterns)
+        assert list(chosen) == wanted
+        return str(snapshot(nowhere / "models--Qwen--Qwen3-0.6B" / "snapshots" / revision))
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    assert weights.fetch("Qwen3-0.6B") == nowhere / "models--Qwen--Qwen3-0.6B" / "snapshots" / REVISION
+    assert asked == [("Qwen/Qwen3-0.6B", REVISION)]
+
+
+def test_fetch_says_what_is_wrong(nowhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> str:
+        raise ConnectionError("no route to host\nand a long story")
+
+    def half(*_: Any, **__: Any) -> str:
+        (nowhere / "half").mkdir(parents=True)
+        return str(nowhere / "half")
+
+    with pytest.raises(ConfigError, match="did you mean"):
+        weights.fetch("Qwen3-9B")
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
+    with pytest.raises(CheckpointError, match=r"Qwen/Qwen3-0.6B could not .*\(no route to host\); .* repeat"):
+        weights.fetch("Qwen3-0.6B")
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", half)
+    with pytest.raises(CheckpointError, match="incomplete"):
+        weights.fetch("Qwen3-0.6B")
+    usage = shutil.disk_usage(nowhere)._replace(free=10**9)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(CheckpointError, match=r"needs 1.5 GB more .* has 1.0 GB free; .*HF_HOME"):
+        weights.fetch("Qwen3-0.6B")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(CheckpointError, match="HF_HUB_OFFLINE is set"):
+        weights.fetch("Qwen3-0.6B")
+
+
+# -- verify ------------------------------------------------------------------------------------
+
+
+def statuses(findings: Any) -> dict[str, str]:
+    return {finding.what: finding.status for finding in findings}
+
+
+@pytest.mark.parametrize("name", [n for n, m in facts.official_models().items() if m["config"]])
+def test_nothing_is_passed_without_a_snapshot(name: str, nowhere: Path) -> None:
+    findings = list(weights.verify(name))
+    assert {finding.status for finding in findings} == {"not checked"}
+    assert all("no snapshot on disk" in finding.detail for finding in findings)
+    goldens = [f for f in findings if " in float32" in f.what or " in bfloat16" in f.what]
+    assert len(goldens) == {"Qwen3-0.6B-Base": 5, "Qwen3-0.6B": 1}.get(name, 0)
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any], list[dict[str, Any]]]:
+    """A small 'official' checkpoint whose published numbers come from transformers and the file system."""
+    directory = tmp_path_factory.mktemp("published") / "Qwen3-0.6B"
+    tok = Tokenizer.train(["a checkpoint is verified when every number agrees"], 300)
+    settings = CASES["dense_tied"] | {"vocab_size": 320, "initializer_range": 0.5}
+    torch.manual_seed(0)
+    config = transformers.Qwen3Config(**copy.deepcopy(settings))
+    official = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+    official.save_pretrained(directory)
+    tok.save_pretrained(directory)
+    ids = [1, 50, 7, 200, 3]
+    text = tokenizers.Tokenizer.from_file(str(directory / "tokenizer.json"))
+    prompt = "every number"
+    encoded = text.encode(prompt).ids
+    with torch.no_grad():
+        logits = official(torch.tensor([ids])).logits[0]
+        out = official.generate(torch.tensor([encoded]), max_new_tokens=8, do_sample=False, eos_token_id=299)
+    new = out[0, len(encoded) :].tolist()
+    want = {
+        "mean_over_vocab": logits.mean(-1).tolist(),
+        "logits_0_0": [*logits[0, :4].tolist(), 99.0],
+        "argmax": int(logits[-1].argmax()),
+    }
+    more = {"atol": 1e-4, "input_ids": ids, "skip": [4], "status": "verified", "source": "here"}
+    goldens: list[dict[str, Any]] = [
+        {"name": kind, "kind": kind, "dtype": "float32", "want": value} | more for kind, value in want.items()
+    ]
+    greedy = {"kind": "greedy", "dtype": "float32", "prompt": prompt, "max_new_tokens": 8} | more
+    goldens.append(greedy | {"name": "new", "want": text.decode(new), "includes_prompt": False})
+    whole = {"name": "all", "want": text.decode([*encoded, *new]), "includes_prompt": True}
+    goldens.append(greedy | whole | {"status": "unverified"})
+    size = (directory / SINGLE).stat().st_size
+    files = (SINGLE, "tokenizer.json")
+    hashes = {f: hashlib.sha256((directory / f).read_bytes()).hexdigest() for f in files}
+    data = 4 * sum(p.numel() for p in official.parameters())
+    checkpoint = {"tensors": 35, "data_bytes": data, "file_bytes": size, "file_sha256": hashes[SINGLE]}
+    model = facts.official_models()["Qwen3-0.6B"] | {
+        "config": json.loads((directory / "config.json").read_text(encoding="utf-8")),
+        "checkpoint": checkpoint,
+        "tokenizer_json": {"tokenizer_json_sha256": hashes["tokenizer.json"]},
+    }
+    return directory, model, goldens
+
+
+@pytest.fixture
+def official(published: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """(directory, published model, goldens), copies to be changed, in place of Qwen3-0.6B's facts."""
+    source, model, goldens = published
+    directory = Path(shutil.copytree(source, tmp_path / "Qwen3-0.6B"))
+    model, goldens = copy.deepcopy(model), copy.deepcopy(goldens)
+    models = facts.official_models() | {"Qwen3-0.6B": model}
+    monkeypatch.setenv("QWEN3_WEIGHTS", str(tmp_path))
+    monkeypatch.setattr(facts, "official_models", lambda: models)
+    monkeypatch.setattr(facts, "goldens", lambda name: goldens)
+    return directory, model, goldens
+
+
+def test_a_sound_snapshot_passes_everything(official: Any) -> None:
+    findings = list(weights.verify("Qwen3-0.6B"))
+    assert {finding.status for finding in findings} == {"passed"}, findings
+    assert len(findings) == 13
+    assert "weaker evidence" in findings[-1].detail and "weaker" not in findings[-2].detail
+
+
+WRONG = {
+    "number of tensors": lambda model, goldens: model["checkpoint"].update(tensors=34),
+    "bytes of tensor data": lambda model, goldens: model["checkpoint"].update(data_bytes=4),
+    "bytes of each file": lambda model, goldens: model["checkpoint"].update(file_bytes=4),
+    "sha256 of the weights": lambda model, goldens: model["checkpoint"].update(file_sha256="0" * 64),
+    "sha256 of tokenizer.json": lambda m, g: m["tokenizer_json"].update(tokenizer_json_sha256="0" * 64),
+    "config.json": lambda model, goldens: model["config"]["rope_parameters"].update(rope_theta=1e4),
+    "mean_over_vocab in float32": lambda model, goldens: goldens[0]["want"].__setitem__(2, 0.5),
+    "logits_0_0 in float32": lambda model, goldens: goldens[1]["want"].__setitem__(0, float("nan")),
+    "argmax in float32": lambda model, goldens: goldens[2].update(want=goldens[2]["want"] ^ 1),
+    "new in float32": lambda model, goldens: goldens[3].update(want="another text"),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_a_wrong_number_fails_alone(what: str, official: Any) -> None:
+    _, model, goldens = official
+    WRONG[what](model, goldens)
+    failed = [finding.what for finding in weights.verify("Qwen3-0.6B") if finding.status == "failed"]
+    assert failed == [what]
+
+
+def test_unpublished_numbers_are_not_checked(official: Any) -> None:
+    _, model, goldens = official
+    model["checkpoint"] = {}
+    goldens.clear()
+    found = statuses(weights.verify("Qwen3-0.6B"))
+    assert [what for what, status in found.items() if status == "passed"] == [
+        "config.json", "tensor names, shapes and dtypes", "tokenizer ids", "sha256 of tokenizer.json",
+    ]  # fmt: skip
+    assert "failed" not in found.values()
+
+
+def test_a_truncated_snapshot_fails_once(official: Any) -> None:
+    directory, _, _ = official
+    os.truncate(directory / SINGLE, 1000)
+    found = statuses(weights.verify("Qwen3-0.6B"))
+    assert found.pop("tensor names, shapes and dtypes") == "failed"
+    assert found.pop("sha256 of the weights") == "failed"
+    assert found["mean_over_vocab in float32"] == found["bytes of tensor data"] == "not checked"
+    assert "failed" not in found.values()
+
+
+def test_the_overstated_index_is_known(official: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, model, _ = official
+    surplus = facts.about() | {"overstated_index": {"models": ["Qwen3-0.6B"], "bytes": 40}}
+    monkeypatch.setattr(facts, "about", lambda: surplus)
+    model["checkpoint"]["index_total_size"] = model["checkpoint"]["data_bytes"] + 40
+    finding = next(f for f in weights.verify("Qwen3-0.6B") if f.what == "bytes of tensor data")
+    assert finding.status == "passed" and "40 more" in finding.detail
+
+
+def test_a_plain_directory(official: Any) -> None:
+    directory, _, _ = official
+    found = statuses(weights.verify(directory))
+    assert list(found.values()) == ["passed"] * 3 + ["not checked"] * 6
+    Tokenizer.train(["too many tokens"] * 2, 282).save_pretrained(directory)
+    assert statuses(weights.verify(directory))["tokenizer ids"] == "passed"
+    many = Tokenizer.train([chr(a) + chr(b) for a in range(97, 117) for b in range(97, 117)], 400)
+    many.save_pretrained(directory)
+    assert many.num_ids > 320
+    assert statuses(weights.verify(directory))["tokenizer ids"] == "failed"
+    (directory / "tokenizer.json").unlink()
+    assert statuses(weights.verify(directory))["tokenizer ids"] == "not checked"
+    (directory / "config.json").write_text("{}", encoding="utf-8")
+    assert statuses(weights.verify(directory))["config.json"] == "failed"
+    with pytest.raises(ConfigError, match="not an official"):
+        list(weights.verify("no/such/place"))
+
+
+def test_numpy_loads_what_we_write(tmp_path: Path) -> None:
+    directory, ids, logits, _ = reference("moe_mixed_layers")
+    Qwen3.from_pretrained(directory).save_pretrained(tmp_path, max_shard_bytes=30_000)
+    got = NumpyQwen3.from_pretrained(tmp_path)(ids.numpy())
+    np.testing.assert_allclose(got, logits.numpy(), atol=5e-5, rtol=0)
