@@ -282,8 +282,8 @@ def budget_curves(figure_2: Mapping[str, Any]) -> Drawing:
         axes.axhline(without, color=ORANGE, linestyle="--", linewidth=1.5)
         axes.set_xticks(budgets, [f"{b // 1024}" for b in budgets])
         axes.minorticks_off()
-        low = min(without, *values)
-        axes.set_ylim(low - 4, max(values) + 4)
+        low, high = min(without, *values), max(values)
+        axes.set_ylim(low - 0.18 * (high - low), high + 0.08 * (high - low))
         axes.annotate("no thinking", (budgets[-1], without), (0, -3), textcoords="offset points",
                       ha="right", va="top", fontsize=7.5, color="#a86f00")  # fmt: skip
         axes.set_title(name, fontsize=9.5)
