@@ -85,6 +85,7 @@ class Dialogue:
                 self._cache.keys[..., :n, :] = old.keys[..., :n, :]
                 self._cache.values[..., :n, :] = old.values[..., :n, :]
                 self._cache.real[:, :n] = True
+                self._cache.length = n
         # History drops earlier thoughts, so the prompt leaves the cached ids where the last reply began.
         shared = 0
         while shared < min(len(self._held), len(prompt) - 1) and self._held[shared] == prompt[shared]:

@@ -17,7 +17,7 @@ import torch
 from rich.console import Console
 
 import qwen3_ref
-from qwen3_ref import Qwen3, Qwen3Config, Sampling, Tokenizer, encode_chat, facts, generate
+from qwen3_ref import KVCache, Qwen3, Qwen3Config, Sampling, Tokenizer, encode_chat, facts, generate
 from qwen3_ref import __main__ as cli
 from qwen3_ref.dialogue import Dialogue
 from qwen3_ref.weights import Finding
@@ -277,15 +277,31 @@ def uncached(d: Dialogue, messages: list[dict[str, Any]], n: int) -> list[int]:
 
 
 @pytest.mark.parametrize("thinking", [True, False])
-def test_turns_on_one_cache_equal_a_fresh_start(small: Path, thinking: bool) -> None:
+def test_turns_on_one_cache_equal_a_fresh_start(
+    small: Path, thinking: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     d = dialogue(small, enable_thinking=thinking)
-    whole = 0
+    whole, computed, forward = 0, [0], d.model.forward
+
+    def counting(input_ids: torch.Tensor, **options: Any) -> torch.Tensor:
+        if "cache" in options and options["cache"] is d._cache:
+            computed[0] += input_ids.numel()
+        return forward(input_ids, **options)
+
+    monkeypatch.setattr(d.model, "forward", counting)
     for text in ("hello", "how are you? " * 4, "What is it?"):
         before = [*d.messages, {"role": "user", "content": text}]
         assert list(d.ask(text)) == uncached(d, before, 12)
+        n, fresh = len(d._held), KVCache(d.model.config, 1, 256)
+        with torch.no_grad():
+            d.model(torch.tensor([d._held]), cache=fresh)
+        assert d._cache is not None
+        for held, want in ((d._cache.keys, fresh.keys), (d._cache.values, fresh.values)):
+            torch.testing.assert_close(held[..., :n, :], want[..., :n, :], atol=1e-4, rtol=0)
         whole += len(encode_chat(d.tokenizer, before, enable_thinking=thinking))
     # Each turn computes what is new to it, and the last reply as the template writes it; no more.
     assert d.prefilled < 0.7 * whole
+    assert d.prefilled <= computed[0] <= d.prefilled + 3 * 11  # of each reply, all ids but the last
     assert [m["role"] for m in d.messages] == ["user", "assistant"] * 3
 
 
