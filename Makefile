@@ -4,8 +4,10 @@ BIN := .venv/bin
 export OMP_NUM_THREADS := 1
 export MKL_NUM_THREADS := 1
 export TOKENIZERS_PARALLELISM := false
-export HF_HUB_OFFLINE ?= 1
 export JUPYTER_PLATFORM_DIRS := 1
+
+# Tests never touch the network; in the lab, `fetch` may.
+unit notebooks-test notebooks figures: export HF_HUB_OFFLINE := 1
 
 .PHONY: lab test lint unit notebooks-test notebooks figures clean
 .NOTPARALLEL:

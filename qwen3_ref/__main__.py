@@ -26,7 +26,7 @@ from qwen3_ref.chat import Template
 from qwen3_ref.checkpoint import CheckpointError
 from qwen3_ref.config import ConfigError, Qwen3Config
 from qwen3_ref.tokenizer import StreamDecoder, Tokenizer
-from qwen3_ref.weights import fetch, find_official, official_name, verify
+from qwen3_ref.weights import download_bytes, fetch, find_official, official_name, verify
 
 if TYPE_CHECKING:
     from qwen3_ref.dialogue import Dialogue
@@ -141,7 +141,7 @@ def info(args: argparse.Namespace, out: Console) -> int:
         out.print("total, active: parameters; experts: all / used by a token; bytes: bf16.")
         out.print("* config seen in copies only, not proved against the official file.")
         return 0
-    if Path(args.model).is_dir():
+    if _directory(args.model):
         config, title = Qwen3Config.from_pretrained(args.model), args.model
         source = f"{Path(args.model) / 'config.json'}, as found"
     else:
@@ -162,6 +162,11 @@ def info(args: argparse.Namespace, out: Console) -> int:
 # -- fetch and verify -----------------------------------------------------------------------------
 
 
+def _directory(name: str) -> Path | None:
+    """The directory of this name, if there is one; "" is none, though Path("") is the current one."""
+    return Path(name) if name and Path(name).is_dir() else None
+
+
 def _official(name: str) -> str:
     """The short official name. Raises Misuse for anything else."""
     try:
@@ -174,19 +179,21 @@ def _official(name: str) -> str:
 
 def fetch_command(args: argparse.Namespace, out: Console) -> int:
     """Download, and say where it is."""
+    if _directory(args.name) or os.sep in args.name.removeprefix("Qwen/"):
+        raise Misuse(f"{args.name} is a path, and fetch needs an official name such as Qwen3-0.6B.")
     out.print(Text(str(fetch(_official(args.name)))), soft_wrap=True)
     return 0
 
 
 def verify_command(args: argparse.Namespace, out: Console) -> int:
     """Print each finding as it comes. 0 only if something was checked and nothing failed."""
-    if not Path(args.model).is_dir():
+    if not _directory(args.model):
         _official(args.model)
     styles = {"passed": "green", "failed": "bold red", "not checked": "yellow"}
     counts = dict.fromkeys(styles, 0)
     for finding in verify(args.model):
         counts[finding.status] += 1
-        cells = Text(f"{finding.status:<12}", styles[finding.status]), Text(f"{finding.what:<38} ")
+        cells = Text(f"{finding.status:<12}", styles[finding.status]), Text(f"{finding.what:<42} ")
         detail = Text(finding.detail)
         if out.is_terminal:
             row = Table.grid(padding=(0, 1))
@@ -233,26 +240,35 @@ def _show(dialogue: Dialogue, text: str, out: Console) -> None:
         out.print()
 
 
-def _template(name: str) -> Template:
-    """The chat template of a checkpoint, by its name."""
-    if "Coder" in name:
+def _own_name(model: str) -> str:
+    """The last part of a name or path; of a snapshot in the hub cache, its repository's."""
+    path = Path(model).absolute()
+    return path.parents[1].name if path.parent.name == "snapshots" else path.name
+
+
+def _template(model: str) -> Template:
+    """The chat template of a checkpoint, by its own name."""
+    name = _own_name(model).lower()
+    if "coder" in name:
         return "qwen3-coder"
     for kind in ("instruct", "thinking"):
-        if f"{kind}-2507" in name.lower():
+        if f"{kind}-2507" in name:
             return "qwen3-instruct-2507" if kind == "instruct" else "qwen3-thinking-2507"
     return "qwen3"
 
 
 def chat(args: argparse.Namespace, out: Console) -> int:
     """Read messages, from the terminal or a line each from a pipe, and stream the replies."""
-    directory = Path(args.model)
-    if not directory.is_dir():
+    if sys.stdin is None:
+        raise Misuse("standard input is closed, so nothing can be said; use a terminal or a pipe.")
+    directory = _directory(args.model)
+    if directory is None:
         name = _official(args.model)
         found = find_official(name)
         if found is None:
             raise CheckpointError(
                 f"{name} is not on this machine; `python -m qwen3_ref fetch {name}` downloads it "
-                f"({Qwen3Config.named(name).weight_bytes() / 1e9:.1f} GB)."
+                f"({_unit(download_bytes(name), 'B')})."
             )
         directory = found
     template = args.template or _template(args.model)
@@ -282,6 +298,9 @@ def chat(args: argparse.Namespace, out: Console) -> int:
     )
     interactive = sys.stdin.isatty()
     errors = Console(stderr=True)
+    if _own_name(args.model).lower().endswith("-base"):
+        warning = "A Base model goes on with text; it was not trained on the marks of a chat."
+        errors.print(Text(warning, style="dim"), soft_wrap=True)
     if interactive:
         hello = f"{args.model} in {dtype} on {device}. /new starts over, /exit or Ctrl-D leaves."
         errors.print(Text(hello, style="dim"), soft_wrap=True)
@@ -334,13 +353,14 @@ class Parser(argparse.ArgumentParser):
         sys.exit(2)
 
 
-def _at_least(least: Number) -> Callable[[str], Number]:
-    """A type of argument: numbers of the kind of `least`, from it on."""
+def _at_least(least: Number, end: float = float("inf")) -> Callable[[str], Number]:
+    """A type of argument: numbers of the kind of `least`, from it on and below `end`."""
 
     def convert(text: str) -> Number:
         number = type(least)(text)
-        if not least <= number < float("inf"):
-            raise argparse.ArgumentTypeError(f"{text} is not {least} or more")
+        if not least <= number < end:
+            below = "" if end == float("inf") else f" and below {end}"
+            raise argparse.ArgumentTypeError(f"{text} is not {least} or more{below}")
         return number
 
     convert.__name__ = type(least).__name__  # which argparse puts into its message
@@ -378,7 +398,7 @@ def parser() -> Parser:
     one.add_argument("model", metavar="NAME_OR_DIR", help=which)
     one.add_argument("--no-think", action="store_true", help="answer at once, without thinking")
     one.add_argument("--temperature", type=_at_least(0.0), help="0 is greedy (default: the official setting)")
-    one.add_argument("--seed", type=int, default=0, help="of the sampler (default: 0)")
+    one.add_argument("--seed", type=_at_least(0, 2**63), default=0, help="of the sampler (default: 0)")
     one.add_argument(
         "--max-new-tokens", type=_at_least(1), default=4096, help="of one reply (default: 4096)"
     )
@@ -397,6 +417,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stream.reconfigure(encoding="utf-8", errors="replace")
     args = parser().parse_args(arguments)
     try:
+        if sys.stdout is None:
+            raise Misuse("standard output is closed, so nothing can be shown; leave it open.")
         code: int = args.run(args, Console(highlight=False))
         sys.stdout.flush()
         return code
@@ -405,7 +427,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `info | head`: nobody reads on. (rich exits with 1 itself in this case.)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (Misuse, CheckpointError, ConfigError, ValueError, OSError) as error:
+    except OSError as error:
+        message = str(error)
+        if error.errno is not None and error.filename is not None:
+            message = f"{error.filename} cannot be used ({error.strerror}); check its kind and permissions."
+        elif error.errno is not None:
+            message = f"the output cannot be written ({error.strerror}); make room, or send it elsewhere."
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or leaving would try again
+        print(f"error: {message}", file=sys.stderr)
+        return 1
+    except (Misuse, CheckpointError, ConfigError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, Misuse) else 1
 

@@ -26,6 +26,8 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 from safetensors import SafetensorError
 
+from qwen3_ref.files import cannot_write, write_atomically
+
 T = TypeVar("T")
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -421,7 +423,7 @@ def write_checkpoint(
             weight_map = {name: f for f, names in zip(files, shards, strict=True) for name in names}
             index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": weight_map}
             text = json.dumps(index, indent=2, sort_keys=True) + "\n"
-            (unfinished / INDEX).write_text(text, encoding="utf-8")
+            write_atomically(unfinished / INDEX, text)
         mode = (unfinished / "config.json").stat().st_mode & 0o777  # as the umask has it
         for path in unfinished.iterdir():
             path.chmod(mode)  # safetensors makes files that only their owner can read
@@ -429,10 +431,8 @@ def write_checkpoint(
                 os.fsync(written.fileno())
         _exchange(target, unfinished, files, sharded=count > 1)
     except (OSError, SafetensorError) as error:  # the latter from the shard writer, for a full disk
-        raise CheckpointError(
-            f"{target} cannot be written ({error}); free {sum(sizes.values()) / 1e9:.1f} GB there or "
-            f"choose another directory. What was in it is as before."
-        ) from error
+        sentence = cannot_write(target, error, f"free {sum(sizes.values()) / 1e9:.1f} GB there")
+        raise CheckpointError(f"{sentence} What was in it is as before.") from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
         if new_folder and target.is_dir() and not any(target.iterdir()):

@@ -8,12 +8,15 @@ import difflib
 import json
 import math
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from qwen3_ref import facts
+from qwen3_ref.files import write_atomically
+from qwen3_ref.rope import yarn_problem
 
 
 class ConfigError(ValueError):
@@ -40,7 +43,43 @@ _SIZES = (
     "num_key_value_heads",
     "head_dim",
     "max_position_embeddings",
+    "decoder_sparse_step",
 )
+_DTYPES = ("float32", "bfloat16", "float16", "float64")
+
+
+def _whole(value: Any, least: int = 1) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _flag(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+# Rules of the fields that have one: (whether a value is allowed, what is allowed in words).
+_Rule = tuple[Callable[[Any], bool], str]
+_COUNT: _Rule = _whole, "a whole number, at least 1"
+_WEIGHT: _Rule = lambda v: _number(v) and v >= 0, "a number, 0 or more"
+_TRUTH: _Rule = _flag, "true or false"
+_ID: _Rule = lambda v: v is None or _whole(v, 0), "a token id (a whole number) or null"
+_RULES: dict[str, _Rule] = {
+    **dict.fromkeys(_SIZES, _COUNT),
+    "rope_theta": (lambda v: _number(v) and v > 1, "a number above 1"),
+    "rms_norm_eps": (lambda v: _number(v) and v > 0, "a number above 0"),
+    **dict.fromkeys(("attention_dropout", "initializer_range", "router_aux_loss_coef"), _WEIGHT),
+    **dict.fromkeys(("tie_word_embeddings", "output_router_logits"), _TRUTH),
+    **dict.fromkeys(("bos_token_id", "eos_token_id"), _ID),
+    "torch_dtype": (lambda v: v in _DTYPES, f"one of {', '.join(_DTYPES)}"),
+    "mlp_only_layers": (
+        lambda v: isinstance(v, (list, tuple)) and all(_whole(layer, 0) for layer in v),
+        "a list of layer numbers from 0",
+    ),
+}
+_MOE_RULES: dict[str, _Rule] = {**dict.fromkeys(_MOE_FIELDS, _COUNT), "norm_topk_prob": _TRUTH}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,8 +135,10 @@ class Qwen3Config:
         models = facts.official_models()
         short = name.removeprefix("Qwen/")
         if short not in models:
-            near = difflib.get_close_matches(short, models, n=3, cutoff=0.5)
-            hint = f"did you mean {', '.join(near)}" if near else f"known: {', '.join(models)}"
+            small = {known.lower(): known for known, model in models.items() if model.get("config")}
+            wanted = name.lower().removeprefix("qwen/")
+            near = [small[match] for match in difflib.get_close_matches(wanted, small, n=3, cutoff=0.5)]
+            hint = f"did you mean {', '.join(near)}" if near else f"known: {', '.join(small.values())}"
             raise ConfigError(f"{name!r} is not an official Qwen3 checkpoint; {hint}.")
         if models[short].get("config") is None:
             raise ConfigError(f"the weights of {short} were never published, nor its config.json.")
@@ -109,11 +150,15 @@ class Qwen3Config:
         path = Path(directory) / "config.json"
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             raise ConfigError(
                 f"there is no {path}; give a directory that holds a checkpoint and its config.json."
             ) from None
-        except (ValueError, OSError) as error:
+        except OSError as error:
+            raise ConfigError(
+                f"{path} cannot be read ({error.strerror}); check its kind and permissions."
+            ) from None
+        except (ValueError, RecursionError) as error:
             raise ConfigError(f"{path} cannot be read as JSON ({error}); fetch it again.") from None
         if not isinstance(values, dict):
             raise ConfigError(f"{path} holds a {type(values).__name__}, not an object; fetch it again.")
@@ -124,7 +169,7 @@ class Qwen3Config:
         """From the contents of a config.json, in the old spelling (`rope_theta`, `rope_scaling`) or
         transformers 5's (`rope_parameters`). Nothing is guessed: a missing field is a ConfigError."""
         model_type = values.get("model_type")
-        if model_type not in _ARCHITECTURES:
+        if not isinstance(model_type, str) or model_type not in _ARCHITECTURES:
             raise ConfigError(
                 f"model_type in {source} is {model_type!r}; "
                 f"this package runs {' and '.join(map(repr, _ARCHITECTURES))}."
@@ -139,9 +184,13 @@ class Qwen3Config:
         taken = {k: v for k, v in values.items() if k in known}
         taken.update(_rope(values, source))
         taken["torch_dtype"] = values.get("torch_dtype") or values.get("dtype") or "bfloat16"
-        if isinstance(taken.get("eos_token_id"), list):
-            taken["eos_token_id"] = taken["eos_token_id"][0]
-        taken["mlp_only_layers"] = tuple(values.get("mlp_only_layers") or ())
+        ends = taken.get("eos_token_id")
+        if isinstance(ends, list) and ends:
+            taken["eos_token_id"] = ends[0]
+        layers = values.get("mlp_only_layers")
+        taken["mlp_only_layers"] = () if layers is None else layers
+        if isinstance(layers, list):
+            taken["mlp_only_layers"] = tuple(layers)
         if model_type == "qwen3_moe" and "num_experts" not in values and "num_local_experts" in values:
             taken["num_experts"] = values["num_local_experts"]  # how transformers 5 may spell it
         needed = [f.name for f in fields(cls) if f.default is f.default_factory]
@@ -159,7 +208,8 @@ class Qwen3Config:
             raise ConfigError(f"{source}: {error}") from None
 
     def to_dict(self) -> dict[str, Any]:
-        """The contents of a config.json: what transformers (4.51 and later), vLLM and llama.cpp read."""
+        """The contents of a config.json in the official spelling, for whatever reads the official
+        files; that transformers 5 does is tested."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         if not self.is_moe:
             moe_only = ("decoder_sparse_step", "mlp_only_layers", "router_aux_loss_coef")
@@ -179,11 +229,8 @@ class Qwen3Config:
         return dict(sorted((values | extra).items()))
 
     def to_json(self, path: str | os.PathLike[str]) -> None:
-        """Write a config.json, atomically."""
-        target = Path(path)
-        temporary = target.with_name(target.name + ".tmp")
-        temporary.write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
-        os.replace(temporary, target)
+        """Write a config.json, atomically. Raises OSError in one sentence."""
+        write_atomically(path, json.dumps(self.to_dict(), indent=2) + "\n")
 
     # -- what follows from the fields ---------------------------------------------------------
 
@@ -191,11 +238,6 @@ class Qwen3Config:
     def is_moe(self) -> bool:
         """Whether feed-forward layers are mixtures of experts."""
         return self.model_type == "qwen3_moe"
-
-    @property
-    def num_groups(self) -> int:
-        """Query heads that share one KV head."""
-        return self.num_attention_heads // self.num_key_value_heads
 
     @property
     def num_token_ids(self) -> int:
@@ -295,6 +337,11 @@ class Qwen3Config:
 
 def _rope(values: Mapping[str, Any], source: str) -> dict[str, Any]:
     """`rope_theta` and `rope_scaling` from either spelling."""
+    for name in ("rope_parameters", "rope_scaling"):
+        if not isinstance(values.get(name), Mapping | None):
+            raise ConfigError(
+                f"{name} in {source} is {values[name]!r}; it must be an object with a rope_type, or null."
+            )
     new = values.get("rope_parameters")
     theta = (new or {}).get("rope_theta", values.get("rope_theta"))
     scaling = values.get("rope_scaling") if new is None else new
@@ -314,12 +361,14 @@ def _rope(values: Mapping[str, Any], source: str) -> dict[str, Any]:
 
 def _impossible(c: Qwen3Config) -> str | None:
     """Why a config cannot be, in one sentence, or None."""
-    if c.model_type not in _ARCHITECTURES:
+    if c.model_type not in tuple(_ARCHITECTURES):
         return f"model_type is {c.model_type!r}; it must be 'qwen3' or 'qwen3_moe'."
-    for name in _SIZES:
-        value = getattr(c, name)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            return f"{name} is {value!r}; it must be a whole number, at least 1."
+    for name in _MOE_FIELDS if c.is_moe else ():
+        if getattr(c, name) is None:
+            return f"{name} is missing; a 'qwen3_moe' model needs it and it has no safe default."
+    for name, (allowed, words) in (_RULES | (_MOE_RULES if c.is_moe else {})).items():
+        if not allowed(getattr(c, name)):
+            return f"{name} is {getattr(c, name)!r}; it must be {words}."
     if c.num_attention_heads % c.num_key_value_heads:
         return (
             f"num_attention_heads {c.num_attention_heads} is not divisible by num_key_value_heads "
@@ -327,21 +376,20 @@ def _impossible(c: Qwen3Config) -> str | None:
         )
     if c.head_dim % 2:
         return f"head_dim is {c.head_dim}; it must be even, since RoPE turns channels in pairs."
-    if not c.rope_theta > 1 or not c.rms_norm_eps > 0:
-        return f"rope_theta {c.rope_theta} must exceed 1 and rms_norm_eps {c.rms_norm_eps} exceed 0."
     for name, right in _FIXED.items():
         if getattr(c, name, right) != right:
             return f"{name} is {getattr(c, name)!r}; Qwen3's text models have {right!r}."
     if c.rope_scaling is not None:
+        if not isinstance(c.rope_scaling, Mapping):
+            return f"rope_scaling is {c.rope_scaling!r}; it must be an object with a rope_type, or null."
         kind = c.rope_scaling.get("rope_type")
         if kind not in ("default", "yarn"):
             return f"rope_type {kind!r} in rope_scaling is not supported; use 'yarn' or none."
+        if kind == "yarn" and (problem := yarn_problem(c.rope_scaling, c.max_position_embeddings)):
+            return problem
     if not c.is_moe:
         given = [name for name in _MOE_FIELDS if getattr(c, name) is not None]
         return f"{given[0]} is set but model_type is 'qwen3'; use 'qwen3_moe'." if given else None
-    for name in _MOE_FIELDS:
-        if getattr(c, name) is None:
-            return f"{name} is missing; a 'qwen3_moe' model needs it and it has no safe default."
     assert c.num_experts is not None and c.num_experts_per_tok is not None
     if not 1 <= c.num_experts_per_tok <= c.num_experts:
         return (
@@ -349,3 +397,28 @@ def _impossible(c: Qwen3Config) -> str | None:
             f"a token can be sent to 1 to {c.num_experts} experts."
         )
     return None
+
+
+def check_ids(input_ids: Any, attention_mask: Any, vocab_size: int) -> None:
+    """Raise ValueError in one sentence when arrays or tensors are not what a model takes.
+
+    input_ids (b, t), any integers; attention_mask None or (b, t).
+    """
+    kind, shape = str(input_ids.dtype), tuple(input_ids.shape)
+    if len(shape) != 2 or 0 in shape or not re.fullmatch(r"(torch\.)?u?int\d+", kind):
+        raise ValueError(
+            f"input_ids must be integers of shape (batch, tokens), at least one of each; "
+            f"got {kind} of shape {shape}."
+        )
+    wide = input_ids.long() if hasattr(input_ids, "long") else input_ids  # torch: no uint16.min()
+    low, high = int(wide.min()), int(wide.max())
+    if low < 0 or high >= vocab_size:
+        raise ValueError(
+            f"token id {low if low < 0 else high} is outside the vocabulary of {vocab_size} rows; "
+            f"encode the text with this model's tokenizer."
+        )
+    if attention_mask is not None and tuple(attention_mask.shape) != shape:
+        raise ValueError(
+            f"attention_mask has shape {tuple(attention_mask.shape)} but input_ids has {shape}; pass the "
+            f"mask of the new tokens only, the cache knows the rest."
+        )

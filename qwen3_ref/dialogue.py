@@ -31,8 +31,7 @@ class Dialogue:
         self.model, self.tokenizer, self.sampling, self.generator = model, tokenizer, sampling, generator
         self.template, self.enable_thinking, self.max_new_tokens = template, enable_thinking, max_new_tokens
         self.thinking_budget = thinking_budget
-        control = tokenizer.control_tokens
-        self.stop_ids = {control[t] for t in ("<|im_end|>", "<|endoftext|>") if t in control}
+        self.stop_ids = tokenizer.stop_ids
         self.messages: list[dict[str, Any]] = []
         self.prefilled = 0
         """Prompt tokens computed so far, in all turns."""

@@ -101,7 +101,6 @@ def evaluate(
     ]
     run = _fingerprint(model, problems, samples, sampling, seed, max_new_tokens, batch_size, early_stop)
     done = _read_log(log, run)
-    stop_ids = {tokenizer.control_tokens[t] for t in ("<|im_end|>", "<|endoftext|>")}
     jobs = []
     for mode, budget in settings:
         ids = {i: write(problem, mode) for i, problem in enumerate(problems)}
@@ -120,7 +119,7 @@ def evaluate(
             [ids for _, _, ids in batch],
             max_new_tokens=max_new_tokens,
             sampling=sampling,
-            stop_ids=stop_ids,
+            stop_ids=tokenizer.stop_ids,
             generator=torch.Generator().manual_seed(_seed(seed, mode, budget, n)),
             thinking_budget=budget if mode == "thinking" else None,
             tokenizer=tokenizer,

@@ -7,6 +7,7 @@ generation_config.json of the 2507 and Coder models. Thinking budget: report sec
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -44,11 +45,11 @@ class Sampling:
 
     def __post_init__(self) -> None:
         rules = {
-            "temperature": (self.temperature >= 0, "0 (greedy) or more"),
+            "temperature": (0 <= self.temperature < math.inf, "0 (greedy) or more, and finite"),
             "top_k": (self.top_k is None or self.top_k >= 1, "None (off) or at least 1"),
             "top_p": (0 < self.top_p <= 1, "above 0 and at most 1 (off)"),
             "min_p": (0 <= self.min_p <= 1, "between 0 (off) and 1"),
-            "repetition_penalty": (self.repetition_penalty > 0, "above 0 (1 is off)"),
+            "repetition_penalty": (0 < self.repetition_penalty < math.inf, "above 0 (1 is off), and finite"),
             "presence_penalty": (-2 <= self.presence_penalty <= 2, "between -2 and 2 (0 is off)"),
         }
         for name, (good, allowed) in rules.items():
@@ -282,12 +283,14 @@ def generate(
     affected. `tokenizer` tells the marks; with it alone, parts are told apart and nothing is cut. Ids
     that it has no text for (padding rows of the embedding) are never drawn.
 
-    Raises ValueError for an empty or over-long prompt, a negative or fractional budget, a budget for
-    a tokenizer without think tokens, or NaN logits.
+    Raises ValueError for an empty or over-long prompt, a batch_size below 1, a negative or fractional
+    budget, a budget for a tokenizer without think tokens, or NaN logits.
     """
     rows = _rows(
         model, prompts, max_new_tokens, stop_ids, generator, thinking_budget, tokenizer, early_stop
     )
+    if batch_size is not None and batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}; it must be at least 1, or None for all at once.")
     step = batch_size or max(len(rows), 1)
     for first in range(0, len(rows), step):
         batch = rows[first : first + step]

@@ -24,9 +24,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from qwen3_ref.checkpoint import open_checkpoint, progress, write_checkpoint
-from qwen3_ref.config import Qwen3Config
+from qwen3_ref.config import Qwen3Config, check_ids
 from qwen3_ref.moe import at_least_float32, route, run_experts
 from qwen3_ref.rope import frequencies
+
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
 class KVCache:
@@ -57,7 +59,9 @@ class KVCache:
         return self.keys.shape[3]
 
     def truncate(self, length: int = 0) -> None:
-        """Forget all columns from `length` on; the memory is kept."""
+        """Forget all columns from `length` on; the memory is kept. Raises ValueError if it is negative."""
+        if length < 0:
+            raise ValueError(f"length is {length}; it must be 0 or more, counted from the first token.")
         self.length = min(self.length, length)
 
     def select(self, rows: list[int]) -> KVCache:
@@ -298,8 +302,9 @@ class Qwen3(nn.Module):
     ) -> None:
         """Random weights as the official code initialises them: normal with std
         `initializer_range`, norm gains 1. `generator` (a CPU generator; seed 0 if absent) decides
-        them, whatever the device."""
+        them, whatever the device. Raises ValueError for a dtype that is no float."""
         super().__init__()
+        _check_dtype(dtype)
         self.config = config
         with torch.device("meta"):
             self.model = Decoder(config)
@@ -329,7 +334,8 @@ class Qwen3(nn.Module):
     ) -> Qwen3:
         """Load a checkpoint directory, official or transformers 5's packed layout, one tensor at a time.
 
-        Raises ConfigError or CheckpointError, naming the file and the tensor.
+        Raises ConfigError or CheckpointError, naming the file and the tensor; ValueError for a dtype
+        that is no float.
         """
         config = Qwen3Config.from_pretrained(directory)
         checkpoint = open_checkpoint(directory)
@@ -355,10 +361,12 @@ class Qwen3(nn.Module):
 
         In `dtype` (the model's own if None); several shards if it exceeds `max_shard_bytes`. Memory
         beyond the model: one shard if a dtype or device is changed. Raises CheckpointError, and
-        leaves what the directory held as it was, if it cannot be written.
+        leaves what the directory held as it was, if it cannot be written; ValueError for a dtype that
+        is no float.
         """
         tensors = dict(self.named_official_tensors())
-        dtype = dtype or self.model.embed_tokens.weight.dtype
+        dtype = self.model.embed_tokens.weight.dtype if dtype is None else dtype
+        _check_dtype(dtype)
         config = replace(self.config, torch_dtype=str(dtype).removeprefix("torch."))
 
         def write(names: list[str], file: Path) -> None:
@@ -399,10 +407,17 @@ class Qwen3(nn.Module):
         cache: appended to; call again with the next tokens alone, one or many.
         trace: filled with hidden states, attention weights and routing.
         logits_to_keep: only the last so many positions get logits (the head is large).
-        Raises ValueError for ids outside the vocabulary, a wrong shape or a full cache.
+        Raises ValueError for ids outside the vocabulary, a wrong shape, a cache that is full or of
+        another dtype, or logits_to_keep below 1.
         """
-        c = self.config
+        c, dtype = self.config, self.model.embed_tokens.weight.dtype
         check_ids(input_ids, attention_mask, c.vocab_size)
+        if logits_to_keep is not None and logits_to_keep < 1:
+            raise ValueError(f"logits_to_keep is {logits_to_keep}; it must be at least 1, or None for all.")
+        if cache is not None and cache.keys.dtype != dtype:
+            raise ValueError(
+                f"the cache is {cache.keys.dtype} and the model {dtype}; make a KVCache with dtype={dtype}."
+            )
         real = torch.ones_like(input_ids, dtype=torch.bool)
         if attention_mask is not None:
             real = attention_mask.to(torch.bool)
@@ -415,7 +430,7 @@ class Qwen3(nn.Module):
         plain = (start == 0 or t == 1) and bool(real.all())
         mask = None if plain else allowed[:, None]
 
-        x = self.model.embed_tokens(input_ids)
+        x = self.model.embed_tokens(input_ids.long())  # embedding takes no 8- or 16-bit ids
         cos, sin = rope_tables(c, positions, at_least_float32(x).dtype)
         for block in self.model.layers:
             if trace is not None:
@@ -430,24 +445,9 @@ class Qwen3(nn.Module):
         return F.linear(x, head.weight)
 
 
-def check_ids(input_ids: Tensor, attention_mask: Tensor | None, vocab_size: int) -> None:
-    """Raise ValueError in one sentence when the input is not what `Qwen3.forward` takes."""
-    if input_ids.dim() != 2 or input_ids.dtype.is_floating_point or input_ids.numel() == 0:
-        raise ValueError(
-            f"input_ids must be integers of shape (batch, tokens), at least one of each; "
-            f"got {input_ids.dtype} of shape {tuple(input_ids.shape)}."
-        )
-    low, high = int(input_ids.min()), int(input_ids.max())
-    if low < 0 or high >= vocab_size:
-        raise ValueError(
-            f"token id {low if low < 0 else high} is outside the vocabulary of {vocab_size} rows; "
-            f"encode the text with this model's tokenizer."
-        )
-    if attention_mask is not None and attention_mask.shape != input_ids.shape:
-        raise ValueError(
-            f"attention_mask has shape {tuple(attention_mask.shape)} but input_ids has "
-            f"{tuple(input_ids.shape)}; pass the mask of the new tokens only, the cache knows the rest."
-        )
+def _check_dtype(dtype: object) -> None:
+    if dtype not in _DTYPES:
+        raise ValueError(f"dtype is {dtype!r}; it must be one of {', '.join(map(str, _DTYPES))}.")
 
 
 def positions_and_mask(real: Tensor, start: int) -> tuple[Tensor, Tensor]:

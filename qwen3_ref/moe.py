@@ -1,7 +1,7 @@
 """Mixture of experts in PyTorch: the router, the dispatch, and the losses that balance the load.
 
-Qwen3's MoE has 128 fine-grained experts, 8 chosen per token, no shared expert, no router bias, no
-capacity limit and no dropped token.
+Qwen3's MoE has 128 fine-grained experts (Coder-480B 160), 8 chosen per token, no shared expert, no
+router bias, no capacity limit and no dropped token.
 
 Sources: transformers 5 `models/qwen3_moe/modeling_qwen3_moe.py`; global-batch balancing
 arXiv 2501.11873 (named by the Qwen3 technical report, section 2); z-loss arXiv 2202.08906 (an

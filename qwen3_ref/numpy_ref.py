@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from qwen3_ref.checkpoint import open_checkpoint, progress
-from qwen3_ref.config import Qwen3Config
+from qwen3_ref.config import Qwen3Config, check_ids
 from qwen3_ref.rope import cos_sin, frequencies
 
 Array = NDArray[Any]
@@ -139,11 +139,13 @@ class NumpyQwen3:
 
         attention_mask (b, t) is 0 at left padding. `cache` is appended to. `trace`, any object with
         the lists of `qwen3_ref.model.Trace`, is filled with what happened inside.
+        Raises ValueError for ids outside the vocabulary or a wrong shape.
         """
         ids = np.asarray(input_ids)
+        real = np.ones(ids.shape, bool) if attention_mask is None else np.asarray(attention_mask) > 0
+        check_ids(ids, real, self.config.vocab_size)
         cache = NumpyCache() if cache is None else cache
         start = cache.length
-        real = np.ones(ids.shape, bool) if attention_mask is None else np.asarray(attention_mask) > 0
         cache.real = real if cache.real is None else np.concatenate([cache.real, real], axis=1)
         positions, allowed = positions_and_mask(cache.real, start)
 

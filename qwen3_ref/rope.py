@@ -62,20 +62,47 @@ def yarn_frequencies(
     only where it is absent is it `max_position_embeddings / original_max_position_embeddings`.
     (transformers 4.52.3 ignored it when the original length was given: issue #38224.)
     The attention factor multiplies cos *and* sin, so it enters the logits squared.
+    Raises ValueError for a scaling that `yarn_problem` finds wrong.
     """
-    original = scaling.get("original_max_position_embeddings") or max_position_embeddings
-    factor = scaling.get("factor") or max_position_embeddings / original
+    problem = yarn_problem(scaling, max_position_embeddings)
+    if problem:
+        raise ValueError(problem)
+    given = {key: value for key, value in scaling.items() if value is not None}
+    original = given.get("original_max_position_embeddings", max_position_embeddings)
+    factor = given.get("factor", max_position_embeddings / original)
     low, high = yarn_range(
         head_dim,
         theta,
         original,
-        scaling.get("beta_fast") or 32.0,
-        scaling.get("beta_slow") or 1.0,
-        scaling.get("truncate", True),
+        given.get("beta_fast", 32.0),
+        given.get("beta_slow", 1.0),
+        given.get("truncate", True),
     )
     keep = default_frequencies(head_dim, theta)
     ramp = np.clip((np.arange(head_dim // 2) - low) / (high - low), 0.0, 1.0)
     return (1 - ramp) * keep + ramp * keep / factor, yarn_attention_factor(scaling, factor)
+
+
+def yarn_problem(scaling: Mapping[str, Any], max_position_embeddings: int) -> str | None:
+    """Why YaRN cannot be computed from a `rope_scaling`, in one sentence, or None. Null is absent."""
+    given = {key: value for key, value in scaling.items() if value is not None}
+    at_least_1 = ("factor", "original_max_position_embeddings")
+    for name in (*at_least_1, "attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim"):
+        value = given.get(name, 1)
+        number = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf
+        if not number or name in at_least_1 and value < 1:
+            words = "at least 1" if name in at_least_1 else "above 0"
+            return f"{name} in rope_scaling is {value!r}; it must be a number, {words}."
+    if type(given.get("truncate", True)) is not bool:
+        return f"truncate in rope_scaling is {given['truncate']!r}; it must be true or false."
+    original = given.get("original_max_position_embeddings", max_position_embeddings)
+    if "factor" not in given and original >= max_position_embeddings:
+        return (
+            f"factor is missing in rope_scaling and does not follow from an "
+            f"original_max_position_embeddings below max_position_embeddings {max_position_embeddings}; "
+            f"give one, such as 4.0."
+        )
+    return None
 
 
 def yarn_attention_factor(scaling: Mapping[str, Any], factor: float) -> float:

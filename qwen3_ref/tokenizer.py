@@ -29,6 +29,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers
 
 from qwen3_ref import facts
 from qwen3_ref.checkpoint import hub_cache
+from qwen3_ref.files import write_atomically
 
 PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"  # English contractions
@@ -251,7 +252,11 @@ class Tokenizer:
             raise ValueError(
                 f"there is no {path}; give a directory with a tokenizer.json, or use Tokenizer.official()."
             ) from None
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except OSError as error:
+            raise ValueError(
+                f"{path} cannot be read ({error.strerror}); check its kind and permissions."
+            ) from None
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError(f"{path} is not a BPE tokenizer.json ({error!r}); fetch it again.") from None
         if normal != "NFC" or json.dumps(PATTERN)[1:-1] not in pre:
             raise ValueError(
@@ -298,6 +303,11 @@ class Tokenizer:
     def num_ids(self) -> int:
         """How many ids it can produce, control tokens included: 151,669 for the official one."""
         return len(self._by_id)
+
+    @property
+    def stop_ids(self) -> set[int]:
+        """The ids that end a reply: those of "<|im_end|>" and "<|endoftext|>", as far as it has them."""
+        return {self.control_tokens[t] for t in ("<|im_end|>", "<|endoftext|>") if t in self.control_tokens}
 
     def encode(
         self, text: str, *, allow_control_tokens: bool = False, backend: Backend = "fast"
@@ -354,7 +364,10 @@ class Tokenizer:
         return joined.decode("utf-8", errors="replace")
 
     def save_pretrained(self, directory: str | os.PathLike[str]) -> None:
-        """Write tokenizer.json and tokenizer_config.json, which transformers' AutoTokenizer loads."""
+        """Write tokenizer.json and tokenizer_config.json, which transformers' AutoTokenizer loads.
+
+        Raises OSError in one sentence.
+        """
         data = json.loads(self._fast.to_str())
         flags = dict(single_word=False, lstrip=False, rstrip=False, normalized=False)
         data["added_tokens"] = [
@@ -377,12 +390,8 @@ class Tokenizer:
             "split_special_tokens": False,
             "unk_token": None,
         }
-        folder = Path(directory)
-        folder.mkdir(parents=True, exist_ok=True)
         for name, content in (("tokenizer.json", data), ("tokenizer_config.json", config)):
-            temporary = folder / f"{name}.tmp"
-            temporary.write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
-            os.replace(temporary, folder / name)
+            write_atomically(Path(directory) / name, json.dumps(content, ensure_ascii=False, indent=1))
 
 
 class StreamDecoder:

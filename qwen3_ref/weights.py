@@ -52,7 +52,7 @@ class Finding:
     detail: str
 
     def __str__(self) -> str:
-        return f"{self.status:<12} {self.what:<34} {self.detail}"
+        return f"{self.status:<12} {self.what:<42} {self.detail}"
 
 
 # -- finding and fetching -------------------------------------------------------------------------
@@ -97,6 +97,11 @@ def _complete(directory: Path) -> bool:
         return False
 
 
+def download_bytes(name: str) -> int:
+    """Bytes of an official checkpoint's weights as its files store them: published, or else computed."""
+    return facts.published_total_size(official_name(name)) or Qwen3Config.named(name).weight_bytes()
+
+
 def fetch(name: str) -> Path:
     """Download an official checkpoint into the hub cache, unless it is on disk; returns its directory.
 
@@ -116,7 +121,7 @@ def fetch(name: str) -> Path:
             f"{short} is not on this machine and HF_HUB_OFFLINE is set, which forbids downloads; "
             f"unset it, or put the files into $QWEN3_WEIGHTS/{short}."
         )
-    needed = facts.published_total_size(short) or Qwen3Config.named(short).weight_bytes()
+    needed = download_bytes(short)
     blobs = cache / f"models--{model['repo'].replace('/', '--')}" / "blobs"
     partial = sum(file.stat().st_size for file in blobs.glob("*")) if blobs.is_dir() else 0
     existing = next(folder for folder in (cache, *cache.absolute().parents) if folder.is_dir())
@@ -133,6 +138,11 @@ def fetch(name: str) -> Path:
     # The hub's errors are OSErrors or ValueErrors; its HTTP library changes with its version, and
     # that library's own errors share no base class that is safe to name.
     except Exception as error:
+        if isinstance(error, OSError) and error.errno and error.filename:  # a file here, not the network
+            raise CheckpointError(
+                f"{error.filename} cannot be used ({error.strerror}); check its permissions, or point "
+                f"HF_HOME at another place."
+            ) from error
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise CheckpointError(
             f"{model['repo']} could not be downloaded ({reason}); check the connection and repeat the "
@@ -314,8 +324,8 @@ class _Snapshot:
         if golden["kind"] == "greedy":
             tok = Tokenizer.from_pretrained(self.directory)
             prompt = tok.encode(golden["prompt"])
-            stop = [tok.control_tokens[t] for t in ("<|endoftext|>", "<|im_end|>") if t in tok.control_tokens]
-            (new,) = generate(model, [prompt], max_new_tokens=golden["max_new_tokens"], stop_ids=stop)
+            most = golden["max_new_tokens"]
+            (new,) = generate(model, [prompt], max_new_tokens=most, stop_ids=tok.stop_ids)
             text = tok.decode([*prompt, *new] if golden["includes_prompt"] else new, skip_control_tokens=True)
             if text != golden["want"]:
                 raise Failed(f"{_start(text)}, published {_start(golden['want'])}{weak}")

@@ -219,26 +219,35 @@ def shortest_prompts() -> None:
 
 @check
 def inputs_are_checked() -> None:
-    """Ids and masks that do not fit are refused in a sentence; the last id of the vocabulary fits."""
+    """Ids and masks that do not fit are refused in a sentence, the same one by both models; the last id
+    of the vocabulary fits, and integers of any width do."""
     from qwen3_ref.model import Qwen3
+    from qwen3_ref.numpy_ref import NumpyQwen3
 
     directory, ids, _, _ = reference("dense")
-    model = Qwen3.from_pretrained(directory)
-    model(torch.tensor([[0, 159]]))
+    model, spec = Qwen3.from_pretrained(directory), NumpyQwen3.from_pretrained(directory)
+    want = model(torch.tensor([[0, 159]]))
+    for kind in (torch.uint8, torch.int16, torch.uint16, torch.int32):
+        assert torch.equal(model(torch.tensor([[0, 159]], dtype=kind)), want), kind
     for wrong, mask, words in (
         (torch.tensor([[3, 160]]), None, "token id 160 is outside the vocabulary of 160"),
         (torch.tensor([[-1, 3]]), None, "token id -1 is outside"),
         (torch.tensor([[1.0]]), None, "must be integers of shape (batch, tokens)"),
-        (torch.tensor([1]), None, "got torch.int64 of shape (1,)"),
+        (torch.ones(1, 2, dtype=torch.bool), None, "bool of shape (1, 2)"),
+        (torch.tensor([1]), None, "int64 of shape (1,)"),
         (torch.zeros(1, 0, dtype=torch.long), None, "at least one of each"),
         (ids, torch.ones(2, 95), "attention_mask has shape (2, 95)"),
     ):
-        try:
-            model(wrong, attention_mask=mask)
-        except ValueError as error:
-            assert words in str(error), error
-        else:
-            raise AssertionError(f"not refused: {words}")
+        said = []
+        for refuses in (model, spec):
+            try:
+                refuses(wrong, attention_mask=mask)  # type: ignore[operator]
+            except ValueError as error:
+                assert words in str(error), error
+                said.append(str(error).replace("torch.", ""))
+            else:
+                raise AssertionError(f"not refused: {words}")
+        assert said[0] == said[1]
 
 
 @check
@@ -258,7 +267,20 @@ def cache_is_used() -> None:
             assert "5 of 5" in str(error) and "length=6" in str(error), error
         else:
             raise AssertionError("a full cache took one more token")
-    assert torch.isfinite(cache.keys).all()
+        other = KVCache(model.config, 2, 5, torch.bfloat16)
+        for refused, words in (
+            (lambda: model(ids[:, :1], cache=other), "KVCache with dtype=torch.float32"),
+            (lambda: cache.truncate(-1), "length is -1"),
+            (lambda: model(ids, logits_to_keep=0), "logits_to_keep is 0"),
+            (lambda: model(ids, logits_to_keep=-1), "logits_to_keep is -1"),
+        ):
+            try:
+                refused()
+            except ValueError as error:
+                assert words in str(error), error
+            else:
+                raise AssertionError(f"not refused: {words}")
+    assert torch.isfinite(cache.keys).all() and cache.length == 5
 
 
 @check

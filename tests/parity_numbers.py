@@ -315,16 +315,21 @@ TRUE_SHAPES: dict[str, dict[str, Any]] = {
 
 
 def true_layer(name: str) -> None:
-    """One layer of the official shape, a small vocabulary, 96 tokens, PyTorch and transformers."""
+    """One layer of the official shape, a small vocabulary, 96 tokens: PyTorch, and NumPy in float32,
+    against transformers."""
     from qwen3_ref.compare import compare
     from qwen3_ref.config import Qwen3Config
     from qwen3_ref.model import Qwen3
+    from qwen3_ref.numpy_ref import NumpyQwen3
 
     settings = TRUE_SHAPES[name] | dict(head_dim=128, num_hidden_layers=1, max_position_embeddings=40960)
     official = Qwen3Config.named(name)
-    for field in ("hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim"):
-        assert settings[field] == getattr(official, field), field
     moe = "num_experts" in settings
+    fields = ["hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim"]
+    fields += ["num_experts", "num_experts_per_tok", "moe_intermediate_size"] if moe else []
+    fields += [] if moe else ["intermediate_size"]
+    for field in fields:
+        assert settings[field] == getattr(official, field), field
     config_type = transformers.Qwen3MoeConfig if moe else transformers.Qwen3Config
     theirs = transformers.AutoModelForCausalLM.from_config(config_type(**copy.deepcopy(settings)))
     theirs = theirs.float().eval()
@@ -339,7 +344,11 @@ def true_layer(name: str) -> None:
     ours.load_state_dict(theirs.state_dict(), assign=True)
     ids = token_ids(settings["vocab_size"], (1, 96))
     with torch.no_grad():
-        compare(f"one layer of {name}", ours(ids), theirs(ids).logits, atol=ATOL).require()
+        want = theirs(ids).logits
+        compare(f"one layer of {name}", ours(ids), want, atol=ATOL).require()
+    weights = {key: tensor.numpy() for key, tensor in ours.named_official_tensors()}
+    told = NumpyQwen3(config, weights)(ids.numpy())
+    compare(f"one layer of {name}, NumPy", told, want, atol=ATOL).require()
 
 
 for _name in TRUE_SHAPES:

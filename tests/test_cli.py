@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -168,8 +169,16 @@ def test_info_of_a_directory(small: Path, capsys: pytest.CaptureFixture[str]) ->
         (["verify", "Qwen3-9B"], 2, "did you mean Qwen3-8B"),
         (["fetch", "Qwen3-9B"], 2, "did you mean Qwen3-8B"),
         (["fetch", "Qwen3-8B"], 1, "HF_HUB_OFFLINE is set"),
+        (["fetch", "/tmp"], 2, "fetch needs an official name"),
+        (["fetch", "./nowhere"], 2, "fetch needs an official name"),
+        (["info", ""], 2, "'' is not an official Qwen3 checkpoint; known: Qwen3-0.6B"),
+        (["verify", ""], 2, "'' is not an official Qwen3 checkpoint"),
+        (["chat", ""], 2, "'' is not an official Qwen3 checkpoint"),
         (["chat"], 2, "NAME_OR_DIR"),
         (["chat", "Qwen3-8B"], 1, "fetch Qwen3-8B` downloads it (16.4 GB)"),
+        (["chat", "Qwen3-0.6B"], 1, "downloads it (1.50 GB)"),  # with the copy of the head: published
+        (["chat", "x", "--seed", "-1"], 2, "--seed: -1 is not 0 or more and below"),
+        (["chat", "x", "--seed", str(2**63)], 2, f"{2**63} is not 0 or more and below {2**63}"),
         (["chat", "x", "--temperature", "-1"], 2, "--temperature: -1 is not 0.0 or more"),
         (["chat", "x", "--temperature", "nan"], 2, "nan is not 0.0 or more"),
         (["chat", "x", "--max-new-tokens", "0"], 2, "0 is not 1 or more"),
@@ -220,6 +229,33 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
     result = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, check=False)
     os.close(write)
     assert result.stderr == b""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX shell")
+@pytest.mark.parametrize(
+    ("ending", "code", "says"),
+    [
+        ("info >&-", 2, "standard output is closed"),
+        ("chat Qwen3-8B <&-", 2, "standard input is closed"),
+        pytest.param(
+            "info >/dev/full", 1, r"the output cannot be written \(.*\); make room",
+            marks=pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full"),
+        ),
+    ],
+)  # fmt: skip
+def test_streams_that_are_closed_or_full(ending: str, code: int, says: str) -> None:
+    command = f"'{sys.executable}' -m qwen3_ref {ending}"
+    result = subprocess.run(command, shell=True, stderr=subprocess.PIPE, text=True, check=False)
+    assert result.returncode == code
+    assert re.fullmatch(f"error: {says}.*\n", result.stderr)
+
+
+def test_a_file_that_cannot_be_read(small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "config.json").write_bytes((small / "config.json").read_bytes())
+    (tmp_path / "tokenizer.json").mkdir()
+    code, _, err = run(capsys, "chat", str(tmp_path))
+    assert code == 1 and err.count("\n") == 1
+    assert re.match(r"error: .*tokenizer.json cannot be read \(.*\); check its kind and permissions", err)
 
 
 # -- fetch and verify --------------------------------------------------------------------------
@@ -400,10 +436,19 @@ def test_thoughts_are_dimmed_in_a_terminal_and_marked_in_a_pipe(small: Path) -> 
         ("Qwen3-30B-A3B-Thinking-2507", "qwen3-thinking-2507"),
         ("Qwen3-Coder-30B-A3B-Instruct", "qwen3-coder"),
         ("/some/where", "qwen3"),
+        ("/home/Coder/of-Thinking-2507/Qwen3-0.6B/", "qwen3"),
+        ("/hub/models--Qwen--Qwen3-4B-Thinking-2507/snapshots/0123abcd", "qwen3-thinking-2507"),
     ],
 )
 def test_the_template_goes_by_the_name(name: str, template: str) -> None:
     assert cli._template(name) == template
+
+
+def test_a_base_model_is_named_as_one(small: Path, tmp_path: Path) -> None:
+    base = shutil.copytree(small, tmp_path / "Tiny-Base")
+    result = child("chat", str(base), "--max-new-tokens", "2", input="hello\n")
+    assert result.returncode == 0
+    assert re.fullmatch(r"A Base model .* not trained on the marks of a chat.\n", result.stderr)
 
 
 def test_chat_in_a_terminal(small: Path) -> None:

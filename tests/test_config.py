@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import transformers
 
 from qwen3_ref import facts
 from qwen3_ref.config import ConfigError, Qwen3Config
+from qwen3_ref.rope import frequencies
 from tests.parity import CASES
 
 OPEN = [name for name, model in facts.official_models().items() if model["config"]]
@@ -176,6 +178,7 @@ def test_official_values_have_the_published_hash(name: str) -> None:
     assert proof["sha256"] in hashes
 
 
+YARN = {"rope_type": "yarn", "original_max_position_embeddings": 32768}
 WRONG: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     (DENSE, {"rope_theta": None}, "rope_theta is missing in .*no safe default"),
     (DENSE, {"head_dim": None}, "head_dim is missing in "),
@@ -194,6 +197,31 @@ WRONG: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     (DENSE, {"num_hidden_layers": "28"}, "num_hidden_layers is '28'"),
     (DENSE, {"rope_scaling": {"rope_type": "longrope"}}, "rope_type 'longrope'"),
     (DENSE, {"num_experts": 8}, "num_experts is set but model_type is 'qwen3'"),
+    (DENSE, {"rope_theta": "1e6"}, "rope_theta is '1e6'; it must be a number above 1"),
+    (DENSE, {"rope_theta": float("inf")}, "rope_theta is inf; it must be a number above 1"),
+    (DENSE, {"rms_norm_eps": "1e-6"}, "rms_norm_eps is '1e-6'; it must be a number above 0"),
+    (MOE, {"num_experts": "128"}, "num_experts is '128'; it must be a whole number"),
+    (MOE, {"num_experts": 4.0}, "num_experts is 4.0; it must be a whole number"),
+    (MOE, {"moe_intermediate_size": 0}, "moe_intermediate_size is 0; it must be .*at least 1"),
+    (MOE, {"moe_intermediate_size": -1}, "moe_intermediate_size is -1; it must be .*at least 1"),
+    (MOE, {"norm_topk_prob": "yes"}, "norm_topk_prob is 'yes'; it must be true or false"),
+    (MOE, {"decoder_sparse_step": 0}, "decoder_sparse_step is 0; it must be .*at least 1"),
+    (MOE, {"mlp_only_layers": 3}, "mlp_only_layers is 3; it must be a list of layer numbers"),
+    (MOE, {"mlp_only_layers": ["3"]}, "mlp_only_layers is .*'3'.*; it must be a list of layer numbers"),
+    (DENSE, {"tie_word_embeddings": "false"}, "tie_word_embeddings is 'false'; it must be true or false"),
+    (DENSE, {"eos_token_id": []}, r"eos_token_id is \[\]; it must be a token id"),
+    (DENSE, {"torch_dtype": "int4"}, "torch_dtype is 'int4'; it must be one of float32"),
+    (DENSE, {"model_type": ["qwen3"]}, r"model_type in .* is \['qwen3'\]"),
+    (DENSE, {"rope_scaling": "yarn"}, "rope_scaling in .* is 'yarn'; it must be an object"),
+    (DENSE, {"rope_scaling": [1]}, r"rope_scaling in .* is \[1\]; it must be an object"),
+    (DENSE, {"rope_parameters": ["yarn"]}, r"rope_parameters in .* is \['yarn'\]; it must be an object"),
+    (DENSE, {"rope_scaling": YARN | {"factor": 0}}, "factor in rope_scaling is 0; .*at least 1"),
+    (DENSE, {"rope_scaling": YARN | {"factor": -4.0}}, "factor in rope_scaling is -4.0; .*at least 1"),
+    (DENSE, {"rope_scaling": YARN | {"factor": "4"}}, "factor in rope_scaling is '4'; .*a number"),
+    (DENSE, {"rope_scaling": YARN | {"beta_fast": 0}}, "beta_fast in rope_scaling is 0; .*above 0"),
+    (DENSE, {"rope_scaling": YARN | {"truncate": 1}}, "truncate in rope_scaling is 1; .*true or false"),
+    (DENSE, {"rope_scaling": {"rope_type": "yarn"}}, "factor is missing in rope_scaling"),
+    (DENSE, {"rope_scaling": YARN | {"original_max_position_embeddings": 40960}}, "factor is missing"),
 ]
 
 
@@ -208,6 +236,27 @@ def test_wrong_configs(
     assert "config.json" in str(caught.value) and "\n" not in str(caught.value)
 
 
+def test_a_factor_may_follow_from_the_lengths() -> None:
+    given = DENSE | {"rope_scaling": YARN, "max_position_embeddings": 131_072}
+    c = Qwen3Config.from_dict(given)
+    implied = frequencies(c.head_dim, c.rope_theta, c.rope_scaling, c.max_position_embeddings)
+    explicit = frequencies(c.head_dim, c.rope_theta, YARN | {"factor": 4.0}, c.max_position_embeddings)
+    assert (implied[0] == explicit[0]).all() and implied[1] == explicit[1]
+    with pytest.raises(ValueError, match="factor in rope_scaling is 0; it must be a number, at least 1"):
+        frequencies(c.head_dim, c.rope_theta, YARN | {"factor": 0}, c.max_position_embeddings)
+
+
+def test_wrong_arguments_are_refused_as_in_a_file() -> None:
+    config = Qwen3Config.named("Qwen3-0.6B")
+    for change, words in (
+        ({"tie_word_embeddings": "false"}, "tie_word_embeddings is 'false'"),
+        ({"rope_scaling": "yarn"}, "rope_scaling is 'yarn'; it must be an object"),
+        ({"model_type": ["qwen3"]}, "model_type is .*'qwen3'.*; it must be"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            replace(config, **change)  # type: ignore[arg-type]
+
+
 def test_wrong_files(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="there is no .*config.json"):
         Qwen3Config.from_pretrained(tmp_path)
@@ -217,13 +266,28 @@ def test_wrong_files(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("[]", encoding="utf-8")
     with pytest.raises(ConfigError, match="holds a list"):
         Qwen3Config.from_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text("[" * 100_000, encoding="utf-8")
+    with pytest.raises(ConfigError, match="cannot be read as JSON"):
+        Qwen3Config.from_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match="there is no .*config.json"):
+        Qwen3Config.from_pretrained(tmp_path / "config.json")
+    (tmp_path / "config.json").unlink()
+    (tmp_path / "config.json").mkdir()
+    with pytest.raises(ConfigError, match="cannot be read .*; check its kind and permissions") as caught:
+        Qwen3Config.from_pretrained(tmp_path)
+    assert "fetch" not in str(caught.value)
 
 
 def test_wrong_names() -> None:
     with pytest.raises(ConfigError, match="did you mean Qwen3-8B"):
         Qwen3Config.named("qwen3-8b")
+    with pytest.raises(ConfigError, match="did you mean Qwen3-Coder-30B-A3B-Instruct"):
+        Qwen3Config.named("qwen/QWEN3-CODER-30B")
     with pytest.raises(ConfigError, match="never published"):
         Qwen3Config.named("Qwen3-32B-Base")
+    with pytest.raises(ConfigError, match="known: Qwen3-0.6B, ") as caught:
+        Qwen3Config.named("zzz")
+    assert "32B-Base" not in str(caught.value) and "235B-A22B-Base" not in str(caught.value)
     assert Qwen3Config.named("Qwen/Qwen3-8B") == Qwen3Config.named("Qwen3-8B")
 
 

@@ -43,6 +43,19 @@ def test_penalties_by_hand() -> None:
     torch.testing.assert_close(got, want.double().softmax(-1))
 
 
+@pytest.mark.parametrize("value", [float("inf"), float("nan"), -1.0])
+def test_numbers_that_are_no_temperature(value: float) -> None:
+    with pytest.raises(ValueError, match="temperature is .*; it must be 0 .greedy. or more, and finite"):
+        Sampling(temperature=value)
+
+
+@pytest.mark.parametrize("size", [0, -1])
+def test_a_batch_has_a_row(size: int) -> None:
+    model = Qwen3.from_pretrained(reference("dense")[0])
+    with pytest.raises(ValueError, match=f"batch_size is {size}; it must be at least 1, or None"):
+        generate(model, [[1, 2]], max_new_tokens=1, batch_size=size)
+
+
 def test_filters_match_transformers() -> None:
     """The same distribution as transformers' warpers, over random logits and settings."""
     from transformers import (

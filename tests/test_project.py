@@ -24,8 +24,8 @@ MACHINE = re.compile(
 )
 
 # From the ground up: a file imports only from those named before it.
-FLOORS = """facts rope compare config checkpoint numpy_ref moe model official tokenizer chat
-    generate weights dialogue tasks evaluate train plots __init__ __main__""".split()
+FLOORS = """files facts rope compare config checkpoint numpy_ref moe model official tokenizer chat
+    generate weights dialogue tasks evaluate train plots checks __init__ __main__""".split()
 
 
 def imports(path: Path) -> set[str]:
@@ -107,11 +107,60 @@ def test_notebook_gates(path: Path) -> None:
             assert output.get("name") != "stderr", f"{where} writes to stderr: {output['text']}"
             if "image/png" in output.get("data", {}):
                 alt = output["metadata"].get("image/png", {}).get("alt", "")
-                assert len(alt) > 20, f"{where} shows a picture without alt text: use save_figure"
+                captions = ["".join(o.get("data", {}).get("text/markdown", "")) for o in cell["outputs"]]
+                said = any(alt in caption for caption in captions)
+                assert len(alt) > 20 and said, f"{where} shows a picture without words: use save_figure"
             text = "".join(output.get("text", [])) + "".join(output.get("data", {}).get("text/plain", []))
             if "nbval-ignore-output" not in cell["metadata"].get("tags", []):
                 bad = MACHINE.search(text)
                 assert not bad, f"{where} prints {bad[0]!r}, which depends on the machine or the moment"
+
+
+# The contract of a lesson: how its first cell begins, and its sections in order.
+OPENING = ("# ", "**The promise.** ", "**You will be able to**", "**You need** ", "**Time** ")
+SECTIONS = ["Why", "In NumPy", "In PyTorch", "Check", "See it", "Break it", "Exercises", "Sources"]
+LESSONS = [p for p in NOTEBOOKS if re.match(r"(?!00)\d\d_", p.name) and p.parent.name == "notebooks"]
+
+
+@pytest.mark.parametrize("path", LESSONS, ids=lambda p: p.name)
+def test_the_contract(path: Path) -> None:
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    texts = ["".join(c["source"]) for c in cells if c["cell_type"] == "markdown"]
+    paragraphs = iter(texts[0].splitlines())
+    for start in OPENING:
+        assert any(line.startswith(start) for line in paragraphs), f"the first cell lacks {start!r}, in order"
+    headings = [line[3:] for text in texts for line in text.splitlines() if line.startswith("## ")]
+    assert headings == SECTIONS
+    code: dict[str, list[str]] = {}
+    section = ""
+    for cell in cells:
+        source = "".join(cell["source"])
+        heading = re.search(r"^## (.+)", source, re.MULTILINE)
+        if cell["cell_type"] == "code":
+            code.setdefault(section, []).append(source)
+        elif heading:
+            section = heading[1]
+    assert any("check_table(" in source for source in code["Check"])
+    assert any("save_figure(" in source for source in code["See it"])
+    assert code["In NumPy"] and code["In PyTorch"] and code["Break it"]
+    lines = sorted(len(source.splitlines()) for sources in code.values() for source in sources)
+    assert lines[len(lines) // 2] <= 10 and lines[-1] <= 25, f"cells of {lines} lines"
+    words = sum(len(text.split()) for text in texts)
+    assert words / sum(lines) >= 4, f"{words} words for {sum(lines)} lines: the prose carries the thread"
+
+
+@pytest.mark.parametrize("path", LESSONS, ids=lambda p: p.name)
+def test_exercises_are_blank_and_solved(path: Path) -> None:
+    """As committed: each check in the lesson says "not written yet", the same one in the solutions "ok"."""
+    verdicts = []
+    for where in (path, path.parent / "solutions" / path.name):
+        found = {}
+        for cell in code_cells(where):
+            for name in re.findall(r"^checks\.(\w+)\(", "".join(cell["source"]), re.MULTILINE):
+                found[name] = "".join(cell["outputs"][-1]["data"]["text/plain"])
+        verdicts.append(found)
+    assert 3 <= len(verdicts[0]) <= 5 and list(verdicts[0]) == list(verdicts[1])
+    assert set(verdicts[0].values()) == {"not written yet"} and set(verdicts[1].values()) == {"ok"}
 
 
 def test_every_figure_has_its_numbers() -> None:

@@ -92,6 +92,7 @@ def test_official_ids() -> None:
     tok = official()
     assert len(tok.vocab) == 151_643 and tok.num_ids == 151_669
     assert tok.control_tokens == {token: 151_643 + i for i, token in enumerate(CONTROL_TOKENS)}
+    assert tok.stop_ids == {151_643, 151_645}
     named = {"<|endoftext|>": 151_643, "<|im_start|>": 151_644, "<|im_end|>": 151_645}
     named |= {"<tool_call>": 151_657, "</tool_call>": 151_658, "<|fim_prefix|>": 151_659}
     named |= {
@@ -312,7 +313,8 @@ def test_train_and_save(tmp_path: Path) -> None:
 def test_no_control_tokens_are_invented(tmp_path: Path) -> None:
     Tokenizer.train(["ab ab"], 260, control_tokens=("<eot>",)).save_pretrained(tmp_path)
     assert AutoTokenizer.from_pretrained(tmp_path)("<|im_end|>")["input_ids"] != [260]
-    assert len(Tokenizer.from_pretrained(tmp_path).control_tokens) == 1
+    again = Tokenizer.from_pretrained(tmp_path)
+    assert len(again.control_tokens) == 1 and again.stop_ids == set()
 
 
 def test_longer_control_tokens_win() -> None:

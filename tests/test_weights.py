@@ -13,6 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import huggingface_hub
 import numpy as np
@@ -131,7 +132,7 @@ def test_a_failed_write_changes_nothing(before: bool, tmp_path: Path) -> None:
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 1
     last = result.stderr.splitlines()[-1]
-    assert last.startswith("qwen3_ref.checkpoint.CheckpointError: ") and "choose another directory" in last
+    assert last.startswith("qwen3_ref.checkpoint.CheckpointError: ") and "free 0.0 GB there or choose" in last
     assert str(target) in last and "File too large" in last
     assert contents(tmp_path) == was and target.exists() == before
 
@@ -171,8 +172,14 @@ def test_bad_arguments(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="max_shard_bytes is 0"):
         model.save_pretrained(tmp_path, max_shard_bytes=0)
     (tmp_path / "file").write_text("", encoding="utf-8")
-    with pytest.raises(CheckpointError, match="file cannot be written"):
+    with pytest.raises(CheckpointError, match="file cannot be written .*; check permissions or choose"):
         model.save_pretrained(tmp_path / "file")
+    for dtype in (torch.int64, torch.bool, "float32"):
+        with pytest.raises(ValueError, match="dtype is .*; it must be one of torch.float32"):
+            model.save_pretrained(tmp_path / "new", dtype=dtype)  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="dtype is .*; it must be one of torch.float32"):
+            Qwen3.from_pretrained(reference("dense")[0], dtype=dtype)  # type: ignore[arg-type]
+    assert not (tmp_path / "new").exists()
 
 
 # -- memory ------------------------------------------------------------------------------------
@@ -297,6 +304,10 @@ def test_fetch_says_what_is_wrong(nowhere: Path, monkeypatch: pytest.MonkeyPatch
         weights.fetch("Qwen3-9B")
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
     with pytest.raises(CheckpointError, match=r"Qwen/Qwen3-0.6B could not .*\(no route to host\); .* repeat"):
+        weights.fetch("Qwen3-0.6B")
+    denied = PermissionError(13, "Permission denied", "/models/hub")
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", Mock(side_effect=denied))
+    with pytest.raises(CheckpointError, match=r"^/models/hub cannot be used \(Permission.*\); .* HF_HOME"):
         weights.fetch("Qwen3-0.6B")
     monkeypatch.setattr(huggingface_hub, "snapshot_download", half)
     with pytest.raises(CheckpointError, match="incomplete"):

@@ -268,7 +268,7 @@ ROPE = [
         "yarn_factor_ignored",
         "35",
         "the factor is max / original length even where the config states it",
-        'factor = scaling.get("factor") or max_position_embeddings / original',
+        'factor = given.get("factor", max_position_embeddings / original)',
         "factor = max_position_embeddings / original",
     ),
     rope(
@@ -303,7 +303,7 @@ ROPE = [
         "yarn_betas_ignored",
         "35",
         "beta_fast and beta_slow are always 32 and 1",
-        'scaling.get("beta_fast") or 32.0,\n        scaling.get("beta_slow") or 1.0,',
+        'given.get("beta_fast", 32.0),\n        given.get("beta_slow", 1.0),',
         "32.0,\n        1.0,",
     ),
 ]
