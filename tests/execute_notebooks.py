@@ -39,7 +39,11 @@ def execute(path: Path) -> float:
     normalise(notebook)
     start = time.monotonic()
     NotebookClient(
-        notebook, timeout=120, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}
+        notebook,
+        timeout=120,
+        kernel_name="python3",
+        coalesce_streams=True,  # the kernel cuts long output into pieces as time will have it
+        resources={"metadata": {"path": str(path.parent)}},
     ).execute()
     normalise(notebook)
     nbformat.validate(notebook)
