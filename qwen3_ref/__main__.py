@@ -39,6 +39,7 @@ Qwen3, explained by running it. Commands (each has its own --help):
   fetch NAME           download an official checkpoint into the hub cache
   verify NAME_OR_DIR   check a checkpoint against the published numbers
   chat NAME_OR_DIR     talk to a model in the terminal
+  train nano           train a nano model from nothing, stage by stage (minutes each)
 
 NAME is such as Qwen3-0.6B; it is looked for in $QWEN3_WEIGHTS, then in the hub cache.
 """
@@ -415,10 +416,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdin, sys.stdout):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(encoding="utf-8", errors="replace")
-    args = parser().parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else arguments
     try:
         if sys.stdout is None:
             raise Misuse("standard output is closed, so nothing can be shown; leave it open.")
+        if words and words[0] == "train":  # it has options of its own, and torch to import
+            from qwen3_ref.train import main as train
+
+            return train(words[1:])
+        args = parser().parse_args(words)
         code: int = args.run(args, Console(highlight=False))
         sys.stdout.flush()
         return code

@@ -20,10 +20,12 @@ def _catalogue() -> tuple[list[Fault], list[Fault]]:
         serving,
         specification,
         text,
+        training,
     )
 
     torch = [*norms_and_rope.FAULTS, *attention_and_experts.FAULTS]
-    faults = [*torch, *specification.FAULTS, *loading.FAULTS, *serving.FAULTS, *text.FAULTS]
+    faults = [*torch, *specification.FAULTS, *loading.FAULTS, *serving.FAULTS]
+    faults += [*text.FAULTS, *training.FAULTS]
     return faults, equivalent.FAULTS
 
 

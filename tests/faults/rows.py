@@ -3,7 +3,5 @@
 ABSENT = {
     "20": "does not fit: top-1 with renormalisation is a setting, not a wrong line; that its router gets no "
     "gradient is stated as a fact in test_moe::test_top_1_renormalised_has_no_gradient",
-    "37": "not here yet: supervised fine-tuning comes with the training code",
-    "38": "not here yet: GRPO comes with the training code",
 }
 LAST_ROW = 39

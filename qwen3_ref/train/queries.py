@@ -1,0 +1,85 @@
+"""What is asked in reinforcement learning, and what a reply is worth."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+from qwen3_ref.chat import encode_chat
+from qwen3_ref.tasks import FAMILIES, Problem, make_problems, verify
+from qwen3_ref.tokenizer import Tokenizer
+
+END = "<|im_end|>"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A reply as rewards see it.
+
+    `marks`: its control tokens in order. Only ids count: "<think>" spelled out in letters is text.
+    `thought`: the text between a `<think>` that begins the reply and the next `</think>`, else None.
+    `answer`: what follows, or else all of it, without the end of the turn.
+    """
+
+    marks: tuple[str, ...]
+    thought: str | None
+    answer: str
+    thought_tokens: int
+    tokens: int
+
+    @property
+    def well_formed(self) -> bool:
+        """One think block (it may be empty) before everything else, and an end: nothing was cut off."""
+        return self.thought is not None and self.marks == ("<think>", "</think>", END)
+
+
+def read_sample(tokenizer: Tokenizer, ids: Sequence[int]) -> Sample:
+    """Take new ids apart, a stop id included."""
+    names = {i: name for name, i in tokenizer.control_tokens.items()}
+    marks = tuple(names[i] for i in ids if i in names)
+    body = list(ids[:-1]) if ids and names.get(ids[-1]) == END else list(ids)
+    thought, spent = None, 0
+    if body and names.get(body[0]) == "<think>" and "</think>" in marks:
+        at = body.index(tokenizer.control_tokens["</think>"])
+        thought, spent, body = tokenizer.decode(body[1:at]), at - 1, body[at + 1 :]
+    return Sample(marks, thought, tokenizer.decode(body), spent, len(ids))
+
+
+@dataclass(frozen=True)
+class Query:
+    """A prompt, and what a reply to it is worth: the reward, and numbers to log, by name."""
+
+    prompt: tuple[int, ...]
+    score: Callable[[Sample], tuple[float, Mapping[str, float]]]
+
+
+def problem_query(tokenizer: Tokenizer, problem: Problem, flag: str = "") -> Query:
+    """Reward 1 for a well-formed reply with the right answer, else 0: the verifier's word alone.
+    flag: what the user adds, such as " /no_think"."""
+
+    def score(sample: Sample) -> tuple[float, Mapping[str, float]]:
+        return float(sample.well_formed and verify(problem, sample.answer)), {}
+
+    messages = [{"role": "user", "content": problem.prompt + flag}]
+    return Query(tuple(encode_chat(tokenizer, messages)), score)
+
+
+def problem_queries(
+    tokenizer: Tokenizer,
+    per_family: int,
+    *,
+    seed: int,
+    split: str = "train",
+    exclude: Collection[str] = (),
+    flag: str = "",
+) -> list[Query]:
+    """Problems of all families and difficulties. `exclude`: the prompts that the cold start used."""
+    drawn = [p for family in FAMILIES for p in make_problems(family, split, per_family, seed=seed)]
+    return [problem_query(tokenizer, p, flag) for p in drawn if p.prompt not in exclude]
+
+
+def learnable(queries: Sequence[Query], rates: Sequence[float], count: int) -> list[Query]:
+    """The report's choice, learnable for the model and as hard as possible: of the queries with a pass
+    rate strictly between 0 and 1 (in the others no reply is better than the next), the `count` hardest."""
+    between = [i for i, rate in enumerate(rates) if 0 < rate < 1]
+    return [queries[i] for i in sorted(between, key=lambda i: rates[i])[:count]]

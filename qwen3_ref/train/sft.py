@@ -1,0 +1,237 @@
+"""Supervised fine-tuning on conversations, with the loss on the assistant's tokens alone.
+
+Two of the report's four post-training stages (sections 4.1 and 4.3) are of this kind:
+
+- cold start: solved problems with their reasoning, after the report's filters
+- thinking-mode fusion: reasoning by rejection sampling from the stage-2 model itself, answers without
+  reasoning, `/think` and `/no_think`, and conversations with flags in random turns
+"""
+
+from __future__ import annotations
+
+import functools
+import random
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from qwen3_ref.chat import Message, Reply, encode_chat, parse_reply
+from qwen3_ref.generate import Sampling, generate
+from qwen3_ref.model import Qwen3
+from qwen3_ref.tasks import FAMILIES, Problem, make_problems, verify
+from qwen3_ref.tokenizer import Tokenizer
+from qwen3_ref.train.loop import IGNORE, Plan, StepLoss, cross_entropy
+
+MAX_REPLY = 100
+"""Room for the longest trace (65 tokens), the marks around it and the answer."""
+
+COLD_START = Plan(steps=400, learning_rate=1e-3, warmup=20, floor=0.1)
+FUSION = Plan(steps=300, learning_rate=5e-4, warmup=20, floor=0.1)
+ROWS = 64
+
+
+@dataclass(frozen=True)
+class Example:
+    """The ids of a conversation; the last `reply` of them are what the loss is on."""
+
+    ids: list[int]
+    reply: int
+
+
+def encode_example(tokenizer: Tokenizer, messages: Sequence[Message]) -> Example:
+    """A conversation that ends with the assistant's turn, in the official template.
+
+    The loss is on that turn from its think block to its <|im_end|>. Earlier turns of the assistant
+    have none: the template shows them without their reasoning, as nothing that should be imitated.
+    """
+    if messages[-1]["role"] != "assistant":
+        raise ValueError(
+            f"the last message is the {messages[-1]['role']}'s; end with the assistant's, which is learned."
+        )
+    prompt = encode_chat(tokenizer, messages[:-1])
+    ids = encode_chat(tokenizer, messages, add_generation_prompt=False)
+    ids = ids[: len(ids) - ids[::-1].index(tokenizer.control_tokens["<|im_end|>"])]  # no line end after
+    assert ids[: len(prompt)] == prompt
+    return Example(ids, len(ids) - len(prompt))
+
+
+def collate(examples: Sequence[Example], pad: int) -> tuple[Tensor, Tensor]:
+    """Inputs and targets (b, t). Padding is on the right, where no real token can see it."""
+    longest = max(len(example.ids) for example in examples)
+    ids = torch.full((len(examples), longest), pad)
+    targets = torch.full((len(examples), longest), IGNORE)
+    for row, example in enumerate(examples):
+        n = len(example.ids)
+        ids[row, :n] = torch.tensor(example.ids)
+        targets[row, n - example.reply : n] = ids[row, n - example.reply : n]
+    return ids[:, :-1], targets[:, 1:]
+
+
+def step_loss(examples: Sequence[Example], tokenizer: Tokenizer, rows: int, seed: int) -> StepLoss:
+    """The loss on `rows` examples a step: a new random order each epoch, batches of similar length."""
+    if len(examples) < rows:
+        raise ValueError(f"there are {len(examples)} examples and a step takes {rows}; make more.")
+    pad = tokenizer.control_tokens["<|endoftext|>"]
+
+    @functools.lru_cache(maxsize=1)
+    def batches(epoch: int) -> list[list[int]]:
+        rng = torch.Generator().manual_seed(1_000_003 * seed + epoch)
+        order = torch.randperm(len(examples), generator=rng).tolist()
+        chunks = []
+        for i in range(0, len(order), 16 * rows):  # sorted only within 16 batches, to stay random
+            near = sorted(order[i : i + 16 * rows], key=lambda j: len(examples[j].ids))
+            chunks += [near[k : k + rows] for k in range(0, len(near) - rows + 1, rows)]
+        return [chunks[i] for i in torch.randperm(len(chunks), generator=rng).tolist()]
+
+    def loss(model: Qwen3, step: int) -> tuple[Tensor, dict[str, float]]:
+        epoch, i = divmod(step, len(batches(0)))
+        inputs, targets = collate([examples[j] for j in batches(epoch)[i]], pad)
+        device = model.model.embed_tokens.weight.device
+        inputs, targets = inputs.to(device), targets.to(device)
+        return cross_entropy(model(inputs), targets), {"tokens": float(inputs.numel())}
+
+    return loss
+
+
+# -- stage 1: long chain-of-thought cold start ---------------------------------------------------------
+
+
+def reason_to_drop(problem: Problem, trace: str, answer: str) -> str | None:
+    """Why the report's filters drop a response, or None: "wrong answer", "repetition" (the same step
+    twice), "guesswork" (the answer is right, and the steps do not lead there)."""
+    if not verify(problem, answer):
+        return "wrong answer"
+    steps = trace.split("\n")
+    if len(set(steps)) < len(steps):
+        return "repetition"
+    if trace != problem.trace:  # one step is right at each place, so right and complete means equal
+        return "guesswork"
+    return None
+
+
+def draft(problem: Problem, rng: random.Random) -> tuple[str, str]:
+    """A trace and an answer of a fallible writer, as the report's own were: a third has a flaw."""
+    steps = problem.trace.split("\n")
+    i = int(rng.random() * len(steps))
+    flaw = int(rng.random() * 9)
+    if flaw == 0:  # a slip of the pen, carried on to the end
+        wrong = steps[i][:-1] + str((int(steps[i][-1]) + 1) % 10)
+        return "\n".join([*steps[:i], wrong, *steps[i + 1 :]]), problem.answer[:-1] + wrong[-1]
+    if flaw == 1:
+        return "\n".join([*steps[: i + 1], *steps[i:]]), problem.answer
+    if flaw == 2:
+        return "\n".join(steps[:i]), problem.answer
+    return problem.trace, problem.answer
+
+
+def conversation(problem: Problem, trace: str, answer: str) -> list[Message]:
+    """One question and its answer; an empty trace becomes an empty think block."""
+    return [
+        {"role": "user", "content": problem.prompt},
+        {"role": "assistant", "reasoning_content": trace, "content": answer},
+    ]
+
+
+def cold_start_examples(
+    tokenizer: Tokenizer, per_family: int, seed: int
+) -> tuple[list[Example], Counter[str]]:
+    """Examples from the drafts of train problems that pass the filters, and what became of all."""
+    rng = random.Random(f"cold start {seed}")
+    examples: list[Example] = []
+    fates: Counter[str] = Counter()
+    for family in FAMILIES:
+        for problem in make_problems(family, "train", per_family, seed=seed + 1):
+            trace, answer = draft(problem, rng)
+            reason = reason_to_drop(problem, trace, answer)
+            fates[reason or "kept"] += 1
+            if reason is None:
+                examples.append(encode_example(tokenizer, conversation(problem, trace, answer)))
+    return examples, fates
+
+
+# -- stage 3: thinking-mode fusion ---------------------------------------------------------------------
+
+
+def ask(
+    model: Qwen3,
+    tokenizer: Tokenizer,
+    problems: Sequence[Problem],
+    *,
+    thinking: bool = True,
+    sampling: Sampling | None = None,
+    generator: torch.Generator | None = None,
+    batch_size: int = 64,
+) -> list[Reply]:
+    """The model's reply to each problem, taken apart; greedy if `sampling` is None."""
+    prompts = [
+        encode_chat(tokenizer, [{"role": "user", "content": p.prompt}], enable_thinking=thinking)
+        for p in problems
+    ]
+    replies = generate(
+        model,
+        prompts,
+        max_new_tokens=MAX_REPLY,
+        sampling=sampling,
+        stop_ids=[tokenizer.control_tokens[t] for t in ("<|im_end|>", "<|endoftext|>")],
+        generator=generator,
+        batch_size=batch_size,
+    )
+    return [parse_reply(tokenizer.decode(ids), enable_thinking=thinking) for ids in replies]
+
+
+def fusion_conversations(
+    thinking: Sequence[tuple[Problem, str]], plain: Sequence[Problem], seed: int
+) -> list[list[Message]]:
+    """The stage's conversations: `thinking` has problems with reasoning, `plain` gets none.
+
+    A quarter of them has one or two earlier turns, of other problems. Where there is thinking, half
+    of the last user turns say /think (it is the default); the rest say nothing, unless an earlier turn
+    has a flag. Where there is none, the last flag of the conversation is /no_think.
+    """
+    rng = random.Random(f"fusion {seed}")
+    pool = [problem for problem, _ in thinking] + list(plain)
+    short = [problem for problem in pool if len(problem.prompt) < 120] or pool
+    conversations = []
+    for problem, trace in [*thinking, *((problem, "") for problem in plain)]:
+        flag = " /think" if trace else " /no_think"
+        history: list[Message] = []
+        last = " /think"  # the default
+        for _ in range(1 + int(rng.random() * 2) if rng.random() < 0.25 else 0):
+            earlier = short[int(rng.random() * len(short))]
+            said = (" /think", " /no_think", "")[int(rng.random() * 3)]
+            last = said or last
+            history += [
+                {"role": "user", "content": earlier.prompt + said},
+                {"role": "assistant", "content": earlier.answer},
+            ]
+        silent = last == flag and rng.random() < 0.5
+        turn = conversation(problem, trace, problem.answer)
+        turn[0]["content"] += "" if silent else flag
+        conversations.append([*history, *turn])
+    return conversations
+
+
+def fusion_examples(
+    model: Qwen3, tokenizer: Tokenizer, per_family: int, seed: int
+) -> tuple[list[Example], Counter[str]]:
+    """Half of the examples with thinking that `model` (of stage 2) wrote itself and the filters kept,
+    half without; and what became of its replies."""
+    generator = torch.Generator().manual_seed(seed)
+    thinking: list[tuple[Problem, str]] = []
+    plain: list[Problem] = []
+    fates: Counter[str] = Counter()
+    for family in FAMILIES:
+        problems = make_problems(family, "train", 2 * per_family, seed=seed + 2)
+        asked, rest = problems[:per_family], problems[per_family:]  # each with all difficulties
+        replies = ask(model, tokenizer, asked, sampling=Sampling(0.6, 20, 0.95), generator=generator)
+        for problem, reply in zip(asked, replies, strict=True):
+            reason = reason_to_drop(problem, reply.reasoning or "", reply.content)
+            fates[reason or "kept"] += 1
+            if reason is None:
+                thinking.append((problem, reply.reasoning or ""))
+        plain += rest
+    conversations = fusion_conversations(thinking, plain, seed)
+    return [encode_example(tokenizer, messages) for messages in conversations], fates
