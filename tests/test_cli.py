@@ -6,6 +6,7 @@ import io
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -458,7 +459,15 @@ def test_chat_in_a_terminal(small: Path) -> None:
     slow = {**os.environ, "TERM": "xterm", "PYTHONIOENCODING": "utf-8"}
 
     def start() -> Any:
-        terminal = pexpect.spawn(sys.executable, long, env=slow, timeout=60, dimensions=(30, 80))
+        terminal = pexpect.spawn(
+            sys.executable,
+            long,
+            env=slow,
+            timeout=60,
+            dimensions=(30, 80),
+            # A shell's background job ignores Ctrl-C, and so would all that it starts.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
         terminal.expect_exact("/exit or Ctrl-D leaves.")
         terminal.expect_exact("> ")
         return terminal
