@@ -188,7 +188,7 @@ def domain_losses(
 
 @torch.inference_mode()
 def retrieval_accuracy(
-    model: Qwen3, tokenizer: Tokenizer, context: int, count: int = 200, split: str = "test"
+    model: Qwen3, tokenizer: Tokenizer, context: int, count: int = 200, split: str = "validation"
 ) -> float:
     """How often the right two digits are the most probable ones, for a look-up of one step in a list
     that fills `context` tokens. The list and the key are given, so nothing is generated."""
