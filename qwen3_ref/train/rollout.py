@@ -57,7 +57,6 @@ def sample_replies(
             f"{sampling} draws from another distribution than the model's own, so the importance ratio "
             f"would be wrong; train on replies at temperature 1 without filters (Sampling())."
         )
-    stops = [tokenizer.control_tokens[t] for t in (END, "<|endoftext|>")]
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))  # so that little is padded
     try:
         drawn = generate(
@@ -65,7 +64,7 @@ def sample_replies(
             [prompts[i] for i in order],
             max_new_tokens=max_new_tokens,
             sampling=Sampling(),
-            stop_ids=stops,
+            stop_ids=tokenizer.stop_ids,
             generator=generator,
             batch_size=batch_size,
         )

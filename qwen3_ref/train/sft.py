@@ -176,7 +176,7 @@ def ask(
         prompts,
         max_new_tokens=MAX_REPLY,
         sampling=sampling,
-        stop_ids=[tokenizer.control_tokens[t] for t in ("<|im_end|>", "<|endoftext|>")],
+        stop_ids=tokenizer.stop_ids,
         generator=generator,
         batch_size=batch_size,
     )

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Any
 
+from qwen3_ref.files import write_atomically
 from tests.faults import EQUIVALENT, FAULTS
 from tests.faults.checks import FAST, caught_by, weak_test_passes
 from tests.faults.rows import ABSENT
@@ -67,9 +67,7 @@ def main() -> int:
     for number, why in result["absent"].items():
         print(f"  {number}: {why}")
     if target is not None:
-        temporary = target.with_name(target.name + ".tmp")
-        temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-        os.replace(temporary, target)
+        write_atomically(target, json.dumps(result, indent=1) + "\n")
     return 1 if survivors else 0
 
 

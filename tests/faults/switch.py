@@ -64,6 +64,7 @@ def switched_on(fault: Fault) -> Iterator[None]:
             constants[name] = statement
     if not functions and not constants:
         raise LookupError(f"{fault.name} changes nothing that runs.")
+    old_codes = {name: function.__code__ for name, function in functions.items()}
     old_constants = {name: vars(module)[name] for name in constants}
     try:
         for name, function in functions.items():
@@ -74,7 +75,7 @@ def switched_on(fault: Fault) -> Iterator[None]:
         yield
     finally:
         for name, function in functions.items():
-            function.__code__ = right.codes[name]
+            function.__code__ = old_codes[name]
         vars(module).update(old_constants)
         forget(module)
 
