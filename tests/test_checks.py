@@ -7,7 +7,9 @@ what is proved is what a student meets. Checks draw fresh inputs, hence the repe
 from __future__ import annotations
 
 import ast
+import importlib
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,11 @@ import numpy as np
 import pytest
 import torch
 
-from qwen3_ref import checks, model, numpy_ref, rope
+from qwen3_ref import checks, rope
+from qwen3_ref.checks import Verdict
+from qwen3_ref.checks import rope as checks_of_rope
+from tests.mistakes import Mistake
+from tests.mistakes.rope import tables, waves
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
 TIMES = 20
@@ -24,178 +30,82 @@ TIMES = 20
 
 def exercises(path: Path) -> Iterator[tuple[str, Callable[..., Any]]]:
     """(name of the check, the function it is given) for every check that a notebook calls."""
-    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
-        source = "".join(cell["source"])
-        if cell["cell_type"] != "code" or "checks." not in source:
+    cells = [c for c in json.loads(path.read_text(encoding="utf-8"))["cells"] if c["cell_type"] == "code"]
+    sources = ["".join(cell["source"]) for cell in cells]
+    imports = "\n".join(
+        ast.unparse(line)
+        for source in sources
+        for line in (ast.parse(source).body if "import " in source else [])
+        if isinstance(line, ast.Import | ast.ImportFrom)
+    )
+    for source in sources:
+        if not re.search(r"^checks\.\w+\(", source, re.MULTILINE):
             continue
         call = ast.parse(source).body[-1]
         assert isinstance(call, ast.Expr) and isinstance(call.value, ast.Call), source
         assert isinstance(call.value.func, ast.Attribute) and isinstance(call.value.args[0], ast.Name)
-        names: dict[str, Any] = {"np": np, "torch": torch, "checks": checks}
+        names: dict[str, Any] = {}
+        exec(imports, names)
         exec(source, names)  # our own notebook's cell
         yield call.value.func.attr, names[call.value.args[0].id]
 
 
-STUDENT = sorted(NOTEBOOKS.glob("0[1-9]_*.ipynb"))
-BLANKS = {name: f for path in STUDENT for name, f in exercises(path)}
-SOLUTIONS = {name: f for path in STUDENT for name, f in exercises(path.parent / "solutions" / path.name)}
-PUBLIC = {
-    name
-    for name, f in vars(checks).items()
-    if callable(f) and getattr(f, "__annotations__", {}).get("return") == "Verdict" and name != "judge"
+def topic(path: Path) -> str:
+    """Checks, drawings and mistakes of a notebook lie in files that are named as it is."""
+    return path.stem[3:]
+
+
+LESSONS = [path for path in sorted(NOTEBOOKS.glob("[01]*.ipynb")) if not path.stem.startswith("00")]
+BLANKS = {(topic(path), name): f for path in LESSONS for name, f in exercises(path)}
+SOLUTIONS = {
+    (topic(path), name): f
+    for path in LESSONS
+    for name, f in exercises(path.parent / "solutions" / path.name)
 }
+MISTAKES: dict[tuple[str, str], list[Mistake]] = {
+    (topic(path), name): mistakes
+    for path in LESSONS
+    for name, mistakes in importlib.import_module(f"tests.mistakes.{topic(path)}").MISTAKES.items()
+}
+
+
+def check(key: tuple[str, str]) -> Callable[..., Verdict]:
+    """The check of one exercise."""
+    function: Callable[..., Verdict] = getattr(importlib.import_module(f"qwen3_ref.checks.{key[0]}"), key[1])
+    return function
 
 
 def test_every_check_belongs_to_an_exercise() -> None:
-    assert set(BLANKS) == set(SOLUTIONS) == set(MISTAKES) == PUBLIC
+    public = {
+        (path.stem, name)
+        for path in Path(checks.__file__).parent.glob("[a-z]*.py")
+        for name, f in vars(importlib.import_module(f"qwen3_ref.checks.{path.stem}")).items()
+        if getattr(f, "__annotations__", {}).get("return") == "Verdict" and name != "judge"
+    }
+    assert set(BLANKS) == set(SOLUTIONS) == set(MISTAKES) == public
 
 
-@pytest.mark.parametrize("name", BLANKS)
-def test_blank(name: str) -> None:
-    verdict = getattr(checks, name)(BLANKS[name])
+@pytest.mark.parametrize("key", BLANKS, ids=".".join)
+def test_blank(key: tuple[str, str]) -> None:
+    verdict = check(key)(BLANKS[key])
     assert not verdict and repr(verdict) == "not written yet"
-    assert repr(getattr(checks, name)(lambda *_: ...)) == "not written yet: it returns nothing"
+    assert repr(check(key)(lambda *_: ...)) == "not written yet: it returns nothing"
 
 
-@pytest.mark.parametrize("name", SOLUTIONS)
-def test_solution(name: str) -> None:
+@pytest.mark.parametrize("key", SOLUTIONS, ids=".".join)
+def test_solution(key: tuple[str, str]) -> None:
     for _ in range(TIMES):
-        verdict = getattr(checks, name)(SOLUTIONS[name])
+        verdict = check(key)(SOLUTIONS[key])
         assert verdict and repr(verdict) == "ok"
 
 
-# -- likely mistakes: check -> (part of the remark, wrong answer) -------------------------------------
-
-Mistake = tuple[str, Callable[..., Any]]
-
-
-def halves(x: Any) -> tuple[Any, Any]:
-    return np.split(x, 2, axis=-1)[0], np.split(x, 2, axis=-1)[1]
-
-
-def even_first(d: int) -> list[int]:
-    return [*range(0, d, 2), *range(1, d, 2)]
-
-
-def waves(d: int, theta: float) -> Any:
-    return 2 * np.pi * theta ** (np.arange(0, d, 2) / d)
-
-
-def complex_rope(x: Any, positions: Any, inv_freq: Any, sign: int = 1) -> Any:
-    first, second = halves(x)
-    return (first + 1j * second) * np.exp(sign * 1j * positions[:, None] * inv_freq)
-
-
-def apart(z: Any) -> Any:
-    return np.concatenate([z.real, z.imag], axis=-1)
-
-
-def view_as_complex(x: Any, positions: Any, inv_freq: Any) -> Any:
-    z = np.ascontiguousarray(x).view(np.complex128) * np.exp(1j * positions[:, None] * inv_freq)
-    return np.ascontiguousarray(z).view(np.float64)
-
-
-def by_head(weight: Any, heads: int, order: Any) -> Any:
-    return weight.reshape(heads, -1, weight.shape[1])[:, order].reshape(weight.shape)
-
-
-def head_dim(weight: Any, heads: int) -> int:
-    return int(weight.shape[0]) // heads
-
-
-def overwrite(x: Any, positions: Any, inv_freq: Any) -> Any:
-    x[:] = apart(complex_rope(x, positions, inv_freq))
-    return x
-
-
-def borrowed(rotate: Any, x: Any, angles: Any) -> Any:
-    cos, sin = (np.cos, np.sin) if isinstance(x, np.ndarray) else (torch.cos, torch.sin)
-    return rotate(x[None], cos(angles)[None], sin(angles)[None])[0]
-
-
-def ramp(f: Any, low: int, high: int) -> Any:
-    return (np.arange(len(f)) - low) / (high - low)
-
-
-def tables(angles: Any, dtype: torch.dtype | None = None) -> Any:
-    return angles.cos().to(dtype or angles.dtype), angles.sin().to(dtype or angles.dtype)
-
-
-WAVELENGTHS: list[Mistake] = [
-    ("a full turn is 2 pi radians", lambda d, t: waves(d, t) / (2 * np.pi)),
-    ("lacks the 2", lambda d, t: 2 * np.pi * t ** (np.arange(d // 2) / d)),
-    ("radians a token, the frequency", lambda d, t: t ** (-np.arange(0, d, 2) / d)),
-    ("that is turns a token", lambda d, t: 1 / waves(d, t)),
-    ("that is frequency times 2 pi", lambda d, t: 2 * np.pi * t ** (-np.arange(0, d, 2) / d)),
-    ("one value a channel", lambda d, t: np.repeat(waves(d, t), 2)),
-    ("one value a channel", lambda d, t: np.tile(waves(d, t), 2)),
-    ("it is 10,000 whatever", lambda d, t: waves(d, 1e4)),
-    ("it is 1,000,000 whatever", lambda d, t: waves(d, 1e6)),
-    ("slowest pair comes first", lambda d, t: waves(d, t)[::-1]),
-    ("your last exponent is 1", lambda d, t: 2 * np.pi * t ** np.linspace(0, 1, d // 2)),
-    ("at [0] your result is 7.2832 and should be 6.2832", lambda d, t: waves(d, t) + 1),
-    ("that calls qwen3_ref.rope.frequencies", lambda d, t: 2 * np.pi / rope.frequencies(d, t)[0]),
-]
-COMPLEX: list[Mistake] = [
-    ("your pairs are neighbours (0, 1), but Qwen3 pairs channel j with j + d/2", view_as_complex),
-    (
-        "write the results as neighbours",
-        lambda x, p, f: np.ascontiguousarray(complex_rope(x, p, f)).view(np.float64),
-    ),
-    ("you turn backwards", lambda x, p, f: apart(complex_rope(x, p, f, -1))),
-    ("you count positions from 0", lambda x, p, f: apart(complex_rope(x, np.arange(len(p)), f))),
-    ("your result is complex", complex_rope),
-    ("unturned", lambda x, p, f: x),
-    ("overwrites its argument number 1", overwrite),
-    ("raises ValueError", lambda x, p, f: apart(complex_rope(x, p, f[:-1]))),
-    ("the shape (2, 5, 4); wanted is (2, 5, 8)", lambda x, p, f: complex_rope(x, p, f).real),
-    ("that calls qwen3_ref.numpy_ref.rotate", lambda x, p, f: borrowed(numpy_ref.rotate, x, np.outer(p, f))),
-    (
-        "that calls qwen3_ref.model.rotate",
-        lambda x, p, f: borrowed(model.rotate, torch.tensor(x), torch.tensor(np.outer(p, f))),
-    ),
-]
-REORDER: list[Mistake] = [
-    ("the way back", lambda w, h: by_head(w, h, np.argsort(even_first(head_dim(w, h))))),
-    ("every head has its own", lambda w, h: w[even_first(len(w))]),
-    ("you move columns", lambda w, h: by_head(w.T, h, even_first(head_dim(w, h))).T),
-    ("as it was", lambda w, h: w),
-]
-YARN: list[Mistake] = [
-    ("you slow every pair", lambda f, low, high, s: f / s),
-    ("runs the wrong way", lambda f, low, high, s: f / s + np.clip(ramp(f, low, high), 0, 1) * (f - f / s)),
-    ("you multiply by factor", lambda f, low, high, s: f + np.clip(ramp(f, low, high), 0, 1) * (f * s - f)),
-    (
-        "you blend wavelengths",
-        lambda f, low, high, s: f / (1 + np.clip(ramp(f, low, high), 0, 1) * (s - 1)),
-    ),
-    ("clip it", lambda f, low, high, s: f + ramp(f, low, high) * (f / s - f)),
-    ("you switch at once", lambda f, low, high, s: np.where(np.arange(len(f)) < high, f, f / s)),
-    ("you switch at once", lambda f, low, high, s: np.where(np.arange(len(f)) <= low, f, f / s)),
-]
-TABLES: list[Mistake] = [
-    ("your angles are rounded too early", lambda p, f, kind: tables(p[:, None].to(kind) * f.to(kind))),
-    ("your positions are rounded", lambda p, f, kind: tables(p[:, None].to(kind).double() * f, kind)),
-    ("your frequencies are rounded", lambda p, f, kind: tables(p[:, None] * f.to(kind).double(), kind)),
-    ("come as torch.float64; torch.bfloat16 was asked for", lambda p, f, kind: tables(p[:, None] * f)),
-    ("the shape (40, 32); wanted is (2, 40, 32)", lambda p, f, kind: tables(p[:, None] * f, kind)[0]),
-]
-MISTAKES = {
-    "rope_wavelengths": WAVELENGTHS,
-    "rope_complex": COMPLEX,
-    "rope_reorder": REORDER,
-    "rope_yarn": YARN,
-    "rope_tables": TABLES,
-}
-
-
 @pytest.mark.parametrize(
-    ("name", "remark", "wrong"),
-    [(name, *mistake) for name, mistakes in MISTAKES.items() for mistake in mistakes],
+    ("key", "remark", "wrong"),
+    [(key, *mistake) for key, mistakes in MISTAKES.items() for mistake in mistakes],
 )
-def test_mistake(name: str, remark: str, wrong: Callable[..., Any]) -> None:
+def test_mistake(key: tuple[str, str], remark: str, wrong: Callable[..., Any]) -> None:
     for _ in range(TIMES):
-        verdict = getattr(checks, name)(wrong)
+        verdict = check(key)(wrong)
         assert not verdict and remark in repr(verdict), repr(verdict)
 
 
@@ -208,36 +118,36 @@ def test_at_least_three_mistakes_an_exercise() -> None:
 
 def test_the_reference_is_no_answer() -> None:
     """Under its own name, and behind an alias."""
-    verdict = checks.rope_wavelengths(rope.default_frequencies)
+    verdict = checks_of_rope.wavelengths(rope.default_frequencies)
     assert "that calls qwen3_ref.rope.default_frequencies" in repr(verdict)
     alias = rope.cos_sin
-    verdict = checks.rope_tables(lambda p, f, kind: [torch.tensor(a) for a in alias(p.numpy(), f.numpy())])
+    verdict = checks_of_rope.tables(lambda p, f, kind: [torch.tensor(a) for a in alias(p.numpy(), f.numpy())])
     assert "that calls qwen3_ref.rope.cos_sin" in repr(verdict)
 
 
-@pytest.mark.parametrize("name", SOLUTIONS)
-def test_answers_written_down_do_not_pass_again(name: str) -> None:
+@pytest.mark.parametrize("key", SOLUTIONS, ids=".".join)
+def test_answers_written_down_do_not_pass_again(key: tuple[str, str]) -> None:
     kept: list[Any] = []
 
     def write_down(*given: Any) -> Any:
-        kept.append(SOLUTIONS[name](*given))
+        kept.append(SOLUTIONS[key](*given))
         return kept[-1]
 
-    assert getattr(checks, name)(write_down)
+    assert check(key)(write_down)
     replay = iter(kept)
-    assert not getattr(checks, name)(lambda *_: next(replay)), "the inputs were the same"
-    assert not getattr(checks, name)(lambda *_: kept[0]), "a constant passes"
+    assert not check(key)(lambda *_: next(replay)), "the inputs were the same"
+    assert not check(key)(lambda *_: kept[0]), "a constant passes"
 
 
 def test_what_a_student_may_hand_in() -> None:
     def raises(*_: Any) -> Any:
         raise KeyError("theta")
 
-    assert "pass the function itself" in repr(checks.rope_wavelengths(np.ones(4)))  # type: ignore[arg-type]
-    assert repr(checks.rope_wavelengths(raises)) == "your function raises KeyError: 'theta'"
-    assert "an array of numbers is wanted, not str" in repr(checks.rope_wavelengths(lambda d, t: "long"))
-    assert "your result is nan" in repr(checks.rope_wavelengths(lambda d, t: np.full(d // 2, np.nan)))
-    assert checks.rope_wavelengths(lambda d, t: list(waves(d, t))), "a list of numbers is as good"
-    assert checks.rope_wavelengths(lambda d, t: torch.tensor(waves(d, t)).float()), "and so is a tensor"
-    single = checks.rope_tables(lambda p, f, kind: tables(p[:, None].float() * f.float(), kind))
+    assert "pass the function itself" in repr(checks_of_rope.wavelengths(np.ones(4)))  # type: ignore[arg-type]
+    assert repr(checks_of_rope.wavelengths(raises)) == "your function raises KeyError: 'theta'"
+    assert "an array of numbers is wanted, not str" in repr(checks_of_rope.wavelengths(lambda d, t: "long"))
+    assert "your result is nan" in repr(checks_of_rope.wavelengths(lambda d, t: np.full(d // 2, np.nan)))
+    assert checks_of_rope.wavelengths(lambda d, t: list(waves(d, t))), "a list of numbers is as good"
+    assert checks_of_rope.wavelengths(lambda d, t: torch.tensor(waves(d, t)).float()), "and so is a tensor"
+    single = checks_of_rope.tables(lambda p, f, kind: tables(p[:, None].float() * f.float(), kind))
     assert single, "float32 angles will do"

@@ -8,20 +8,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qwen3_ref import facts, plots
+from qwen3_ref import facts
 from qwen3_ref.config import Qwen3Config
+from qwen3_ref.plots import style, tour
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(plots, "FIGURES", tmp_path / "figures")
+    monkeypatch.setattr(style, "FIGURES", tmp_path / "figures")
     return tmp_path / "figures"
 
 
 def save(data: dict[str, object]) -> None:
-    figure, ((axes,),) = plots.new_figure()
+    figure, ((axes,),) = style.new_figure()
     axes.plot([1, 2, 3])
-    plots.save_figure("one", figure, data, alt="A straight line from 1 to 3.", made_from="test")
+    style.save_figure("one", figure, data, alt="A straight line from 1 to 3.", made_from="test")
 
 
 def test_modes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,7 +54,7 @@ def test_modes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_family_areas() -> None:
     """Areas on the canvas are parameters in billions: the squares are to scale."""
     family = {n: Qwen3Config.named(n) for n in ("Qwen3-0.6B", "Qwen3-30B-A3B")}
-    figure, data = plots.family_to_scale(family)
+    figure, data = tour.family_to_scale(family)
     areas = [patch.get_width() * patch.get_height() for patch in figure.axes[0].patches]
     want = [0.59605, 0.59605, 30.53212, 3.35303]
     assert np.allclose(areas, want, atol=1e-4)
@@ -62,7 +63,7 @@ def test_family_areas() -> None:
 
 def test_wavelengths_by_hand() -> None:
     yarn = facts.about()["yarn"]
-    _, data = plots.rope_wavelengths(Qwen3Config.named("Qwen3-8B"), yarn)
+    _, data = tour.rope_wavelengths(Qwen3Config.named("Qwen3-8B"), yarn)
     waves = data["wavelength_tokens"]
     assert waves["plain"][0] == pytest.approx(2 * np.pi)
     assert waves["plain"][63] == pytest.approx(2 * np.pi * 1e6 ** (126 / 128))
@@ -72,6 +73,6 @@ def test_wavelengths_by_hand() -> None:
 
 def test_traffic_curve() -> None:
     """Of 128 experts, two tokens with 8 uniform choices each need 8 + 8 * 120/128 on average."""
-    _, data = plots.expert_traffic([1, 2], [8.0, 15.4], Qwen3Config.named("Qwen3-30B-A3B"))
+    _, data = tour.expert_traffic([1, 2], [8.0, 15.4], Qwen3Config.named("Qwen3-30B-A3B"))
     assert np.allclose(data["uniform"], [8.0, 15.5])
     assert data["mb_per_expert"] == pytest.approx(9.437184)

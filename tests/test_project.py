@@ -41,10 +41,12 @@ def imports(path: Path) -> set[str]:
 
 
 def test_imports_go_down() -> None:
-    for path in (ROOT / "qwen3_ref").glob("*.py"):
-        for name in imports(path):
-            below = FLOORS[: FLOORS.index(path.stem)]
-            assert name in below, f"{path.name} imports {name}, which is not below it"
+    package = ROOT / "qwen3_ref"
+    for path in package.rglob("*.py"):
+        floor = path.relative_to(package).parts[0].removesuffix(".py")
+        for name in imports(path) - ({floor} if path.parent != package else set()):
+            below = FLOORS[: FLOORS.index(floor)]
+            assert name in below, f"{path.relative_to(package)} imports {name}, which is not below it"
 
 
 def test_the_specification_needs_no_torch() -> None:
@@ -119,6 +121,8 @@ def test_notebook_gates(path: Path) -> None:
 # The contract of a lesson: how its first cell begins, and its sections in order.
 OPENING = ("# ", "**The promise.** ", "**You will be able to**", "**You need** ", "**Time** ")
 SECTIONS = ["Why", "In NumPy", "In PyTorch", "Check", "See it", "Break it", "Exercises", "Sources"]
+# Text has no tensors: there the two ways to build it have other names.
+RENAMED = {"01_tokenizer": {"In NumPy": "In Python", "In PyTorch": "In Rust"}}
 LESSONS = [p for p in NOTEBOOKS if re.match(r"(?!00)\d\d_", p.name) and p.parent.name == "notebooks"]
 
 
@@ -130,7 +134,8 @@ def test_the_contract(path: Path) -> None:
     for start in OPENING:
         assert any(line.startswith(start) for line in paragraphs), f"the first cell lacks {start!r}, in order"
     headings = [line[3:] for text in texts for line in text.splitlines() if line.startswith("## ")]
-    assert headings == SECTIONS
+    names = {name: RENAMED.get(path.stem, {}).get(name, name) for name in SECTIONS}
+    assert headings == list(names.values())
     code: dict[str, list[str]] = {}
     section = ""
     for cell in cells:
@@ -142,7 +147,7 @@ def test_the_contract(path: Path) -> None:
             section = heading[1]
     assert any("check_table(" in source for source in code["Check"])
     assert any("save_figure(" in source for source in code["See it"])
-    assert code["In NumPy"] and code["In PyTorch"] and code["Break it"]
+    assert code[names["In NumPy"]] and code[names["In PyTorch"]] and code["Break it"]
     lines = sorted(len(source.splitlines()) for sources in code.values() for source in sources)
     assert lines[len(lines) // 2] <= 10 and lines[-1] <= 25, f"cells of {lines} lines"
     words = sum(len(text.split()) for text in texts)
