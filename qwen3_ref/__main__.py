@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import importlib
 import os
 import sys
 import unicodedata
@@ -26,7 +27,15 @@ from qwen3_ref.chat import Template
 from qwen3_ref.checkpoint import CheckpointError
 from qwen3_ref.config import ConfigError, Qwen3Config
 from qwen3_ref.tokenizer import StreamDecoder, Tokenizer
-from qwen3_ref.weights import download_bytes, fetch, find_official, official_name, verify
+from qwen3_ref.weights import (
+    NANO,
+    download_bytes,
+    fetch,
+    find_official,
+    local_directory,
+    official_name,
+    verify,
+)
 
 if TYPE_CHECKING:
     from qwen3_ref.dialogue import Dialogue
@@ -40,11 +49,15 @@ Qwen3, explained by running it. Commands (each has its own --help):
   verify NAME_OR_DIR   check a checkpoint against the published numbers
   chat NAME_OR_DIR     talk to a model in the terminal
   train nano           train a nano model from nothing, stage by stage (minutes each)
+  evaluate MODEL       accuracy of a nano model by thinking budget, on test problems
+  measure ROW          what each training stage changed, for the measured table
 
-NAME is such as Qwen3-0.6B; it is looked for in $QWEN3_WEIGHTS, then in the hub cache.
+NAME is such as Qwen3-0.6B; it is looked for in $QWEN3_WEIGHTS, then in the hub cache. The nano
+family comes with the package: qwen3-nano, qwen3-nano-base, qwen3-nano-moe, qwen3-nano-student.
 """
 Number = TypeVar("Number", int, float)
 _LENGTHS = (4_096, 32_768, 131_072)
+_MODULES = {"evaluate": "qwen3_ref.evaluate", "measure": "qwen3_ref.train.measure"}
 
 
 class Misuse(Exception):
@@ -142,9 +155,10 @@ def info(args: argparse.Namespace, out: Console) -> int:
         out.print("total, active: parameters; experts: all / used by a token; bytes: bf16.")
         out.print("* config seen in copies only, not proved against the official file.")
         return 0
-    if _directory(args.model):
-        config, title = Qwen3Config.from_pretrained(args.model), args.model
-        source = f"{Path(args.model) / 'config.json'}, as found"
+    directory = local_directory(args.model)
+    if directory:
+        config, title = Qwen3Config.from_pretrained(directory), args.model
+        source = f"{directory / 'config.json'}, as found"
     else:
         title = _official(args.model)
         config, model = Qwen3Config.named(title), facts.official_models()[title]
@@ -163,11 +177,6 @@ def info(args: argparse.Namespace, out: Console) -> int:
 # -- fetch and verify -----------------------------------------------------------------------------
 
 
-def _directory(name: str) -> Path | None:
-    """The directory of this name, if there is one; "" is none, though Path("") is the current one."""
-    return Path(name) if name and Path(name).is_dir() else None
-
-
 def _official(name: str) -> str:
     """The short official name. Raises Misuse for anything else."""
     try:
@@ -180,7 +189,9 @@ def _official(name: str) -> str:
 
 def fetch_command(args: argparse.Namespace, out: Console) -> int:
     """Download, and say where it is."""
-    if _directory(args.name) or os.sep in args.name.removeprefix("Qwen/"):
+    if args.name in NANO:
+        raise Misuse(f"{args.name} comes with the package, so there is nothing to fetch; use it by its name.")
+    if local_directory(args.name) or os.sep in args.name.removeprefix("Qwen/"):
         raise Misuse(f"{args.name} is a path, and fetch needs an official name such as Qwen3-0.6B.")
     out.print(Text(str(fetch(_official(args.name)))), soft_wrap=True)
     return 0
@@ -188,11 +199,12 @@ def fetch_command(args: argparse.Namespace, out: Console) -> int:
 
 def verify_command(args: argparse.Namespace, out: Console) -> int:
     """Print each finding as it comes. 0 only if something was checked and nothing failed."""
-    if not _directory(args.model):
+    directory = local_directory(args.model)
+    if directory is None:
         _official(args.model)
     styles = {"passed": "green", "failed": "bold red", "not checked": "yellow"}
     counts = dict.fromkeys(styles, 0)
-    for finding in verify(args.model):
+    for finding in verify(directory or args.model):
         counts[finding.status] += 1
         cells = Text(f"{finding.status:<12}", styles[finding.status]), Text(f"{finding.what:<42} ")
         detail = Text(finding.detail)
@@ -262,7 +274,7 @@ def chat(args: argparse.Namespace, out: Console) -> int:
     """Read messages, from the terminal or a line each from a pipe, and stream the replies."""
     if sys.stdin is None:
         raise Misuse("standard input is closed, so nothing can be said; use a terminal or a pipe.")
-    directory = _directory(args.model)
+    directory = local_directory(args.model)
     if directory is None:
         name = _official(args.model)
         found = find_official(name)
@@ -381,7 +393,7 @@ def parser() -> Parser:
     commands = top.add_subparsers(
         required=True, metavar="COMMAND", help=argparse.SUPPRESS, prog="python -m qwen3_ref"
     )
-    which = "an official name such as Qwen3-0.6B, or the directory of a checkpoint"
+    which = "a name such as Qwen3-0.6B or qwen3-nano, or the directory of a checkpoint"
 
     one = commands.add_parser("info", description="Shapes, parameters, memory and work of a model.")
     one.add_argument("model", nargs="?", metavar="NAME_OR_DIR", help=f"{which}; absent: the whole family")
@@ -424,6 +436,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from qwen3_ref.train import main as train
 
             return train(words[1:])
+        if words and words[0] in _MODULES:  # with torch to import, too
+            module = importlib.import_module(_MODULES[words[0]])
+            own = Parser(prog=f"python -m qwen3_ref {words[0]}", description=module.__doc__)
+            own.formatter_class = argparse.RawDescriptionHelpFormatter
+            module.add_arguments(own)
+            return int(module.command(own.parse_args(words[1:])))
         args = parser().parse_args(words)
         code: int = args.run(args, Console(highlight=False))
         sys.stdout.flush()

@@ -9,10 +9,12 @@ pass@k: Chen et al., arXiv 2107.03374, equation 1. Interval: Wilson (1927).
 
 from __future__ import annotations
 
+import argparse
 import csv
 import hashlib
 import json
 import math
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -23,12 +25,18 @@ import torch
 
 from qwen3_ref.chat import encode_chat
 from qwen3_ref.checkpoint import progress
-from qwen3_ref.generate import EARLY_STOP, Generated, Sampling, generate
+from qwen3_ref.files import write_atomically
+from qwen3_ref.generate import EARLY_STOP, NANO_EARLY_STOP, Generated, Sampling, generate
 from qwen3_ref.model import Qwen3
-from qwen3_ref.tasks import Problem, verify
+from qwen3_ref.tasks import FAMILIES, Problem, make_problems, verify
 from qwen3_ref.tokenizer import Tokenizer
+from qwen3_ref.weights import NANO, local_directory
 
 Mode = Literal["thinking", "non-thinking"]
+TEST_SEED = 2025
+"""Draws the test problems that published numbers rest on; the recipes were tuned on the validation split."""
+BATCH = 32
+"""Replies at a time for models of nano size: larger batches wait longer for their longest reply."""
 
 
 @dataclass(frozen=True)
@@ -277,3 +285,122 @@ def _append_log(log: Path | None, run: str, rows: list[Row]) -> None:
             writer.writeheader()
         for row in rows:
             writer.writerow(asdict(row) | {"run": run})
+
+
+# -- the command ------------------------------------------------------------------------------------
+
+NANO_BUDGETS = (0, 8, 16, 24, 32, 48, None)
+ALL = "all"
+
+
+def curves(rows: Sequence[Row]) -> list[dict[str, object]]:
+    """Accuracy by family and by all together, mode and budget, as JSON values: the budget curves."""
+    found = [*summarise(rows, by=("family", "mode", "budget")).items()]
+    found += [((ALL, *key), value) for key, value in summarise(rows).items()]
+    return [
+        {**dict(zip(("family", "mode", "budget"), key, strict=True)), **asdict(value)} for key, value in found
+    ]
+
+
+def curve_table(points: Sequence[dict[str, object]]) -> str:
+    """The curves as text: a line a setting, a column a family, accuracy in % with its 95% interval."""
+    families = list(dict.fromkeys(str(point["family"]) for point in points))
+    table = {(p["mode"], p["budget"], p["family"]): p for p in points}
+    lines = [f"{'budget':<13}" + "".join(f"{family:>14}" for family in families)]
+    for mode, budget in dict.fromkeys((p["mode"], p["budget"]) for p in points):
+        name = str(mode) if mode == "non-thinking" else "none" if budget is None else str(budget)
+        cells = []
+        for family in families:
+            point = table[mode, budget, family]
+            value, low, high = (100 * float(str(point[name])) for name in ("pass_1", "low", "high"))
+            cells.append(f"{f'{value:.0f} ({low:.0f}-{high:.0f})':>14}")
+        lines.append(f"{name:<13}" + "".join(cells))
+    return "\n".join(lines)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of the command `evaluate`."""
+    parser.add_argument(
+        "model", metavar="MODEL", type=_model, help=f"{', '.join(NANO)}, or the directory of a checkpoint"
+    )
+    parser.add_argument(
+        "--budgets",
+        nargs="+",
+        type=_budget,
+        default=list(NANO_BUDGETS),
+        metavar="N",
+        help="tokens of thinking, or none (default: 0 8 16 24 32 48 none)",
+    )
+    parser.add_argument(
+        "--count", type=_count, default=100, help="test problems of each of the four families (default: 100)"
+    )
+    parser.add_argument("--out", type=Path, help="a directory for rows.csv, to go on from, and curves.json")
+    parser.add_argument("--max-new-tokens", type=_count, default=128, help="of one reply (default: 128)")
+
+
+def _model(text: str) -> str:
+    if local_directory(text) is None:
+        raise argparse.ArgumentTypeError(
+            f"there is no checkpoint {text!r} here; give a directory or one of {', '.join(NANO)}"
+        )
+    return text
+
+
+def _whole(text: str, least: int, also: str = "") -> int:
+    if not text.isascii() or not text.isdigit() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number, {least} or more{also}")
+    return int(text)
+
+
+def _budget(text: str) -> int | None:
+    return None if text == "none" else _whole(text, 0, ", or none")
+
+
+def _count(text: str) -> int:
+    return _whole(text, 1)
+
+
+def command(args: argparse.Namespace) -> int:
+    """Measure the budget curves of one checkpoint on test problems, print them, and write them."""
+    directory = local_directory(args.model)
+    assert directory is not None  # `_model` has looked
+    start = time.monotonic()
+    tokenizer = Tokenizer.from_pretrained(directory)
+    if not {"<think>", "</think>"} <= set(tokenizer.control_tokens):
+        raise ValueError(
+            f"{args.model} has no <think> and </think> tokens, so it cannot have a thinking budget."
+        )
+    model = Qwen3.from_pretrained(directory)
+    small = model.config.num_parameters() < 10**8
+    if small:
+        torch.set_num_threads(1)  # two threads get in each other's way on layers so small
+    early_stop = NANO_EARLY_STOP if small else EARLY_STOP
+    if args.out is not None:
+        args.out.mkdir(parents=True, exist_ok=True)
+    rows = evaluate(
+        model,
+        tokenizer,
+        [p for family in FAMILIES for p in make_problems(family, "test", args.count, seed=TEST_SEED)],
+        budgets=list(dict.fromkeys(args.budgets)),
+        modes=("thinking", "non-thinking"),
+        seed=TEST_SEED,
+        max_new_tokens=args.max_new_tokens,
+        batch_size=BATCH,
+        early_stop=early_stop,
+        log=None if args.out is None else args.out / "rows.csv",
+    )
+    points = curves(rows)
+    seconds = time.monotonic() - start
+    print(curve_table(points))
+    print(
+        f"% right of {args.count} test problems a family, greedy, with 95% intervals; "
+        f"{len(rows):,} answers after {seconds:.0f} s."
+    )
+    if args.out is not None:
+        about = {
+            "model": args.model, "split": "test", "seed": TEST_SEED, "count": args.count,
+            "early_stop": early_stop, "seconds": round(seconds, 1), "points": points,
+        }  # fmt: skip
+        write_atomically(args.out / "curves.json", json.dumps(about, indent=1) + "\n")
+        print(f"Written: {args.out / 'rows.csv'} and {args.out / 'curves.json'}")
+    return 0

@@ -25,6 +25,9 @@ EARLY_STOP = (
 """What ends a thought when its budget is spent, 24 ids of the official vocabulary: the sentence of the
 technical report (section 4.3) as the official documentation's budget example writes it, with a blank
 line before it and, unlike the report's print, no full stop after `</think>`."""
+NANO_EARLY_STOP = "\n</think>\n\n"
+"""The same for the nano family, 3 ids: how its thoughts end in training, and no sentence, of which
+every word would be new to it."""
 
 
 @dataclass(frozen=True)

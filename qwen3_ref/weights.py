@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -26,6 +27,7 @@ from qwen3_ref.checkpoint import (
     read_index,
 )
 from qwen3_ref.config import ConfigError, Qwen3Config
+from qwen3_ref.files import write_atomically
 from qwen3_ref.tokenizer import Tokenizer
 
 if TYPE_CHECKING:  # torch is imported where a model runs, so that `info` and `fetch` start at once
@@ -33,6 +35,10 @@ if TYPE_CHECKING:  # torch is imported where a model runs, so that `info` and `f
 
 _FILES = ["config.json", "generation_config.json", "tokenizer*", "vocab.json", "merges.txt", "*.safetensors*"]
 Status = Literal["passed", "failed", "not checked"]
+
+
+NANO = ("qwen3-nano", "qwen3-nano-base", "qwen3-nano-moe", "qwen3-nano-student")
+"""The checkpoints that come with the package; `train nano` makes them."""
 
 
 class Failed(Exception):
@@ -84,6 +90,49 @@ def find_official(name: str) -> Path | None:
         if isinstance(config, str):
             places.append(Path(config).parent)
     return next((place for place in places if _complete(place)), None)
+
+
+def find_nano(name: str) -> Path:
+    """The directory of a checkpoint of the nano family, which comes with the package.
+
+    Raises ValueError for an unknown name, CheckpointError if this installation lacks the file.
+    """
+    if name not in NANO:
+        raise ValueError(f"there is no nano checkpoint {name!r}; there are {', '.join(NANO)}.")
+    place = Path(__file__).resolve().parent / "data" / "nano" / name
+    if not _complete(place):
+        raise CheckpointError(f"{place} is not there, so the package is incomplete; install it again.")
+    return place
+
+
+def local_directory(name: str) -> Path | None:
+    """What a name stands for without a look at official snapshots: a directory, or a nano checkpoint.
+
+    None for any other name, "" included. Raises CheckpointError as `find_nano` does.
+    """
+    if name and Path(name).is_dir():
+        return Path(name)
+    return find_nano(name) if name in NANO else None
+
+
+def nano_chat_template() -> str:
+    """The Jinja template of the nano family, `chat_template.jinja` beside each of its checkpoints."""
+    path = Path(__file__).resolve().parent / "data" / "nano_chat_template.jinja"
+    return path.read_text(encoding="utf-8")
+
+
+def finish_nano(directory: Path) -> None:
+    """Add what other programs look for beside a nano checkpoint: the chat template, and the ids that
+    end a reply (after a base model's name, the id that ends a document).
+
+    Raises OSError in one sentence.
+    """
+    ids = Tokenizer.from_pretrained(directory).control_tokens
+    stop = [ids["<|im_end|>"], ids["<|endoftext|>"]]
+    ends = stop[1:] if directory.name.endswith("-base") else stop
+    settings = {"do_sample": False, "eos_token_id": ends, "pad_token_id": stop[1]}
+    write_atomically(directory / "generation_config.json", json.dumps(settings, indent=2) + "\n")
+    write_atomically(directory / "chat_template.jinja", nano_chat_template())
 
 
 def _complete(directory: Path) -> bool:

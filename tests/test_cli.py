@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import re
 import shutil
@@ -104,10 +105,65 @@ def test_torch_is_loaded_only_where_it_is_needed(code: str, torch_loaded: bool) 
 
 def test_help_is_short_and_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, "--help")
-    assert code == 0 and len([line for line in out.splitlines() if line.strip()]) <= 10
-    for command in ("info", "fetch", "verify", "chat"):
+    assert code == 0 and len([line for line in out.splitlines() if line.strip()]) <= 13
+    for command in ("info", "fetch", "verify", "chat", "train", "evaluate", "measure"):
         assert re.search(rf"^  {command} .{{20,}}", out, re.MULTILINE)
         assert run(capsys, command, "--help")[0] == 0
+
+
+# -- evaluate ----------------------------------------------------------------------------------
+
+
+BUDGETS = ["--budgets", "0", "2", "none", "2", "--count", "1", "--max-new-tokens", "6"]
+
+
+def test_evaluate_prints_and_writes_the_curves(
+    small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, err = run(capsys, "evaluate", str(small), *BUDGETS, "--out", str(tmp_path / "new"))
+    assert code == 0 and err == ""
+    lines = out.splitlines()
+    assert lines[0].split() == ["budget", "arithmetic", "counting", "conversion", "retrieval", "all"]
+    assert [line.split()[0] for line in lines[1:5]] == ["0", "2", "none", "non-thinking"]
+    assert lines[5].startswith("% right of 1 test problems a family") and "16 answers" in lines[5]
+    found = json.loads((tmp_path / "new" / "curves.json").read_text(encoding="utf-8"))
+    assert (found["split"], found["count"], len(found["points"])) == ("test", 1, 4 * 5)
+    assert found["early_stop"] == "\n</think>\n\n"
+
+
+def test_evaluate_interrupted_goes_on(
+    small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
+) -> None:
+    from qwen3_ref import evaluate
+
+    real, calls = evaluate.generate, [0]
+
+    def interrupt(*arguments: Any, **options: Any) -> Any:
+        calls[0] += 1
+        if calls[0] == 3:
+            raise KeyboardInterrupt
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(evaluate, "generate", interrupt)
+    arguments = ["evaluate", str(small), *BUDGETS, "--out", str(tmp_path)]
+    assert run(capsys, *arguments) == (130, "", "")
+    log = (tmp_path / "rows.csv").read_text(encoding="utf-8")
+    assert log.endswith("\n") and len(log.splitlines()) == 1 + 2 * 4
+    assert run(capsys, *arguments)[0] == 0 and calls[0] == 5, "two settings were left"
+    assert (tmp_path / "rows.csv").read_text(encoding="utf-8").startswith(log)
+    first = json.loads((tmp_path / "curves.json").read_text(encoding="utf-8"))["points"]
+    assert run(capsys, *arguments[:-1], str(tmp_path / "other"))[0] == 0
+    whole = json.loads((tmp_path / "other" / "curves.json").read_text(encoding="utf-8"))["points"]
+    assert first == whole
+
+
+def test_evaluate_needs_think_tokens(small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(small, tmp_path / "plain")
+    path = tmp_path / "plain" / "tokenizer.json"
+    path.write_text(path.read_text(encoding="utf-8").replace("think>", "thought>"), encoding="utf-8")
+    code, out, err = run(capsys, "evaluate", str(tmp_path / "plain"))
+    assert code == 1 and out == "" and err.count("\n") == 1
+    assert "plain has no <think> and </think> tokens, so it cannot have a thinking budget" in err
 
 
 # -- info --------------------------------------------------------------------------------------
@@ -185,6 +241,14 @@ def test_info_of_a_directory(small: Path, capsys: pytest.CaptureFixture[str]) ->
         (["chat", "x", "--max-new-tokens", "0"], 2, "0 is not 1 or more"),
         (["chat", "x", "--max-new-tokens", "a"], 2, "invalid int value: 'a'"),
         (["chat", "x", "--dtype", "int4"], 2, "invalid choice: 'int4'"),
+        (["evaluate"], 2, "MODEL"),
+        (["evaluate", "qwen3-mini"], 2, "there is no checkpoint 'qwen3-mini' here"),
+        (["evaluate", ".", "--budgets", "8", "-1"], 2, "-1 is not a whole number, 0 or more, or none"),
+        (["evaluate", ".", "--budgets", "1.5"], 2, "1.5 is not a whole number, 0 or more, or none"),
+        (["evaluate", ".", "--count", "0"], 2, "--count: 0 is not a whole number, 1 or more"),
+        (["measure"], 2, "ROW"),
+        (["measure", "speed", "--run", "."], 1, "there is no row 'speed'; there are pretraining, "),
+        (["measure", "all", "--run", "./nowhere"], 1, "there is no directory nowhere; give the --out of"),
     ],
 )
 def test_errors_are_one_line(

@@ -43,8 +43,9 @@ class Verdict:
 class Trial:
     """One call of the answer: its arguments, what it should return, and what known mistakes return.
 
-    mistakes: (remark, the array that this mistake gives). tolerance: absolute, in units of `want`,
-    beside a relative one of 1e-4. dtype: of the returned tensors, where the exercise asks for one.
+    want: numbers, or an array of strings where a list of texts is asked for. mistakes: (remark, the
+    array that this mistake gives). tolerance: absolute, in units of `want`, beside a relative one of
+    1e-4. dtype: of the returned tensors, where the exercise asks for one.
     """
 
     arguments: tuple[Any, ...]
@@ -72,10 +73,12 @@ def _remark(answer: Answer, trial: Trial) -> str:
         return "pass the function itself, not what it returns: check(f), not check(f(x))"
     given = copy.deepcopy(trial.arguments)
     borrowed: list[str] = []
+    lent = [getattr(argument, "__code__", None) for argument in given]  # functions to work with
 
     def watch(frame: FrameType, event: str, _: object) -> None:
         module = frame.f_globals.get("__name__", "")
-        if event == "call" and module.partition(".")[0] in ("qwen3_ref", "transformers"):
+        ours = module.partition(".")[0] in ("qwen3_ref", "transformers") and frame.f_code not in lent
+        if event == "call" and ours:
             borrowed.append(f"{module}.{frame.f_code.co_name}")
 
     before = sys.getprofile()
@@ -104,6 +107,8 @@ def _changed(now: tuple[Any, ...], before: tuple[Any, ...]) -> str:
 
 def _judged(value: Any, trial: Trial) -> str:
     parts = list(value) if isinstance(value, (tuple, list)) else [value]
+    if trial.want.dtype.kind == "U":
+        return _judged_texts(parts, trial)
     try:
         got = np.stack([as_array(v) for v in parts]) if value is not parts[0] else as_array(value)
         got = got if np.iscomplexobj(got) else got.astype(np.float64)
@@ -125,3 +130,19 @@ def _judged(value: Any, trial: Trial) -> str:
     if trial.dtype is not None and any(kind != trial.dtype for kind in kinds):
         return f"the numbers are right but come as {kinds[0]}; {trial.dtype} was asked for"
     return ""
+
+
+def _judged_texts(parts: list[Any], trial: Trial) -> str:
+    """`_judged` for a list of strings."""
+    strangers = [part for part in parts if not isinstance(part, str)]
+    if strangers:
+        return f"a list of strings is wanted; yours holds {type(strangers[0]).__name__}"
+    want = trial.want.tolist()
+    if parts == want:
+        return ""
+    for remark, wrong in trial.mistakes:
+        if parts == wrong.tolist():
+            return remark
+    pairs = zip([*parts, "nothing"], [*want, "nothing"], strict=False)
+    first, (got, wanted) = next((i, pair) for i, pair in enumerate(pairs) if pair[0] != pair[1])
+    return f"at [{first}] your list has {got!r} and should have {wanted!r}"

@@ -111,24 +111,43 @@ def token_text(tokenizer: Tokenizer, ids: Sequence[int]) -> Text:
     return text
 
 
-def routing(weights: NDArray[Any], labels: Sequence[str]) -> Drawing:
-    """Token x expert heat map of routing weights (t, E), zero where an expert was not chosen."""
-    t, E = weights.shape
-    figure, ((axes,),) = new_figure(figsize=(7.6, 0.2 * t + 1.3))
-    image = axes.imshow(np.where(weights > 0, weights, np.nan), aspect="auto", cmap="viridis_r", vmin=0)
-    axes.set_yticks(range(t), list(labels), fontsize=8)
-    axes.set(xlabel=f"expert (of {E})")
+def specialists(picks: Mapping[str, NDArray[Any]], num_experts: int) -> Drawing:
+    """Which experts each kind of text goes to, in the layer where the kinds differ most.
+
+    picks: for each kind the chosen experts (layers, tokens, K). `apart` in the data is, for each
+    layer, the mean over kinds of the share of choices that would have to move to another expert for
+    the kind to look like the mean of all kinds: 0 if the router does not look, at most 1.
+    """
+    loads = np.stack(
+        [np.stack([np.bincount(layer.ravel(), minlength=num_experts) / len(layer) for layer in kind])
+         for kind in picks.values()]
+    )  # fmt: skip  # (kinds, layers, E): the share of tokens that chose the expert
+    K = next(iter(picks.values())).shape[-1]
+    apart = np.abs(loads - loads.mean(0)).sum(-1).mean(0) / (2 * K)
+    layer = int(apart.argmax())
+    shown = loads[:, layer]
+    figure, ((axes,),) = new_figure(figsize=(7.6, 0.5 * len(picks) + 1.5))
+    image = axes.imshow(shown, aspect="auto", cmap="Blues", vmin=0, vmax=max(1.0, float(shown.max())))
+    for (row, column), value in np.ndenumerate(shown):
+        colour = "white" if value > 0.55 * max(1.0, float(shown.max())) else "black"
+        label = f"{value:.2f}".removeprefix("0") if value >= 0.005 else "0"
+        axes.text(column, row, label, ha="center", va="center", fontsize=7.5, color=colour)
+    axes.set_yticks(range(len(picks)), list(picks))
+    axes.set_xticks(range(num_experts))
+    axes.set(xlabel=f"expert of layer {layer} (a token has {K})")
+    axes.tick_params(length=0, labelsize=9)
     axes.grid(visible=False)
-    axes.tick_params(axis="y", length=0)
     bar = figure.colorbar(image, ax=axes, pad=0.01)
-    bar.set_label("routing weight", fontsize=8)
+    bar.set_label("share of tokens", fontsize=8)
     bar.ax.tick_params(labelsize=8)
-    chosen = (weights > 0).sum(-1)
-    used = int((weights > 0).any(0).sum())
-    axes.set_title(f"{chosen.min()} experts for each token; {t} tokens together wake {used} of {E}")
-    picks = [np.nonzero(row)[0] for row in weights]
-    drawn = [row[chosen] for row, chosen in zip(weights, picks, strict=True)]
-    return figure, {"tokens": list(labels), "experts": picks, "weights": drawn}
+    expert = int((shown.max(0) - shown.min(0)).argmax())
+    most, least = int(shown[:, expert].argmax()), int(shown[:, expert].argmin())
+    names = list(picks)
+    axes.set_title(
+        f"Expert {expert} is chosen by {100 * shown[most, expert]:.0f}% of the tokens of {names[most]}, "
+        f"by {100 * shown[least, expert]:.0f}% of {names[least]}"
+    )
+    return figure, {"layer": layer, "apart": apart, "share_of_tokens": dict(zip(names, shown, strict=True))}
 
 
 def expert_traffic(
@@ -157,25 +176,31 @@ def expert_traffic(
     return figure, {"tokens": tokens, "distinct": measured, "uniform": expected, "mb_per_expert": megabytes}
 
 
-def budget_curves(figure_2: Mapping[str, Any]) -> Drawing:
-    """Figure 2 of the technical report, redrawn: accuracy against the thinking budget."""
-    figure, grid = new_figure(1, 4, figsize=(8.4, 2.9), sharex=True)
-    budgets = figure_2["budget_tokens"]
-    for axes, (name, values) in zip(grid[0], figure_2["thinking"].items(), strict=True):
-        without = figure_2["non_thinking"][name]
-        axes.semilogx(budgets, values, "o-", color=BLUE, base=2, markersize=4)
+def budget_curves(figure_2: Mapping[str, Any], own: Mapping[str, Any]) -> Drawing:
+    """Figure 2 of the technical report, redrawn, and last a curve measured here: accuracy against the
+    thinking budget. own: `budget_tokens`, `thinking` (a list, in %), `non_thinking` (in %)."""
+    panels = [
+        (name, figure_2["budget_tokens"], values, figure_2["non_thinking"][name], BLUE)
+        for name, values in figure_2["thinking"].items()
+    ]
+    panels.append(("nano, counting", own["budget_tokens"], own["thinking"], own["non_thinking"], GREEN))
+    figure, grid = new_figure(1, len(panels), figsize=(8.6, 2.9))
+    for axes, (name, budgets, values, without, colour) in zip(grid[0], panels, strict=True):
+        axes.semilogx(budgets, values, "o-", color=colour, base=2, markersize=4)
         axes.axhline(without, color=ORANGE, linestyle="--", linewidth=1.5)
-        axes.set_xticks(budgets, [f"{b // 1024}" for b in budgets])
+        ticks = [b for b in budgets if b & (b - 1) == 0]
+        axes.set_xticks(ticks, [f"{b // 1024}K" if b >= 1024 else f"{b}" for b in ticks])
         axes.minorticks_off()
         low, high = min(without, *values), max(values)
         axes.set_ylim(low - 0.18 * (high - low), high + 0.08 * (high - low))
         axes.annotate("no thinking", (budgets[-1], without), (0, -3), textcoords="offset points",
                       ha="right", va="top", fontsize=7.5, color="#a86f00")  # fmt: skip
-        axes.set_title(name, fontsize=9.5)
-        axes.tick_params(labelsize=8)
+        axes.set_title(name, fontsize=9)
+        axes.tick_params(labelsize=7.5)
     grid[0][0].set_ylabel("Pass@1, %")
-    figure.supxlabel("thinking budget, thousands of tokens (each panel has its own scale)", fontsize=9)
-    rising = sum(values[-1] > values[0] for values in figure_2["thinking"].values())
-    title = f"{rising} of {len(grid[0])} benchmarks rise with the budget"
+    figure.supxlabel("thinking budget, tokens (each panel has its own scales)", fontsize=9)
+    rising = sum(values[-1] > values[0] for _, _, values, _, _ in panels)
+    title = f"{rising} of {len(panels)} curves rise with the budget, four of 235B and one measured here"
     figure.suptitle(title, x=0.01, ha="left", weight="bold", fontsize=11)
-    return figure, {k: figure_2[k] for k in ("budget_tokens", "thinking", "non_thinking")}
+    published = {k: figure_2[k] for k in ("budget_tokens", "thinking", "non_thinking")}
+    return figure, {"published": published, "own": dict(own)}

@@ -40,7 +40,7 @@ class Grpo:
     """
 
     steps: int = 170
-    prompts: int = 32
+    prompts: int = 16
     group: int = 8
     minibatches: int = 2
     epochs: int = 1

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from qwen3_ref.chat import Message, Reply, encode_chat, parse_reply
+from qwen3_ref.chat import Json, Message, Reply, encode_chat, parse_reply
 from qwen3_ref.generate import Sampling, generate
 from qwen3_ref.model import Qwen3
 from qwen3_ref.tasks import FAMILIES, Problem, make_problems, verify
@@ -42,7 +42,9 @@ class Example:
     reply: int
 
 
-def encode_example(tokenizer: Tokenizer, messages: Sequence[Message]) -> Example:
+def encode_example(
+    tokenizer: Tokenizer, messages: Sequence[Message], tools: Sequence[Json] = ()
+) -> Example:
     """A conversation that ends with the assistant's turn, in the official template.
 
     The loss is on that turn from its think block to its <|im_end|>. Earlier turns of the assistant
@@ -52,8 +54,8 @@ def encode_example(tokenizer: Tokenizer, messages: Sequence[Message]) -> Example
         raise ValueError(
             f"the last message is the {messages[-1]['role']}'s; end with the assistant's, which is learned."
         )
-    prompt = encode_chat(tokenizer, messages[:-1])
-    ids = encode_chat(tokenizer, messages, add_generation_prompt=False)
+    prompt = encode_chat(tokenizer, messages[:-1], tools=tools)
+    ids = encode_chat(tokenizer, messages, tools=tools, add_generation_prompt=False)
     ids = ids[: len(ids) - ids[::-1].index(tokenizer.control_tokens["<|im_end|>"])]  # no line end after
     assert ids[: len(prompt)] == prompt
     return Example(ids, len(ids) - len(prompt))

@@ -14,8 +14,10 @@ __all__ = ["EQUIVALENT", "FAULTS", "Fault", "switched_on"]
 def _catalogue() -> tuple[list[Fault], list[Fault]]:
     from tests.faults import (
         attention_and_experts,
+        balancing,
         equivalent,
         loading,
+        measuring,
         norms_and_rope,
         serving,
         specification,
@@ -25,7 +27,8 @@ def _catalogue() -> tuple[list[Fault], list[Fault]]:
 
     torch = [*norms_and_rope.FAULTS, *attention_and_experts.FAULTS]
     faults = [*torch, *specification.FAULTS, *loading.FAULTS, *serving.FAULTS]
-    faults += [*text.FAULTS, *training.FAULTS]
+    faults += [*text.FAULTS, *training.FAULTS, *balancing.FAULTS]
+    faults += measuring.FAULTS
     return faults, equivalent.FAULTS
 
 

@@ -1,0 +1,71 @@
+"""One reproduction of the family: its directory, and what every stage shares."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from qwen3_ref.model import Qwen3
+from qwen3_ref.tokenizer import Tokenizer
+from qwen3_ref.train import pretrain, text
+from qwen3_ref.train.checkpoint import TrainingError
+from qwen3_ref.train.loop import Plan, StepLoss, train
+
+
+@dataclass(frozen=True)
+class Run:
+    """Where a reproduction lies, and its settings.
+
+    scale: all step counts times this, for a quick look (the weights are then other ones).
+    precision: of pre-training and fine-tuning; reinforcement learning is in float32.
+    """
+
+    out: Path
+    seed: int = 0
+    scale: float = 1.0
+    precision: Literal["fp32", "bf16"] = "fp32"
+    allow_other_text: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.scale > 0:
+            raise ValueError(f"scale is {self.scale}; it must be above 0 (1 is the whole recipe).")
+
+    @functools.cached_property
+    def corpus(self) -> text.Corpus:
+        """The pre-training documents by domain."""
+        return text.gather(allow_other_text=self.allow_other_text)
+
+    @functools.cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The nano tokenizer, learned once and kept in `OUT/tokenizer`."""
+        folder = self.out / "tokenizer"
+        if not (folder / "tokenizer.json").exists():
+            text.train_tokenizer(self.corpus).save_pretrained(folder)
+        return Tokenizer.from_pretrained(folder)
+
+    @functools.cached_property
+    def streams(self) -> tuple[pretrain.Streams, pretrain.Streams]:
+        """The packed train and held-out documents by domain."""
+        return pretrain.make_streams(self.tokenizer, self.corpus)
+
+    def steps(self, count: int) -> int:
+        """A step count at this run's scale."""
+        return max(1, round(count * self.scale))
+
+    def plan(self, plan: Plan) -> Plan:
+        """A stage's plan at this run's scale and precision."""
+        steps = self.steps(plan.steps)
+        return replace(plan, steps=steps, warmup=min(plan.warmup, steps), precision=self.precision)
+
+    def model(self, stage: str) -> Qwen3:
+        """What a stage left. Raises TrainingError if it has not run."""
+        folder = self.out / stage / "model"
+        if not (folder / "config.json").exists():
+            raise TrainingError(f"{folder} is not there; run --stage {stage} first, or --stage all.")
+        return Qwen3.from_pretrained(folder)
+
+    def train(self, stage: str, model: Qwen3, plan: Plan, step_loss: StepLoss) -> None:
+        """The shared loop, in the stage's directory."""
+        train(model, plan, step_loss, self.out / stage, about={"stage": stage, "seed": self.seed})

@@ -1,0 +1,192 @@
+"""Of 04_attention."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from qwen3_ref import numpy_ref
+from tests.mistakes import Mistake
+
+
+def size(c: Any, tokens: int, *, heads: str = "num_key_value_heads", per_number: int = 2) -> int:
+    return int(2 * c["num_hidden_layers"] * c[heads] * c["head_dim"] * tokens * per_number)
+
+
+def by_hidden(c: Any) -> int:
+    return int(c["hidden_size"] // c["num_attention_heads"])
+
+
+def shares(scores: Any, axis: int = -1) -> Any:
+    e = np.exp(scores - scores.max(axis=axis, keepdims=True))
+    return e / e.sum(axis=axis, keepdims=True)
+
+
+def attend(
+    q: Any, k: Any, v: Any, *, tiled: bool = False, scale: float = 0.0, masked: Any = None, axis: int = -1
+) -> Any:
+    """Grouped-query attention with a choice of slips."""
+    (h, t, d), n = q.shape, len(k)
+    order = np.tile(np.arange(n), h // n) if tiled else np.repeat(np.arange(n), h // n)
+    scores = q @ k[order].swapaxes(1, 2) * (scale or d**-0.5)
+    mask = np.tri(t, dtype=bool) if masked is None else masked
+    return shares(np.where(mask, scores, -np.inf), axis) @ v[order]
+
+
+def zeroed(q: Any, k: Any, v: Any, *, before: bool) -> Any:
+    group = len(q) // len(k)
+    scores = q @ np.repeat(k, group, 0).swapaxes(1, 2) / np.sqrt(q.shape[-1])
+    mask = np.tri(q.shape[1])
+    return (shares(scores * mask) if before else shares(scores) * mask) @ np.repeat(v, group, 0)
+
+
+def grid(real: Any, start: int) -> tuple[Any, Any]:
+    """Keys (s,) and queries (t, 1), as columns of the text."""
+    return np.arange(len(real)), np.arange(start, len(real))[:, None]
+
+
+def rows_from_zero(real: Any, start: int) -> Any:
+    key, query = grid(real, start)
+    return real & (key <= query - start)
+
+
+def padding_seen(real: Any, start: int) -> Any:
+    key, query = grid(real, start)
+    return key <= query
+
+
+def empty_rows(real: Any, start: int) -> Any:
+    key, query = grid(real, start)
+    return real & (key <= query)
+
+
+def right_mask(real: Any, start: int) -> Any:
+    key, query = grid(real, start)
+    return (real & (key <= query)) | (key == query)
+
+
+def strict(real: Any, start: int) -> Any:
+    key, query = grid(real, start)
+    return (real & (key < query)) | ((key == query) & ~real)
+
+
+def future(real: Any, start: int) -> Any:
+    key, query = grid(real, start)
+    return real | (key == query)
+
+
+def norm(a: Any, gain: Any, eps: float) -> Any:
+    return gain * a / np.sqrt((a * a).mean(-1, keepdims=True) + eps)
+
+
+def turn(a: Any, cos: Any, sin: Any) -> Any:
+    first, second = np.split(a, 2, axis=-1)
+    return np.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+
+
+def split(flat: Any, gain: Any) -> Any:
+    return flat.reshape(len(flat), -1, len(gain)).swapaxes(0, 1)
+
+
+def whole_width(x: Any, w: Any, gain: Any, cos: Any, sin: Any, eps: float) -> Any:
+    return turn(split(norm(x @ w.T, np.tile(gain, len(w) // len(gain)), eps), gain), cos, sin)
+
+
+def cut_by_hidden(x: Any, w: Any, gain: Any, cos: Any, sin: Any, eps: float) -> Any:
+    """head_dim taken from D / h: here it does not even fit."""
+    (t, width), heads = x.shape, len(w) // len(gain)
+    return turn(norm((x @ w.T).reshape(t, heads, width // heads).swapaxes(0, 1), gain, eps), cos, sin)
+
+
+def count(real: Any, start: int) -> Any:
+    return np.maximum(np.cumsum(real, axis=1) - 1, 0)[:, start:]
+
+
+CACHE: list[Mistake] = [
+    ("that is half: keys and values are both kept", lambda c, n: size(c, n) // 2),
+    ("neither keys and values nor two bytes", lambda c, n: size(c, n) // 4),
+    ("four bytes a number", lambda c, n: size(c, n, per_number=4)),
+    ("you count query heads", lambda c, n: size(c, n, heads="num_attention_heads")),
+    ("head_dim is hidden_size / heads", lambda c, n: size(c | {"head_dim": by_hidden(c)}, n)),
+    ("you use hidden_size", lambda c, n: 4 * c["num_hidden_layers"] * c["hidden_size"] * n),
+    ("that is one layer", lambda c, n: size(c | {"num_hidden_layers": 1}, n)),
+    ("that is one token", lambda c, n: size(c, 1)),
+]
+GROUPED: list[Mistake] = [
+    ("neighbours share (yours are tiled)", lambda q, k, v: attend(q, k, v, tiled=True)),
+    ("do not divide the scores", lambda q, k, v: attend(q, k, v, scale=1.0)),
+    ("you divide by d;", lambda q, k, v: attend(q, k, v, scale=1 / q.shape[-1])),
+    (
+        "the root of all heads' width",
+        lambda q, k, v: attend(q, k, v, scale=(len(q) * q.shape[-1]) ** -0.5),
+    ),
+    ("see the future", lambda q, k, v: attend(q, k, v, masked=np.ones(2 * q.shape[1:2], bool))),
+    ("upside down", lambda q, k, v: attend(q, k, v, masked=np.tri(q.shape[1], dtype=bool).T)),
+    ("set shares to zero after the softmax", lambda q, k, v: zeroed(q, k, v, before=False)),
+    ("masked scores are 0 in your softmax", lambda q, k, v: zeroed(q, k, v, before=True)),
+    ("runs over the queries", lambda q, k, v: attend(q, k, v, axis=1)),
+    (
+        "that calls qwen3_ref.numpy_ref.attention",
+        lambda q, k, v: numpy_ref.attention(q[None], k[None], v[None], np.tri(q.shape[1])[None] > 0)[0][0],
+    ),
+]
+MASK: list[Mistake] = [
+    ("your mask counts rows from 0", rows_from_zero),
+    ("your queries see padding", padding_seen),
+    ("its softmax is 0 / 0", empty_rows),
+    ("a query may look at itself too", strict),
+    ("see the future", future),
+    ("upside down", lambda real, start: ~right_mask(real, start)),
+    ("rows for the cached tokens too", lambda real, start: right_mask(real, 0)),
+    ("leave out the columns of the cache", lambda real, start: right_mask(real, start)[:, start:]),
+    (
+        "that calls qwen3_ref.numpy_ref.positions_and_mask",
+        lambda real, start: numpy_ref.positions_and_mask(real[None], start)[1][0],
+    ),
+]
+QUERIES: list[Mistake] = [
+    (
+        "you normalise after RoPE; the gains",
+        lambda x, w, g, cos, sin, eps: norm(turn(split(x @ w.T, g), cos, sin), g, eps),
+    ),
+    ("you normalise over all heads at once", whole_width),
+    ("raises ValueError: cannot reshape", cut_by_hidden),
+    (
+        "the gain is missing",
+        lambda x, w, g, cos, sin, eps: turn(norm(split(x @ w.T, g), 1, eps), cos, sin),
+    ),
+    ("the norm is missing", lambda x, w, g, cos, sin, eps: turn(split(x @ w.T, g), cos, sin)),
+    ("RoPE is missing", lambda x, w, g, cos, sin, eps: norm(split(x @ w.T, g), g, eps)),
+    (
+        "not 1 + w",
+        lambda x, w, g, cos, sin, eps: turn(norm(split(x @ w.T, g), 1 + g, eps), cos, sin),
+    ),
+    (
+        "view (t, h d) as (h, t, d) at once",
+        lambda x, w, g, cos, sin, eps: turn(norm((x @ w.T).reshape(-1, len(x), len(g)), g, eps), cos, sin),
+    ),
+    (
+        "wanted is (h, t, d)",
+        lambda x, w, g, cos, sin, eps: turn(norm(split(x @ w.T, g), g, eps), cos, sin).swapaxes(0, 1),
+    ),
+]
+POSITIONS: list[Mistake] = [
+    ("those are columns", lambda real, start: np.arange(real.shape[1])[None].repeat(len(real), 0)[:, start:]),
+    ("one row of positions for all", lambda real, start: np.arange(start, real.shape[1])),
+    ("start again with every chunk", lambda real, start: count(real[:, start:], 0)),
+    ("one too many", lambda real, start: np.cumsum(real, axis=1)[:, start:]),
+    ("give it 0, not -1", lambda real, start: np.cumsum(real, axis=1)[:, start:] - 1),
+    ("positions of all columns", lambda real, start: count(real, 0)),
+    (
+        "you add the columns of the cache",
+        lambda real, start: start + count(real[:, start:], 0) if start else count(real, 0),
+    ),
+]
+MISTAKES = {
+    "cache_bytes": CACHE,
+    "grouped": GROUPED,
+    "mask": MASK,
+    "queries": QUERIES,
+    "positions": POSITIONS,
+}

@@ -1,0 +1,95 @@
+"""Of 08_debugging_lab."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from tests.mistakes import Mistake
+
+
+def off(got: Any, want: Any) -> Any:
+    return np.abs(got - want)
+
+
+def size(want: Any) -> Any:
+    return np.sqrt(np.mean(want * want))
+
+
+def first(wrong: Any, otherwise: Any = None) -> Any:
+    return np.flatnonzero(wrong)[0] if wrong.any() else len(wrong) if otherwise is None else otherwise
+
+
+def turned(x: Any, cos: Any, sin: Any) -> Any:
+    a, b = np.split(x, 2, axis=-1)
+    return np.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
+
+
+def neighbours(x: Any, cos: Any, sin: Any) -> Any:
+    out = np.empty_like(x)
+    out[:, 0::2] = x[:, 0::2] * cos - x[:, 1::2] * sin
+    out[:, 1::2] = x[:, 1::2] * cos + x[:, 0::2] * sin
+    return out
+
+
+def lengths(right: Any, wrong: Any, limit: int, tolerance: float = 1e-6) -> list[int]:
+    return [t for t in range(1, limit + 1) if np.abs(right(t) - wrong(t)).max() > tolerance]
+
+
+def bisected(right: Any, wrong: Any, limit: int) -> int:
+    low, high = 1, limit
+    while low < high:
+        middle = (low + high) // 2
+        shows = np.abs(right(middle) - wrong(middle)).max() > 1e-6
+        low, high = (low, middle) if shows else (middle + 1, high)
+    return low
+
+
+def by_first_token(v: Any, out: Any) -> Any:
+    return np.abs(out[:, None, 0] - v[None, :, 0]).max(-1).argmin(1)
+
+
+def of(search: Callable[[list[int], int], Any]) -> Callable[..., Any]:
+    """An answer to `shortest`, from the lengths at which the two differ and the limit."""
+    return lambda right, wrong, limit: search(lengths(right, wrong, limit), limit)
+
+
+ONSET: list[Mistake] = [
+    ("your tolerance is absolute", lambda a, b, e: first((off(a, b) > e).any(1))),
+    ("you average over the vocabulary", lambda a, b, e: first(off(a, b).mean(1) > e * size(b))),
+    ("you compare winning tokens", lambda a, b, e: first(a.argmax(1) != b.argmax(1))),
+    ("you take the size of each row", lambda a, b, e: first(off(a, b).max(1) > e * np.sqrt((b * b).mean(1)))),
+    ("the last such position", lambda a, b, e: np.flatnonzero(off(a, b).max(1) > e * size(b))[-1]),
+    ("how many positions differ", lambda a, b, e: np.sum(off(a, b).max(1) > e * size(b))),
+    ("a place among all numbers", lambda a, b, e: np.argmax(off(a, b) > e * size(b))),
+    ("all logits of a position", lambda a, b, e: first((off(a, b) > e * size(b)).all(1))),
+    ("where nothing differs the answer is t", lambda a, b, e: np.argmax(off(a, b).max(1) > e * size(b))),
+    ("where nothing differs the answer is t", lambda a, b, e: first(off(a, b).max(1) > e * size(b), -1)),
+]
+SHORTEST: list[Mistake] = [
+    ("you bisect", bisected),
+    ("the largest such t", of(lambda bad, limit: max(bad, default=0))),
+    ("one too few", of(lambda bad, limit: min(bad) - 1 if bad else 0)),
+    ("stops before limit", lambda right, wrong, limit: min(lengths(right, wrong, limit - 1), default=0)),
+    ("your tolerance too wide", lambda a, b, limit: min(lengths(a, b, limit, 1e-3), default=0)),
+    ("the answer is 0", of(lambda bad, limit: min(bad, default=limit))),
+]
+RESCUE: list[Mistake] = [
+    ("as they were in the cache", lambda c, g, cos, sin: c),
+    ("not put back", lambda c, g, cos, sin: c / g),
+    ("are not rotated", lambda c, g, cos, sin: g * turned(c / g, cos, -sin)),
+    ("neither rotated nor scaled", lambda c, g, cos, sin: turned(c / g, cos, -sin)),
+    ("your keys have it twice", lambda c, g, cos, sin: turned(g * turned(c, cos, -sin), cos, sin)),
+    ("you turn forwards twice", lambda c, g, cos, sin: turned(g * turned(c / g, cos, sin), cos, sin)),
+    ("pairs are neighbours", lambda c, g, cos, sin: neighbours(g * neighbours(c / g, cos, -sin), cos, sin)),
+    ("you turn back at the end", lambda c, g, cos, sin: turned(g * turned(c / g, cos, -sin), cos, -sin)),
+]
+READERS: list[Mistake] = [
+    ("that is how Qwen3 shares them", lambda q, k, v, out: np.arange(len(q)) // (len(q) // len(k))),
+    ("the usual bug", lambda q, k, v, out: np.arange(len(q)) % len(k)),
+    ("they count from 0", lambda q, k, v, out: by_first_token(v, out) + 1),
+    ("not a table", lambda q, k, v, out: np.eye(len(v))[by_first_token(v, out)]),
+]
+MISTAKES = {"onset": ONSET, "shortest": SHORTEST, "rescue": RESCUE, "readers": READERS}

@@ -1,0 +1,135 @@
+"""Of 02_norm_and_swiglu."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+
+from qwen3_ref import model, numpy_ref
+from tests.mistakes import Mistake
+
+
+def sigmoid(x: Any) -> Any:
+    return 1 / (1 + np.exp(-x))
+
+
+def silu(x: Any) -> Any:
+    return x * sigmoid(x)
+
+
+def gelu(x: Any) -> Any:
+    return 0.5 * x * (1 + np.vectorize(math.erf)(x / math.sqrt(2)))
+
+
+def hidden(x: Any, both: Any) -> tuple[Any, Any]:
+    gate, up = np.split(both, 2)
+    return x @ gate.T, x @ up.T
+
+
+def gated(f: Any) -> Any:
+    """An answer to `packed` whose hidden vector is f(gate, up)."""
+    return lambda x, both, down: f(*hidden(x, both)) @ down.T
+
+
+def norm(x: Any, w: Any, eps: float, **how: Any) -> Any:
+    """RMSNorm in 16 bits with one thing done otherwise."""
+    wide = x if how.get("narrow") else x.float()
+    wide = wide - wide.mean(-1, keepdim=True) if how.get("centre") else wide
+    mean = wide.square().mean(-1, keepdim=True)
+    n = wide / (mean.sqrt() + eps) if how.get("outside") else wide * torch.rsqrt(mean + how.get("other", eps))
+    if how.get("late"):
+        return (w * n).to(x.dtype)
+    n = n if how.get("wide") else n.to(x.dtype)
+    return n if how.get("bare") else (w + how.get("plus", 0)) * n
+
+
+def borrowed_norm(x: Any, w: Any, eps: float) -> Any:
+    layer = model.RMSNorm(len(w), eps).to(x.dtype)
+    layer.weight.data.copy_(w)
+    return layer(x)
+
+
+def borrowed_mlp(x: Any, both: Any, down: Any) -> Any:
+    gate, up = np.split(both, 2)
+    return numpy_ref.swiglu(x, gate, up, down)
+
+
+def derivative(x: Any, gain: Any, eps: float, dy: Any, sign: int = 1, mean: Any = np.mean) -> Any:
+    r = np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + eps)
+    g, n = gain * dy, x / r
+    return (g - sign * n * mean(g * n, axis=-1, keepdims=True)) / r
+
+
+def root(x: Any, eps: float = 0.0) -> Any:
+    return np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + eps)
+
+
+def measured(x: Any, y: Any) -> Any:
+    return (x / y) ** 2 - np.mean(x * x, axis=-1, keepdims=True)
+
+
+WIDTH: list[Mistake] = [
+    ("the width of the plain MLP", lambda h, m: 4 * h),
+    ("2/3 of the *plain width*", lambda h, m: 2 * h / 3),
+    ("you round down", lambda h, m: 8 * h // 3 // m * m),
+    ("you round down", lambda h, m: round(8 * h / 3 / m) * m),
+    ("fits exactly here", lambda h, m: (8 * h // 3 // m + 1) * m),
+    ("you do not round up", lambda h, m: 8 * h / 3),
+    ("you do not round up", lambda h, m: 8 * h // 3),
+]
+PACKED: list[Mistake] = [
+    ("gate and up are swapped", gated(lambda g, u: g * silu(u))),
+    ("that is GELU", gated(lambda g, u: gelu(g) * u)),
+    ("that is ReLU", gated(lambda g, u: np.maximum(g, 0) * u)),
+    ("that is the sigmoid alone", gated(lambda g, u: sigmoid(g) * u)),
+    ("not on up as well", gated(lambda g, u: silu(g) * silu(u))),
+    ("before the product with up", gated(lambda g, u: silu(g * u))),
+    ("there is no SiLU in it", gated(lambda g, u: g * u)),
+    (
+        "do not alternate",
+        lambda x, both, down: (silu(x @ both[0::2].T) * (x @ both[1::2].T)) @ down.T,
+    ),
+    ("takes it back to (t, D)", lambda x, both, down: silu(hidden(x, both)[0]) * hidden(x, both)[1]),
+    ("that calls qwen3_ref.numpy_ref.swiglu", borrowed_mlp),
+]
+SIXTEEN: list[Mistake] = [
+    ("your squares overflow", lambda x, w, e: norm(x, w, e, narrow=True)),
+    ("the official order is cast, then weight", lambda x, w, e: norm(x, w, e, late=True)),
+    ("never cast back", lambda x, w, e: norm(x, w, e, wide=True)),
+    ("your eps is outside the root", lambda x, w, e: norm(x, w, e, outside=True)),
+    ("your eps is missing", lambda x, w, e: norm(x, w, e, other=0.0)),
+    ("not the one that was given", lambda x, w, e: norm(x, w, e, other=1e-6)),
+    ("1 + weight, as Gemma does", lambda x, w, e: norm(x, w, e, plus=1)),
+    ("the weight is missing", lambda x, w, e: norm(x, w, e, bare=True)),
+    ("that is LayerNorm", lambda x, w, e: norm(x, w, e, centre=True)),
+    ("that calls qwen3_ref.model", borrowed_norm),
+]
+BACKWARD: list[Mistake] = [
+    ("you treat the root as a constant", lambda x, g, e, dy: g * dy / root(x, e)),
+    ("your gain is missing", lambda x, g, e, dy: derivative(x, np.ones_like(g), e, dy)),
+    ("wrong sign", lambda x, g, e, dy: derivative(x, g, e, dy, sign=-1)),
+    ("you sum where", lambda x, g, e, dy: derivative(x, g, e, dy, mean=np.sum)),
+    ("your eps is missing from the root", lambda x, g, e, dy: derivative(x, g, 0.0, dy)),
+    ("not divided by the root at the end", lambda x, g, e, dy: derivative(x, g, e, dy) * root(x, e)),
+    ("the output times dy", lambda x, g, e, dy: g * dy * x / root(x, e)),
+]
+EPSILON: list[Mistake] = [
+    ("take the mean square off", lambda x, y: float(((x / y) ** 2).mean())),
+    ("outside the root", lambda x, y: float((x / y - root(x)).mean())),
+    ("the root of eps", lambda x, y: float(np.sqrt(measured(x, y).mean()))),
+    ("your sign is wrong", lambda x, y: float(-measured(x, y).mean())),
+    ("one number is wanted", lambda x, y: measured(x, y)),
+    ("one number is wanted", lambda x, y: measured(x, y).mean(-1)),
+    ("you return 1e-5", lambda x, y: 1e-5),
+    ("you return 1e-6", lambda x, y: 1e-6),
+]
+MISTAKES = {
+    "width": WIDTH,
+    "packed": PACKED,
+    "sixteen": SIXTEEN,
+    "backward": BACKWARD,
+    "epsilon": EPSILON,
+}

@@ -1,0 +1,124 @@
+"""Of 12_thinking_budget."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.mistakes import Mistake
+
+
+def spans(ids: list[int], opening: int, closing: int) -> list[list[int]]:
+    """The thoughts, without marks; the last may be open."""
+    found: list[list[int]] = []
+    open_now = False
+    for i in ids:
+        if i == opening:
+            open_now = True
+            found.append([])
+        elif i == closing:
+            open_now = False
+        elif open_now:
+            found[-1].append(i)
+    return found
+
+
+def until_first_close(ids: list[int], opening: int, closing: int) -> int:
+    return ids.index(closing) - ids.index(opening) - 1
+
+
+def from_first_open(ids: list[int], opening: int, closing: int) -> int:
+    end = len(ids) - 1 - ids[::-1].index(closing) if ids.count(closing) == 2 else len(ids)
+    return len([i for i in ids[ids.index(opening) + 1 : end]])
+
+
+def with_marks(ids: list[int], opening: int, closing: int) -> int:
+    return sum(map(len, spans(ids, opening, closing))) + ids.count(opening) + ids.count(closing)
+
+
+def closed_only(ids: list[int], opening: int, closing: int) -> int:
+    found = spans(ids, opening, closing)
+    return sum(map(len, found[: ids.count(closing)]))
+
+
+INSIDE: list[Mistake] = [
+    ("you count the marks too", with_marks),
+    ("there is a second thought", until_first_close),
+    ("a thought that was cut off", closed_only),
+    ("the last thought alone", lambda ids, o, c: len(spans(ids, o, c)[-1])),
+    ("what lies between the thoughts too", from_first_open),
+    ("that is all there is", lambda ids, o, c: len(ids)),
+    ("that is what lies outside", lambda ids, o, c: len(ids) - sum(map(len, spans(ids, o, c)))),
+]
+
+
+def free_of(drawn: list[int], closing: int) -> list[int]:
+    return drawn[: drawn.index(closing)]
+
+
+def always_cut(drawn: list[int], budget: int, closing: int, stop: list[int]) -> list[int]:
+    return [*drawn[:budget], *stop]
+
+
+def cut_from(at: int, keep: int = 0, text: bool = True) -> Any:
+    """Cuts thoughts longer than the budget + at, and keeps budget + keep ids of them."""
+
+    def answer(drawn: list[int], budget: int, closing: int, stop: list[int]) -> list[int]:
+        free = free_of(drawn, closing)
+        if len(free) <= budget + at:
+            return [*free, closing]
+        return [*free[: budget + keep], *(stop if text else [closing])]
+
+    return answer
+
+
+THOUGHT: list[Mistake] = [
+    ("a thought of exactly the budget is not cut", cut_from(-1)),
+    ("you keep it", cut_from(0, keep=1)),
+    ("you do not cut", cut_from(1)),
+    ("one id too early", cut_from(0, keep=-1)),
+    ("it is forced, and free", cut_from(0, keep=-3)),
+    ("the text goes first", cut_from(0, text=False)),
+    ("a thought of exactly the budget is not cut", always_cut),
+    ("is missing", lambda d, b, c, s: d[:b] if len(free_of(d, c)) > b else [*free_of(d, c), c]),
+    ("belongs to it", lambda d, b, c, s: [*d[:b], *s] if len(free_of(d, c)) > b else free_of(d, c)),
+    ("you go on into the answer", lambda d, b, c, s: [*d[:b], *s] if len(free_of(d, c)) > b else d),
+    ("you do not cut", lambda d, b, c, s: d),
+]
+STILL_OPEN: list[Mistake] = [
+    ("non-thinking mode", lambda prompt, o, c: o in prompt),
+    ("no thought was ever opened", lambda prompt, o, c: c not in prompt),
+    ("a line end after <think>", lambda prompt, o, c: prompt[-1] == o),
+    ("earlier turn's thought was closed, and", lambda prompt, o, c: o in prompt and prompt[-1] != c),
+    ("this turn's is open", lambda prompt, o, c: o in prompt and c not in prompt),
+]
+
+
+def two(room: int, keep: int, *, look: bool = True, remember: bool = True, finish: bool = True) -> Any:
+    """Two calls: `room` ids beyond the budget asked for first, `keep` of them kept when cut."""
+
+    def answer(complete: Any, prompt: list[int], budget: int, closing: int, stop: list[int]) -> list[int]:
+        first = complete(prompt, budget + room)
+        if not look or closing not in first:
+            first = [*first[: budget + keep], *stop]
+        more = complete([*prompt, *(first if remember else stop)], 99) if finish else []
+        return [*first, *more]
+
+    return answer
+
+
+TWO_CALLS: list[Mistake] = [
+    ("you count <think> as thinking", two(0, 0)),
+    ("one beyond the budget; drop it", two(2, 2)),
+    ("a thought of exactly the budget is cut", two(1, 1)),
+    ("a thought of exactly the budget is cut", two(2, 1, look=False)),
+    ("forgets the thought", two(2, 1, remember=False)),
+    ("the second call has to finish it", two(2, 1, finish=False)),
+    ("you never cut", lambda complete, prompt, budget, closing, stop: complete(prompt, 999)),
+    ("the end alone", lambda f, prompt, budget, c, stop: two(2, 1)(f, prompt, budget, c, stop)[budget + 3 :]),
+]
+MISTAKES = {
+    "inside": INSIDE,
+    "thought": THOUGHT,
+    "still_open": STILL_OPEN,
+    "two_calls": TWO_CALLS,
+}

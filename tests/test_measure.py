@@ -1,0 +1,337 @@
+"""The measured table: its numbers by hand, every row on a small family, cut off and gone on with."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from qwen3_ref import __main__ as cli
+from qwen3_ref import evaluate as evaluate_module
+from qwen3_ref.config import Qwen3Config
+from qwen3_ref.evaluate import Row, _row, curve_table, curves, wilson
+from qwen3_ref.generate import Generated
+from qwen3_ref.model import Qwen3
+from qwen3_ref.tasks import FAMILIES, Problem, make_problems, split_of
+from qwen3_ref.tokenizer import Tokenizer
+from qwen3_ref.train import general_rl, measure, pretrain, text
+from qwen3_ref.train.general_rl import Task
+from qwen3_ref.train.measure import Bench
+from qwen3_ref.train.nano_results import Item, Number, any_of, average, cell, change, render, share
+from qwen3_ref.train.run import Run
+from tests.test_evaluate import row
+
+TOK = Tokenizer.train(["12 + 34 is 46 and so on"], 300)
+CONFIG = Qwen3Config(
+    vocab_size=300, hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2,
+    num_key_value_heads=1, head_dim=10, rope_theta=1e4, tie_word_embeddings=True, initializer_range=0.3,
+    max_position_embeddings=4096,
+)  # fmt: skip
+STAGES = ["s1", "s2", "s3", "s3-no-abf", "cold-start", "grpo", "fusion", "general-rl", *measure.STUDENTS]
+
+
+def save(out: Path, stage: str, seed: int) -> None:
+    folder = out / stage
+    Qwen3(CONFIG, generator=torch.Generator().manual_seed(seed)).save_pretrained(folder / "model")
+    TOK.save_pretrained(folder / "model")
+    summary = {"seed": 0, "cpu_seconds": 180.0 + 120 * seed}
+    (folder / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
+
+
+def family(out: Path) -> Run:
+    """A run directory with untrained models, and a corpus of a few words."""
+    for seed, stage in enumerate(STAGES):
+        save(out, stage, seed)
+    lines = "step,reward,tokens\n0,0.25,9\n20,0.5,9\n340,0.75,9\n"
+    (out / "grpo" / "held_out.csv").write_text(lines, encoding="utf-8")
+    run = Run(out)
+    documents = [f"document {i} of some thirty words and so on" * 3 for i in range(300)]
+    vars(run)["corpus"] = {domain: [f"{domain} {d}" for d in documents] for domain in text.DOMAINS}
+    return run
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure, "MAX_REPLY", 6)
+
+
+# -- numbers -------------------------------------------------------------------------------------------
+
+
+def test_numbers_by_hand() -> None:
+    assert share([True, False, False, False]) == Number(0.25, *wilson(0.25, 4), 4)
+    two = average([1.0, 3.0], each=256)  # standard deviation sqrt(2), divided by sqrt(2)
+    assert (two.value, two.n) == (2.0, 512)
+    assert (two.low, two.high) == pytest.approx((2 - 1.959964, 2 + 1.959964), abs=1e-6)
+    rows = [row(p, bool(bits >> s & 1), sample=s) for p, bits in enumerate((0, 1, 2, 0)) for s in (0, 1)]
+    assert any_of(rows) == Number(0.5, *wilson(0.5, 4), 4), "two of four, whichever sample solves them"
+
+
+def test_change_is_paired() -> None:
+    """One of eight lost: mean -1/8, variance (7 (1/8)^2 + (7/8)^2) / 7 = 1/8."""
+    before = [row(p, p != 0) for p in range(8)]
+    after = [row(p, p > 1) for p in range(8)]
+    half = 1.959964 * math.sqrt(1 / 8 / 8)
+    got = change(before, after)
+    assert (got.value, got.n) == (-0.125, 8)
+    assert (got.low, got.high) == pytest.approx((-0.125 - half, -0.125 + half), abs=1e-6)
+    with pytest.raises(ValueError, match="different problems"):
+        change(before, after[::-1])
+
+
+def test_an_answer_that_was_cut_is_wrong() -> None:
+    problem = Problem("arithmetic", 1, "40+02 mod 100", "4002=42", "42")
+    for ended, thought, right in (
+        ("stop", "closed", True),
+        ("stop", None, True),
+        ("stop", "budget", True),
+        ("length", "closed", False),
+        ("stop", "stop", False),
+        ("length", "length", False),
+    ):
+        reply = Generated()
+        reply.answer, reply.ended, reply.thinking_ended = TOK.encode("42\n"), ended, thought
+        assert _row(0, problem, "thinking", None, 0, reply, TOK).correct is right
+
+
+def test_curves_by_hand() -> None:
+    rows = [row(0, True, budget=8), row(1, False, budget=8, family="counting")]
+    rows += [row(0, True, mode="non-thinking"), row(1, True, mode="non-thinking", family="counting")]
+    points = {(p["family"], p["mode"], p["budget"]): (p["pass_1"], p["problems"]) for p in curves(rows)}
+    assert points == {
+        ("arithmetic", "thinking", 8): (1.0, 1),
+        ("counting", "thinking", 8): (0.0, 1),
+        ("arithmetic", "non-thinking", None): (1.0, 1),
+        ("counting", "non-thinking", None): (1.0, 1),
+        ("all", "thinking", 8): (0.5, 2),
+        ("all", "non-thinking", None): (1.0, 2),
+    }
+    lines = [line.split("  ") for line in curve_table(curves(rows)).splitlines()]
+    assert [[c.strip() for c in line if c.strip()] for line in lines] == [
+        ["budget", "arithmetic", "counting", "all"],
+        ["8", "100 (21-100)", "0 (0-79)", "50 (9-91)"],
+        ["non-thinking", "100 (21-100)", "100 (21-100)", "100 (34-100)"],
+    ]
+
+
+# -- the rows ------------------------------------------------------------------------------------------
+
+
+def found(items: Iterator[Item]) -> dict[str, tuple[float | None, float]]:
+    return {i.what: (i.before and i.before.value, i.after.value) for i in items}
+
+
+def test_kept_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two problems a family; the first `right` of the eight are right."""
+
+    def ask(self: Bench, stage: str, what: str, problems: Sequence[Problem], **options: Any) -> list[Row]:
+        old = stage == "grpo"
+        right = {
+            ("thinking", 0): 0 if old else 1,
+            ("thinking", None): 8 if old else 7,
+            ("non-thinking", None): 2 if old else 4,
+        }
+        return [
+            row(i, i < n, family=p.family, mode=mode, budget=budget)
+            for (mode, budget), n in right.items()
+            for i, p in enumerate(problems)
+        ]
+
+    monkeypatch.setattr(Bench, "ask", ask)
+    bench = Bench(Run(tmp_path), "fusion", 2)
+    assert found(measure._kept(bench, "grpo", "fusion", "F", (0, None))) == {
+        "F: thinking accuracy": (1.0, 7 / 8),
+        "F: its change, same problems": (None, -1 / 8),
+        "F: thinking accuracy, arithmetic": (1.0, 1.0),
+        "F: thinking accuracy, counting": (1.0, 1.0),
+        "F: thinking accuracy, conversion": (1.0, 1.0),
+        "F: thinking accuracy, retrieval": (1.0, 0.5),
+        "F: accuracy without thinking": (2 / 8, 4 / 8),
+        "F: accuracy with a budget of 0": (0.0, 1 / 8),
+        "F: accuracy with no budget": (1.0, 7 / 8),
+    }
+    points = [p for p in bench.extra["curves"] if p["mode"] == "thinking"]
+    curve = {(p["family"], p["budget"]): p["pass_1"] for p in points}
+    assert curve["arithmetic", 0] == 0.5 and curve["retrieval", None] == 0.5
+
+
+def test_general_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kinds come in turn, and each part is judged on its own kind alone."""
+    family(tmp_path)
+    new = {"mode": 1.0, "format": 1.0, "tool": 1.0, "length": 1.0}
+    single = [new | {"mode": m, "format": f} for m, f in ((1.0, 1.0), (0.0, 1.0), (0.0, 0.0), (0.0, 1.0))]
+    turns = [new | {"mode": m} for m in (1.0, 0.0, 1.0, 0.0)]
+    limit = [new | {"length": x} for x in (1.0, 0.7, 0.0, 0.99)]
+    tools = [new | {"tool": x} for x in (0.5, 0.0, 1.0, 0.5)]
+    old = [parts for four in zip(single, turns, limit, tools, strict=True) for parts in four]
+    monkeypatch.setattr(Bench, "score", lambda self, stage, *_: old if stage == "fusion" else [new] * 16)
+    assert found(measure._general(Bench(Run(tmp_path), "general", 4))) == {
+        "General RL: mode followed, ThinkFollow (several turns)": (0.5, 1.0),
+        "General RL: mode followed, one turn": (0.25, 1.0),
+        "General RL: format right": (0.75, 1.0),
+        "General RL: tool call of valid format": (0.75, 1.0),
+        "General RL: tool call right": (0.25, 1.0),
+        "General RL: length limit obeyed": (0.25, 1.0),
+    }
+    kinds = general_rl.make_tasks(TOK, 2, seed=0)
+    assert ["tool" in t.rewards for t in kinds] == [False, False, False, True] * 2
+    assert ["length" in t.rewards for t in kinds] == [False, False, True, False] * 2
+    assert [len(t.messages) > 1 for t in kinds] == [False, True, False, False] * 2
+
+
+def test_scores_go_to_their_tasks(tmp_path: Path) -> None:
+    """Prompts are sorted by length for the model, and the scores are not."""
+    family(tmp_path)
+
+    def scripted(model: Qwen3, prompts: Sequence[Sequence[int]], **options: Any) -> list[Generated]:
+        assert [*map(len, prompts)] == sorted(map(len, prompts))
+        replies = []
+        for prompt in prompts:
+            thought = "so" if "yes" in TOK.decode(prompt) else ""
+            reply = Generated()
+            words = f"<think>\n{thought}\n</think>\n\n1<|im_end|>"
+            reply += TOK.encode(words, allow_control_tokens=True)
+            replies.append(reply)
+        return replies
+
+    rewards = {"mode": lambda sample: general_rl.mode_reward(sample, True)}
+    said = ["yes " * 9, "no", "yes", "no " * 9]
+    tasks = [Task([{"role": "user", "content": words}], rewards, {}) for words in said]
+    bench = Bench(Run(tmp_path), "fusion", 4)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(measure, "generate", scripted)
+        parts = bench.score("grpo", "x", tasks)
+    assert [found["mode"] for found in parts] == [1.0, 0.0, 1.0, 0.0]
+    lines = (tmp_path / "measured" / "fusion" / "grpo-x.csv").read_text(encoding="utf-8").splitlines()
+    assert lines[:3] == ["task,format,mode,correct,length,tool", "0,,1,,,", "1,,0,,,"]
+
+
+def test_every_row_and_only_test_problems(tmp_path: Path) -> None:
+    """All rows on a small family: complete, on the test split, with the seed that tuning did not use."""
+    run, drawn = family(tmp_path), list[tuple[str, int]]()
+
+    def watched(make: Callable[..., list[Problem]]) -> Callable[..., list[Problem]]:
+        def draw(name: str, split: str, count: int, difficulty: Any = None, seed: int = 0, **k: Any) -> Any:
+            drawn.append((split, seed))
+            return make(name, split, count, difficulty, seed, **k)
+
+        return draw
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(measure, "MAX_REPLY", 6)
+        for module in (measure, general_rl, pretrain, evaluate_module):
+            patch.setattr(module, "make_problems", watched(make_problems))
+        model = str(tmp_path / "grpo" / "model")
+        assert cli.main(["evaluate", model, "--count", "1", "--budgets", "0", "--max-new-tokens", "4"]) == 0
+        assert set(drawn) == {("test", measure.TEST_SEED)}
+        for name in measure.ROWS:
+            drawn.clear()
+            assert measure.measure(run, name, 4) == []
+            assert {split for split, _ in drawn} == {"test"}
+            assert not {seed for _, seed in drawn} & {0, 1}
+            data = json.loads((tmp_path / "measured" / f"{name}.json").read_text(encoding="utf-8"))
+            assert data["split"] == "test" and data["items"] and not data["missing"]
+            for item in data["items"]:
+                assert item["after"]["n"] >= (1 if item["unit"] == "minutes" else 4), item["what"]
+    assert all(split_of(p.prompt) == "test" for p in Bench(run, "fusion", 4).problems(9))
+    words, missing = render(tmp_path / "measured", list(measure.ROWS))
+    assert missing == []
+    assert "validation split at temperature 1: 0: 25.0, 10: 50.0, 170: 75.0." in words
+    assert f"+ reinforcement learning: CPU-minutes (minutes) |  | {(90 + 60 * 9) * 2 / 60:.2f} |" in words
+    for name in measure.ROWS:
+        lines = [x for x in words.splitlines() if x.endswith(f"| `python -m qwen3_ref measure {name}` |")]
+        assert lines and all(line.count("|") == 6 for line in lines)
+
+
+def test_interrupted_and_gone_on_with(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Ctrl-C in the second batch; the same command answers only what is left, with the same result."""
+    asked, real = [0], evaluate_module.generate
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        asked[0] += 1
+        if asked[0] == stop:
+            raise KeyboardInterrupt
+        return real(*arguments, **options)
+
+    results, calls = [], []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(measure, "MAX_REPLY", 6)
+        patch.setattr(measure, "COUNT", 4)
+        patch.setattr(measure.measure, "__defaults__", (4,))
+        patch.setattr(evaluate_module, "generate", counted)
+        for name, stop in (("whole", 0), ("broken", 2)):
+            family(tmp_path / name)
+            asked[0] = 0
+            arguments = ["measure", "reasoning", "--run", str(tmp_path / name)]
+            if stop:
+                assert cli.main(arguments) == 130
+                assert not (tmp_path / name / "measured" / "reasoning.json").exists()
+                stop = 0
+            assert cli.main(arguments) == 0
+            calls.append(asked[0])
+            data = json.loads((tmp_path / name / "measured" / "reasoning.json").read_text(encoding="utf-8"))
+            results.append(data["items"])
+    assert results[0] == results[1] and calls == [2, 3], "a batch a stage, and the one that was broken off"
+    assert capsys.readouterr().err == ""
+
+
+def test_a_missing_stage_is_named_and_the_rest_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    family(tmp_path)
+    (tmp_path / "student-rl" / "model" / "config.json").unlink()
+    (tmp_path / "on-policy" / "summary.json").unlink()
+    monkeypatch.setattr(measure.measure, "__defaults__", (4,))
+    assert cli.main(["measure", "distillation", "--run", str(tmp_path)]) == 1
+    assert capsys.readouterr().err.splitlines() == [
+        f"error: {tmp_path}/student-rl/model is not there; run --stage student-rl first, or --stage all.",
+        f"error: {tmp_path}/on-policy/summary.json is not there; run --stage on-policy to its end.",
+    ]
+    data = json.loads((tmp_path / "measured" / "distillation.json").read_text(encoding="utf-8"))
+    assert set(data["table_21"]) == {"off-policy", "on-policy-forward"}
+
+
+def test_answers_of_another_model_are_refused(tmp_path: Path) -> None:
+    run = family(tmp_path)
+    measure.measure(run, "reasoning", 4)
+    assert measure.stale(run) == []
+    save(tmp_path, "grpo", 99)
+    assert measure.stale(run) == [
+        f"{tmp_path}/grpo/model is not what `measure reasoning` measured; delete "
+        f"{tmp_path}/measured/reasoning and run it again."
+    ]
+    with pytest.raises(ValueError, match=r"grpo-sampled.csv holds answers of another model"):
+        measure.measure(run, "reasoning", 4)
+
+
+def test_the_table_by_hand(tmp_path: Path) -> None:
+    number = {"value": 0.5, "low": 0.456, "high": 0.544, "n": 500}
+    items: list[dict[str, Any]] = [
+        {"what": "GRPO: pass@1", "before": number, "after": number | {"value": 0.75}, "unit": "%"},
+        {"what": "its change", "before": None, "after": number | {"value": -0.01, "low": -0.03}},
+    ]
+    items[1]["unit"] = "points"
+    data = {"items": items, "missing": ["x is not there."]}
+    (tmp_path / "reasoning.json").write_text(json.dumps(data), encoding="utf-8")
+    assert render(tmp_path, ["reasoning", "fusion"]) == (
+        "| what | before | after | n | measured by |\n|---|---|---|---|---|\n"
+        "| GRPO: pass@1 | 50.0% (45.6 to 54.4) | 75.0% (45.6 to 54.4) | 500 "
+        "| `python -m qwen3_ref measure reasoning` |\n"
+        "| its change (points) |  | -1.0 (-3.0 to +54.4) | 500 | `python -m qwen3_ref measure reasoning` |\n",
+        ["x is not there.", f"{tmp_path}/fusion.json is not there; run `measure fusion` first."],
+    )
+    assert cell({"value": 7.139, "low": 7.1, "high": 7.2, "n": 1}, "nats a token") == "7.14 (7.10 to 7.20)"
+    with pytest.raises(ValueError, match="nothing is measured in .*; run `measure all` first"):
+        render(tmp_path, ["fusion"])
+
+
+def test_families_of_the_bench() -> None:
+    problems = Bench(Run(Path()), "fusion").problems(6)
+    assert [p.family for p in problems[::6]] == list(FAMILIES)
+    kept = {p.prompt for f in FAMILIES for p in make_problems(f, "validation", 200, seed=measure.TEST_SEED)}
+    assert not kept & {p.prompt for p in problems}

@@ -1,0 +1,229 @@
+"""The checkpoints in the package: transformers reads them, writes the same prompts and the same replies."""
+
+from __future__ import annotations
+
+import functools
+import json
+import tomllib
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from qwen3_ref import weights
+from qwen3_ref.chat import encode_chat, render_chat
+from qwen3_ref.generate import generate
+from qwen3_ref.model import Qwen3
+from qwen3_ref.official import official_model
+from qwen3_ref.tasks import FAMILIES, make_problems
+from qwen3_ref.tokenizer import CONTROL_TOKENS, Tokenizer
+from tests.test_chat import GOLDENS, arguments_of, conversations, values, words
+
+ROOT = Path(weights.__file__).resolve().parent
+NANO = ROOT / "data" / "nano"
+FILES = {
+    "config.json", "generation_config.json", "model.safetensors",
+    "tokenizer.json", "tokenizer_config.json", "chat_template.jinja",
+}  # fmt: skip
+SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}}
+ADD = {"type": "function", "function": {"name": "add", "parameters": SCHEMA}}
+CALL = {"type": "function", "function": {"name": "add", "arguments": {"a": 1, "b": "é"}}}
+Talk = tuple[list[dict[str, Any]], Any]  # messages, and tools or options
+TALKS: list[Talk] = [
+    ([{"role": "user", "content": "12+34 mod 100 /think"}], {}),
+    ([{"role": "user", "content": "12+34 mod 100 /no_think"}], {"enable_thinking": False}),
+    (
+        [
+            {"role": "system", "content": "Be brief."},
+            {"role": "user", "content": "12+34 mod 100"},
+            {"role": "assistant", "content": "46", "reasoning_content": "12+34=46"},
+            {"role": "user", "content": "and 46-05 mod 100"},
+        ],
+        {"enable_thinking": True},
+    ),
+    (
+        [
+            {"role": "user", "content": "Add 1 and é."},
+            {"role": "assistant", "content": "", "reasoning_content": "Use it.", "tool_calls": [CALL, CALL]},
+            {"role": "tool", "content": "46"},
+            {"role": "tool", "content": "47"},
+        ],
+        {"tools": [ADD]},
+    ),
+    ([{"role": "assistant", "content": "<think>\na\n</think>\n\nb"}], {"add_generation_prompt": False}),
+]
+
+
+@functools.cache
+def auto_tokenizer(directory: Path) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from transformers import AutoTokenizer
+
+        return AutoTokenizer.from_pretrained(directory, local_files_only=True)
+
+
+@functools.cache
+def nano_tokenizer() -> Any:
+    """transformers' tokenizer of the first checkpoint, with the template as this file tests it."""
+    return auto_tokenizer(weights.find_nano("qwen3-nano"))
+
+
+def rendered(messages: list[dict[str, Any]], **options: Any) -> str:
+    """What transformers makes of the nano family's template."""
+    options = {"add_generation_prompt": True, "tokenize": False} | options
+    template = weights.nano_chat_template()
+    text = nano_tokenizer().apply_chat_template(messages, chat_template=template, **options)
+    assert isinstance(text, str)
+    return text
+
+
+# -- the template -----------------------------------------------------------------------------------
+
+
+def test_the_template_against_the_official_one() -> None:
+    """Character for character what the official template wrote in the same cases."""
+    cases = [case for case in GOLDENS["cases"] if case["template"] == "qwen3"]
+    assert len(cases) == 125
+    for case in cases:
+        options = {k: v for k, v in arguments_of(case).items() if k != "template"}
+        assert rendered(case["messages"], **options) == case["rendered"]
+
+
+MARKED = [
+    "<think>", "</think>", "</think>\n\n", "<tool_response>", "</tool_response>", "<|im_end|>", "\n", "a",
+]  # fmt: skip
+odd = st.one_of(words, st.lists(st.sampled_from(MARKED), max_size=5).map("".join))
+wrapped = odd.map(lambda text: f"<tool_response>{text}</tool_response>")
+
+
+@st.composite
+def odd_conversations(draw: st.DrawFn) -> Talk:
+    """All that the format allows beyond ordinary conversations: roles in any order, marks in contents,
+    no content beside calls, calls in both forms, arguments as JSON text and of every JSON type."""
+    messages, tools = draw(conversations(odd))
+    messages = draw(st.permutations(messages))[: draw(st.integers(1, len(messages)))]
+    for message in messages:
+        if message["role"] == "user" and draw(st.booleans()):
+            message["content"] = draw(wrapped)
+        for i, call in enumerate(message.get("tool_calls", [])):
+            call["arguments"] = draw(st.dictionaries(odd, values, max_size=2))
+            if draw(st.booleans()):
+                call["arguments"] = json.dumps(call["arguments"], ensure_ascii=False)
+            if draw(st.booleans()):
+                message["tool_calls"][i] = {"type": "function", "function": call}
+        if message.get("tool_calls") and draw(st.booleans()):
+            message["content"] = None
+    return messages, tools
+
+
+@settings(max_examples=300, deadline=None)
+@given(odd_conversations(), st.booleans(), st.booleans())
+def test_the_template_is_render_chat(talk: Talk, ask: bool, thinking: bool) -> None:
+    messages, tools = talk
+    options: dict[str, Any] = {"add_generation_prompt": ask, "enable_thinking": thinking, "tools": tools}
+    assert rendered(messages, **options) == render_chat(messages, **options)
+
+
+@settings(max_examples=100, deadline=None)
+@given(conversations(words), st.booleans())
+def test_the_ids_are_those_of_encode_chat(talk: Talk, thinking: bool) -> None:
+    """Where no caller's text looks like a control token: a template in Jinja cannot tell whose it is."""
+    messages, tools = talk
+    assert not any(mark in json.dumps(messages) for mark in CONTROL_TOKENS)
+    directory = weights.find_nano("qwen3-nano")
+    theirs = nano_tokenizer().apply_chat_template(
+        messages, tools=tools, enable_thinking=thinking, add_generation_prompt=True, return_dict=False,
+        chat_template=weights.nano_chat_template(),
+    )  # fmt: skip
+    ours = encode_chat(our_tokenizer(directory), messages, tools=tools, enable_thinking=thinking)
+    assert theirs == ours
+
+
+@functools.cache
+def our_tokenizer(directory: Path) -> Tokenizer:
+    return Tokenizer.from_pretrained(directory)
+
+
+# -- the checkpoints --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", weights.NANO)
+def test_prompts_in_transformers(name: str) -> None:
+    """From the directory alone, with the template that lies there."""
+    directory = weights.find_nano(name)
+    for messages, options in TALKS:
+        options = {"add_generation_prompt": True} | options
+        theirs = auto_tokenizer(directory).apply_chat_template(messages, return_dict=False, **options)
+        assert theirs == encode_chat(our_tokenizer(directory), messages, **options)
+
+
+@pytest.mark.parametrize("name", weights.NANO)
+def test_greedy_replies_in_transformers(name: str) -> None:
+    """The same ids as ours, up to the end that its own generation_config.json knows."""
+    directory = weights.find_nano(name)
+    tok, ours = our_tokenizer(directory), Qwen3.from_pretrained(directory)
+    theirs = official_model(directory)
+    assert theirs.num_parameters() == ours.config.num_parameters()
+    problems = [make_problems(family, "test", 1, difficulty=2)[0].prompt for family in FAMILIES]
+    prompts = [encode_chat(tok, messages, **options) for messages, options in TALKS]
+    prompts += [encode_chat(tok, [{"role": "user", "content": text}]) for text in problems]
+    prompts += [tok.encode("def mean(values):\n"), tok.encode("The")]
+    ends = set(theirs.generation_config.eos_token_id)
+    assert ends <= tok.stop_ids
+    for prompt in prompts:
+        whole = theirs.generate(torch.tensor([prompt]), max_new_tokens=40, do_sample=False)
+        (reply,) = generate(ours, [prompt], max_new_tokens=40, stop_ids=ends)
+        assert list(reply) == whole[0, len(prompt) :].tolist()
+
+
+def test_the_replies_are_worth_comparing() -> None:
+    """The comparison above ends at a stop id in both, and not always with the same few ids."""
+    directory = weights.find_nano("qwen3-nano")
+    tok, model = our_tokenizer(directory), Qwen3.from_pretrained(directory)
+    problems = [make_problems(family, "test", 1, difficulty=2)[0].prompt for family in FAMILIES]
+    prompts = [encode_chat(tok, [{"role": "user", "content": text}]) for text in problems]
+    replies = generate(model, prompts, max_new_tokens=100, stop_ids=tok.stop_ids)
+    assert all(reply.ended == "stop" for reply in replies) and len(set(map(tuple, replies))) == 4
+
+
+@pytest.mark.parametrize("name", weights.NANO)
+def test_official_file_names(name: str) -> None:
+    assert {path.name for path in weights.find_nano(name).iterdir()} == FILES
+
+
+def test_they_are_small_and_part_of_the_package() -> None:
+    files = [path for path in NANO.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) <= 12_000_000
+    project = tomllib.loads((ROOT.parent / "pyproject.toml").read_text(encoding="utf-8"))
+    patterns = project["tool"]["setuptools"]["package-data"]["qwen3_ref"]
+    packed = {path for pattern in patterns for path in ROOT.glob(pattern)}
+    assert packed >= {*files, ROOT / "data" / "nano_chat_template.jinja"}
+
+
+def test_every_log_says_how_it_was_made() -> None:
+    """Beside each table that a run wrote lies its summary: seed, versions, time."""
+    tables = list(NANO.rglob("*.csv"))
+    assert tables, "the logs that made the weights are part of the package"
+    for folder in {path.parent for path in tables}:
+        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+        assert isinstance(summary["seed"], int) and summary["seconds"] > 0, folder.name
+        assert {"torch", "numpy", "tokenizers"} <= summary["packages"].keys(), folder.name
+
+
+# -- by name ----------------------------------------------------------------------------------------
+
+
+def test_names_and_directories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert weights.local_directory("qwen3-nano") == NANO / "qwen3-nano"
+    assert weights.local_directory(str(tmp_path)) == tmp_path
+    assert weights.local_directory("") is weights.local_directory("Qwen3-0.6B") is None
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "qwen3-nano").mkdir()
+    assert weights.local_directory("qwen3-nano") == Path("qwen3-nano"), "what one has here comes first"
+    with pytest.raises(ValueError, match="no nano checkpoint 'nano'; there are qwen3-nano, qwen3-nano-base"):
+        weights.find_nano("nano")

@@ -1,0 +1,158 @@
+"""`train nano`: every stage in miniature, from nothing to the checkpoints that the package has."""
+
+from __future__ import annotations
+
+import csv
+import functools
+import itertools
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+import qwen3_ref.train as train_package
+from qwen3_ref.config import Qwen3Config
+from qwen3_ref.model import Qwen3
+from qwen3_ref.tokenizer import Tokenizer
+from qwen3_ref.train import distill, general_rl, grpo, pretrain, rollout, sft, stages, text
+from qwen3_ref.train.loop import Plan, cross_entropy
+from qwen3_ref.weights import NANO
+from tests.test_train import corpus, tiny
+
+__all__ = ["corpus"]  # a fixture
+
+
+@dataclass(frozen=True)
+class SmallGrpo(grpo.Grpo):
+    prompts: int = 4
+    group: int = 2
+    max_new_tokens: int = 6
+
+
+@dataclass(frozen=True)
+class SmallDistill(distill.Distill):
+    prompts: int = 4
+    max_new_tokens: int = 6
+
+
+@pytest.fixture
+def common(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, corpus: text.Corpus) -> list[str]:
+    """Small models, few and short steps; what is left of the arguments of the command."""
+    little = {domain: documents[:150] for domain, documents in corpus.items()}
+    monkeypatch.setattr(text, "gather", lambda allow_other_text: little)
+    losses = functools.partial(pretrain.domain_losses, context=64, tokens=256)
+    monkeypatch.setattr(pretrain, "domain_losses", losses)
+    small: dict[str, Any] = {"context": 64, "rows": 2, "plan": Plan(500, 1e-3, save_every=1)}
+    for name in ("s1", "s2"):
+        monkeypatch.setitem(pretrain.STAGES, name, replace(pretrain.STAGES[name], **small))
+    long = replace(pretrain.STAGES["s3"], rows=2, plan=small["plan"])
+    monkeypatch.setitem(pretrain.STAGES, "s3", long)
+    monkeypatch.setattr(pretrain, "retrieval_accuracy", lambda *_: 0.0)
+    config = tiny().config
+    moe: dict[str, Any] = {"num_experts": 4, "num_experts_per_tok": 2}
+    moe |= {"moe_intermediate_size": 8, "norm_topk_prob": True}
+    monkeypatch.setattr(pretrain, "nano_config", lambda: config)
+    monkeypatch.setattr(pretrain, "student_config", lambda: replace(config, num_hidden_layers=1))
+    monkeypatch.setattr(pretrain, "moe_config", lambda: replace(config, model_type="qwen3_moe", **moe))
+    monkeypatch.setattr(sft, "ROWS", 8)
+    for name in ("COLD_START", "FUSION"):
+        monkeypatch.setattr(sft, name, small["plan"])
+    monkeypatch.setattr(sft, "MAX_REPLY", 6)
+    monkeypatch.setattr(grpo, "Grpo", SmallGrpo)
+    monkeypatch.setattr(distill, "Distill", SmallDistill)
+    # An untrained model solves nothing and is of no mode, and then there is nothing to train on.
+    monkeypatch.setattr(rollout, "mean_rewards", lambda model, tok, asked, **_: [0.5] * len(asked))
+    monkeypatch.setattr(sft, "reason_to_drop", lambda *_: None)
+    monkeypatch.setattr(distill, "teacher_conversations", all_solved)
+    return ["nano", "--out", str(tmp_path), "--scale", "0.004"]
+
+
+def all_solved(
+    teacher: Qwen3, tokenizer: Tokenizer, problems: list[Any], *, seed: int
+) -> tuple[list[Any], dict[str, int]]:
+    return [sft.conversation(p, p.trace, p.answer) for p in problems], {"kept": len(problems)}
+
+
+def interrupted(at: int) -> Callable[..., Tensor]:
+    """The loss, and Ctrl-C in step `at`."""
+    steps = itertools.count(1)
+
+    def loss(*given: Tensor) -> Tensor:
+        if next(steps) == at:
+            raise KeyboardInterrupt
+        return cross_entropy(*given)
+
+    return loss
+
+
+def test_one_stage_after_the_other(
+    tmp_path: Path, common: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train_package.main([*common, "--stage", "s2"]) == 1
+    assert "s1/model is not there; run --stage s1 first" in capsys.readouterr().err
+    assert train_package.main([*common, "--stage", "polish"]) == 1
+    assert "no stage 'polish'; there are s1, s2" in capsys.readouterr().err
+    assert train_package.main(["nano", "--stage", "s1", "--scale", "-1"]) == 1
+    assert "scale is -1.0" in capsys.readouterr().err
+    with monkeypatch.context() as patch:
+        patch.setattr(pretrain, "domain_losses", lambda *_: {})
+        for at, kept in ((1, "1 of 2; no state was saved yet"), (2, "2 of 2; the state of step 1 in")):
+            patch.setattr(pretrain, "cross_entropy", interrupted(at))
+            assert train_package.main([*common, "--stage", "s1"]) == 130
+            assert f"stopped in step {kept}" in capsys.readouterr().err
+    before = json.loads((tmp_path / "s1/seconds.json").read_text("utf-8"))
+    assert train_package.main([*common, "--stage", "s1"]) == 0
+    summary = json.loads((tmp_path / "s1/summary.json").read_text("utf-8"))
+    assert summary["seconds"] > before[0] > 0 and summary["cpu_seconds"] > before[1] > 0
+    assert train_package.main([*common, "--stage", "s2"]) == 0
+    for name in ("s1", "s2"):
+        assert {p.name for p in (tmp_path / name).iterdir()} == {"log.csv", "model", "summary.json"}
+    model = Qwen3.from_pretrained(tmp_path / "s2/model")
+    assert model.config.rope_theta == 10_000 and model.config.vocab_size == 1024
+    assert Tokenizer.from_pretrained(tmp_path / "s2/model").num_ids == 1024
+    with (tmp_path / "s2/log.csv").open(encoding="utf-8") as file:
+        assert [row["step"] for row in csv.DictReader(file)] == ["2"]
+    assert train_package.main([*common, "--stage", "family"]) == 1
+    assert "general-rl/model is not there; run --stage general-rl first" in capsys.readouterr().err
+    assert not (tmp_path / "family").exists(), "no half of a family is left behind"
+
+
+def test_the_whole_family(tmp_path: Path, common: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """`--stage all` and the stages beside it; each begins from the weights it should begin from."""
+    assert train_package.main(common) == 0, capsys.readouterr().err
+    for name in stages.EXTRA:
+        assert train_package.main([*common, "--stage", name]) == 0, capsys.readouterr().err
+    capsys.readouterr()
+    assert train_package.main(common) == 0
+    assert capsys.readouterr().out.count("done before") == len(stages.STAGES)
+    family = tmp_path / "family"
+    assert sorted(p.name for p in family.iterdir()) == ["logs", *NANO]
+    assert sorted(p.name for p in (family / "logs").iterdir()) == sorted(stages.STAGES | stages.EXTRA)
+    for name in NANO:
+        config = Qwen3Config.from_pretrained(family / name)
+        assert config.rope_theta == 1e6 and config.is_moe == name.endswith("moe")
+        trained = load_file(tmp_path / stages.SHIPPED[name] / "model/model.safetensors")
+        shipped = load_file(family / name / "model.safetensors")
+        assert trained.keys() == shipped.keys()
+        assert all(torch.equal(tensor, trained[key].bfloat16()) for key, tensor in shipped.items())
+    summary = json.loads((family / "logs/general-rl/summary.json").read_text("utf-8"))
+    assert summary["seed"] == 0 and summary["seconds"] > 0 and "torch" in summary["packages"]
+    assert Qwen3Config.from_pretrained(tmp_path / "s3-no-abf/model").rope_theta == 10_000
+
+
+def test_tool_calls_are_learned_whole() -> None:
+    """The example of a tool call has its definition in the prompt, and the loss is on the call."""
+    tokenizer = Tokenizer.from_pretrained(Path(text.__file__).parents[1] / "data/nano/qwen3-nano")
+    (problem,) = stages.make_problems("arithmetic", "train", 1)
+    task = general_rl.tool_call(problem)
+    example = sft.encode_example(tokenizer, [*task.messages, task.ideal], task.tools)
+    prompt, reply = example.ids[: -example.reply], example.ids[-example.reply :]
+    assert tuple(prompt) == task.query(tokenizer).prompt and '"calculator"' in tokenizer.decode(prompt)
+    assert tokenizer.decode(reply).startswith("<think>\n\n</think>\n\n<tool_call>\n{")
+    assert tokenizer.decode(reply).endswith("</tool_call><|im_end|>")
