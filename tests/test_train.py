@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import errno
 import math
 from collections.abc import Callable

@@ -26,6 +26,7 @@ from qwen3_ref.train import text
 from qwen3_ref.train.checkpoint import STATE, Interrupted, TrainingError
 from qwen3_ref.train.run import Run
 from qwen3_ref.train.stages import EXTRA, SHIPPED, STAGES
+from qwen3_ref.weights import finish_nano
 
 ALL, FAMILY = "all", "family"
 NAMES = f"{', '.join([*STAGES, *EXTRA])}; {ALL}; {FAMILY}"
@@ -71,24 +72,16 @@ def run_stage(run: Run, name: str) -> None:
 
 def export(run: Run) -> None:
     """Write `OUT/family`, as the package has it: the checkpoints in bfloat16 with tokenizer, chat
-    template and generation settings, and the logs of every stage that has run."""
+    template and generation settings, the logs of every stage that has run, and what was measured."""
     family = run.out / FAMILY
-    template = Path(text.__file__).parents[1] / "data" / "nano_chat_template.jinja"
-    stop = [run.tokenizer.control_tokens[token] for token in ("<|im_end|>", "<|endoftext|>")]
-    settings = {
-        "do_sample": True,
-        "temperature": 0.6,
-        "top_k": 20,
-        "top_p": 0.95,
-        "eos_token_id": stop,
-        "pad_token_id": stop[1],
-    }
     models = {name: run.model(stage) for name, stage in SHIPPED.items()}  # all there, or nothing is written
     for name, model in models.items():
         model.bfloat16().save_pretrained(family / name)
         run.tokenizer.save_pretrained(family / name)
-        shutil.copyfile(template, family / name / "chat_template.jinja")
-        write_atomically(family / name / "generation_config.json", json.dumps(settings, indent=1) + "\n")
+        finish_nano(family / name)
+    for path in (run.out / "measured").glob("*.json"):
+        (family / "measured").mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, family / "measured" / path.name)
     for stage in STAGES | EXTRA:
         for file in ("log.csv", "held_out.csv", "summary.json"):
             if (run.out / stage / file).exists():
@@ -105,10 +98,11 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--out", type=Path, default=Path("nano"), help="directory (./nano)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--scale", type=float, default=1.0, help="all step counts times this")
-    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="bf16")
     parser.add_argument("--allow-other-text", action="store_true", help="if the sources changed")
     options = vars(parser.parse_args(argv))
     stage, _ = options.pop("stage"), options.pop("family")
+    torch.set_num_threads(1)  # layers so small gain nothing from more, and the bits would depend on it
     try:
         run = Run(**options)
         for name in list(STAGES) if stage == ALL else [stage] if stage != FAMILY else []:

@@ -25,7 +25,7 @@ class Run:
     out: Path
     seed: int = 0
     scale: float = 1.0
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["fp32", "bf16"] = "bf16"
     allow_other_text: bool = False
 
     def __post_init__(self) -> None:
