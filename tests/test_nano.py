@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import io
 import json
 import tomllib
 import warnings
@@ -15,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qwen3_ref import weights
+from qwen3_ref.__main__ import main
 from qwen3_ref.chat import encode_chat, render_chat
 from qwen3_ref.generate import generate
 from qwen3_ref.model import Qwen3
@@ -227,3 +229,13 @@ def test_names_and_directories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert weights.local_directory("qwen3-nano") == Path("qwen3-nano"), "what one has here comes first"
     with pytest.raises(ValueError, match="no nano checkpoint 'nano'; there are qwen3-nano, qwen3-nano-base"):
         weights.find_nano("nano")
+
+
+def test_on_the_command_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert main(["info", "qwen3-nano-moe"]) == 0
+    assert "16, 2 for each token" in capsys.readouterr().out
+    assert main(["fetch", "qwen3-nano"]) == 2
+    assert "comes with the package" in capsys.readouterr().err
+    monkeypatch.setattr("sys.stdin", io.StringIO("a=x b=y count x y /no_think\na=x b=y count x y /think\n"))
+    assert main(["chat", "qwen3-nano", "--temperature", "0", "--max-new-tokens", "60"]) == 0
+    assert "a=x1" in capsys.readouterr().out, "it thinks a line an item"

@@ -31,7 +31,8 @@ def onset(answer: Answer) -> Verdict:
             got[10:] += 3 * limit  # all of them
             off = np.abs(got - want)
             seen, rows = off > limit, np.sqrt(np.mean(want * want, axis=1))
-            winners, by_row = got.argmax(1) != want.argmax(1), off.max(1) > tolerance * rows
+            winners = np.not_equal(got.argmax(1), want.argmax(1))
+            by_row = off.max(1) > tolerance * rows
             mistakes = [
                 (
                     "your tolerance is absolute; multiply it by the size of want",
@@ -43,7 +44,7 @@ def onset(answer: Answer) -> Verdict:
                 ("that is the last such position; the first is asked for", np.array(t - 1.0)),
                 ("that is how many positions differ", np.array(float(seen.any(1).sum()))),
                 ("that is a place among all numbers, not a position", np.array(float(np.argmax(seen)))),
-                ("you ask that all logits of a position differ; one is enough", first(seen.all(1))),
+                ("you ask that all logits of a position differ; one will do", first(np.asarray(seen.all(1)))),
             ]
             yield Trial((got, want, tolerance), np.array(float(begin)), mistakes)
         t = int(rng.integers(5, 12))

@@ -89,7 +89,9 @@ def blindness(faults: Sequence[str], blind: Mapping[str, Sequence[bool]]) -> Dra
     axes.set(ylim=(len(faults), 0))
     axes.tick_params(length=0)
     axes.grid(visible=False)
-    figure.suptitle("Every weakness of a test has its own bugs; together they hide most of them", **TITLE)
+    figure.suptitle(
+        "Every weakness of a test lets something through; the usual test has most of them", **TITLE
+    )
     return figure, {"faults": list(faults), "lets_through": {k: list(v) for k, v in blind.items()}}
 
 

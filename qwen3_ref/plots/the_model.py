@@ -210,8 +210,9 @@ def lens_grid(tokens: Sequence[str], tops: Sequence[Sequence[str]], chance: NDAr
 
 
 def visible(piece: str) -> str:
-    """A token for a small cell: spaces and line ends as marks, cut at five characters."""
+    """A token for a small cell: spaces, line ends and other invisible signs as marks, cut at five."""
     text = piece.replace("\n", "\u21b5").replace(" ", "\u2423")
+    text = "".join(sign if sign.isprintable() else "\u00b7" for sign in text)
     return text if len(text) <= 5 else text[:4] + "\u2026"
 
 

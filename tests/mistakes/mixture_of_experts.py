@@ -1,0 +1,146 @@
+"""Of 06_mixture_of_experts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from qwen3_ref import moe, numpy_ref
+from tests.mistakes import Mistake
+
+
+def soft(x: Any) -> Any:
+    e = np.exp(x - x.max(axis=-1, keepdims=True))
+    return e / e.sum(axis=-1, keepdims=True)
+
+
+def spread(scores: Any, logits: Any, top_k: int, normalize: bool) -> Any:
+    kept = np.where(logits >= -np.sort(-logits, axis=-1)[:, [top_k - 1]], scores, 0)
+    return kept / kept.sum(axis=-1, keepdims=True) if normalize else kept
+
+
+def short_softmax(logits: Any, top_k: int, normalize: bool) -> Any:
+    """Top-k first, softmax second: the same only where the weights are renormalised."""
+    return soft(np.where(logits >= -np.sort(-logits, axis=-1)[:, [top_k - 1]], logits, -np.inf))
+
+
+def stacked(tensors: Any, order: Any, parts: tuple[str, str] = ("gate", "up"), axis: int = 0) -> Any:
+    return np.stack(
+        [np.concatenate([tensors[f"experts.{e}.{p}_proj.weight"] for p in parts], axis) for e in order]
+    )
+
+
+def numbers(tensors: Any) -> list[int]:
+    return sorted({int(name.split(".")[1]) for name in tensors})
+
+
+def met(tensors: Any) -> list[int]:
+    return [int(name.split(".")[1]) for name in tensors if "gate" in name]
+
+
+def in_turn(tensors: Any) -> Any:
+    both = stacked(tensors, numbers(tensors))
+    E, rows, D = both.shape
+    return both.reshape(E, 2, rows // 2, D).swapaxes(1, 2).reshape(E, rows, D)
+
+
+def put(out: Any, token: Any, share: Any, n: int, add: bool = True) -> Any:
+    y = np.zeros((n, out.shape[1]))
+    if add:
+        np.add.at(y, token, share[:, None] * out)
+    else:
+        y[token] += share[:, None] * out
+    return y
+
+
+def losses(logits: Any, top_k: int, softmaxes: int = 1, own: bool = False) -> Any:
+    p = soft(logits)
+    chosen = (logits >= -np.sort(-logits, axis=-1)[..., [top_k - 1]]).astype(float)
+    shares = chosen.mean(axis=1) if own else chosen.mean(axis=(0, 1))
+    for _ in range(softmaxes - 1):
+        p = soft(p)
+    return logits.shape[-1] * (shares * p.mean(axis=1)).sum(axis=-1)
+
+
+STORED_AND_USED: list[Mistake] = [
+    ("the router is missing", lambda D, F, E, K: (3 * D * F * E, 3 * D * F * K)),
+    ("three matrices", lambda D, F, E, K: (D * E + 2 * D * F * E, D * E + 2 * D * F * K)),
+    ("the router works in full", lambda D, F, E, K: (D * E + 3 * D * F * E, D * K + 3 * D * F * K)),
+    ("the router works on a token too", lambda D, F, E, K: (D * E + 3 * D * F * E, 3 * D * F * K)),
+    ("stored too", lambda D, F, E, K: (3 * D * F * E, D * E + 3 * D * F * K)),
+    ("no bias", lambda D, F, E, K: (D * E + E + 3 * D * F * E, D * E + E + 3 * D * F * K)),
+    ("no shared expert", lambda D, F, E, K: (D * E + 3 * D * F * (E + 1), D * E + 3 * D * F * (K + 1))),
+    ("stored comes first", lambda D, F, E, K: (D * E + 3 * D * F * K, D * E + 3 * D * F * E)),
+    ("the shape ()", lambda D, F, E, K: D * E + 3 * D * F * E),
+]
+DENSE_WEIGHTS: list[Mistake] = [
+    ("norm_topk_prob is off", lambda x, k, flag: spread(soft(x), x, k, True)),
+    ("norm_topk_prob is off", short_softmax),
+    ("norm_topk_prob is on", lambda x, k, flag: spread(soft(x), x, k, False)),
+    ("these are the logits", lambda x, k, flag: spread(x, x, k, False)),
+    ("you keep every expert", lambda x, k, flag: soft(x)),
+    ("lacks the zeros", lambda x, k, flag: -np.sort(-short_softmax(x, k, flag), axis=-1)[:, :k]),
+    ("the least probable", lambda x, k, flag: spread(soft(x), -x, k, flag)),
+    ("mark the chosen with 1", lambda x, k, flag: spread(np.ones_like(x), x, k, False)),
+    ("you share equally", lambda x, k, flag: spread(np.ones_like(x), x, k, True)),
+    ("one more", lambda x, k, flag: spread(soft(x), x, k + 1, flag)),
+    ("one fewer", lambda x, k, flag: spread(soft(x), x, k - 1, flag)),
+    ("the last axis", lambda x, k, flag: spread(soft(x.T).T, soft(x.T).T, k, flag)),
+    ("that calls qwen3_ref.numpy_ref.route", lambda x, k, flag: numpy_ref.route(x, k, flag)[0]),
+]
+STACK: list[Mistake] = [
+    ("in alphabetical order: 10 comes before 2", lambda t: stacked(t, sorted(numbers(t), key=str))),
+    ("in the order of the dict", lambda t: stacked(t, met(t))),
+    ("in the order of the dict", lambda t: stacked(t, list(dict.fromkeys(int(n.split(".")[1]) for n in t)))),
+    ("up comes first", lambda t: stacked(t, numbers(t), ("up", "gate"))),
+    ("rows alternate", in_turn),
+    ("transposed", lambda t: stacked(t, numbers(t)).swapaxes(1, 2)),
+    ("along D", lambda t: stacked(t, numbers(t), axis=1)),
+    ("one matrix", lambda t: np.concatenate(stacked(t, numbers(t)))),
+    ("raises KeyError: 'experts.12", lambda t: stacked(t, range(13))),
+]
+COMBINE: list[Mistake] = [
+    (
+        "all three bugs are still there",
+        lambda out, order, w: put(out, order % len(w), w.ravel(), len(w), add=False),
+    ),
+    ("order % n", lambda out, order, w: put(out, order % len(w), w.ravel()[order], len(w))),
+    (
+        "a token that appears twice",
+        lambda out, order, w: put(out, order // w.shape[1], w.ravel()[order], len(w), add=False),
+    ),
+    ("take the weights at `order`", lambda out, order, w: put(out, order // w.shape[1], w.ravel(), len(w))),
+    (
+        "two bugs are left",
+        lambda out, order, w: put(out, order // w.shape[1], w.ravel(), len(w), add=False),
+    ),
+    ("the weights are missing", lambda out, order, w: put(out, order // w.shape[1], 1 + 0 * order, len(w))),
+    (
+        "row r is not pick r",
+        lambda out, order, w: (out.reshape(*w.shape, -1) * w[..., None]).sum(axis=1),
+    ),
+    (
+        "it is not out[order]",
+        lambda out, order, w: (out[order].reshape(*w.shape, -1) * w[..., None]).sum(axis=1),
+    ),
+]
+GLOBAL_LOSSES: list[Mistake] = [
+    ("a softmax of probabilities", lambda x, k: losses(x, k, softmaxes=2)),
+    ("you count the shares in each micro-batch", lambda x, k: losses(x, k, own=True)),
+    ("your shares sum to 1", lambda x, k: losses(x, k) / k),
+    ("the factor E is missing", lambda x, k: losses(x, k) / x.shape[-1]),
+    ("one loss for all", lambda x, k: losses(x, k).mean()),
+    ("its own mean probabilities", lambda x, k: np.full(len(x), losses(x, k).mean())),
+    ("not by n", lambda x, k: losses(x, k) * len(x)),
+    ("divide the counts", lambda x, k: losses(x, k) * x.shape[0] * x.shape[1]),
+    ("you take a mean", lambda x, k: losses(x, k) / x.shape[-1] ** 2),
+    ("that calls qwen3_ref.moe.load_balancing_loss", lambda x, k: moe.load_balancing_loss([x], k)),
+]
+MISTAKES = {
+    "stored_and_used": STORED_AND_USED,
+    "dense_weights": DENSE_WEIGHTS,
+    "stack": STACK,
+    "combine": COMBINE,
+    "global_losses": GLOBAL_LOSSES,
+}
