@@ -289,7 +289,7 @@ def chat(args: argparse.Namespace, out: Console) -> int:
     import torch
 
     from qwen3_ref.dialogue import Dialogue
-    from qwen3_ref.generate import Sampling
+    from qwen3_ref.generate import Sampling, early_stop_for
     from qwen3_ref.model import Qwen3
 
     thinks = not args.no_think and template in ("qwen3", "qwen3-thinking-2507")
@@ -299,8 +299,9 @@ def chat(args: argparse.Namespace, out: Console) -> int:
         sampling = dataclasses.replace(sampling, temperature=args.temperature)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = args.dtype or ("bfloat16" if device == "cuda" else "float32")
+    model = Qwen3.from_pretrained(directory, dtype=getattr(torch, dtype), device=device)
     dialogue = Dialogue(
-        Qwen3.from_pretrained(directory, dtype=getattr(torch, dtype), device=device),
+        model,
         tokenizer,
         sampling,
         torch.Generator().manual_seed(args.seed),
@@ -308,6 +309,7 @@ def chat(args: argparse.Namespace, out: Console) -> int:
         enable_thinking=not args.no_think,
         max_new_tokens=args.max_new_tokens,
         thinking_budget=args.thinking_budget,
+        early_stop=early_stop_for(model),
     )
     interactive = sys.stdin.isatty()
     errors = Console(stderr=True)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from qwen3_ref.chat import Template, encode_chat, parse_reply
-from qwen3_ref.generate import Sampling, stream
+from qwen3_ref.generate import EARLY_STOP, Sampling, stream
 from qwen3_ref.model import KVCache, Qwen3
 from qwen3_ref.tokenizer import Tokenizer
 
@@ -27,10 +27,11 @@ class Dialogue:
         enable_thinking: bool = True,
         max_new_tokens: int = 4096,
         thinking_budget: int | None = None,
+        early_stop: str = EARLY_STOP,
     ) -> None:
         self.model, self.tokenizer, self.sampling, self.generator = model, tokenizer, sampling, generator
         self.template, self.enable_thinking, self.max_new_tokens = template, enable_thinking, max_new_tokens
-        self.thinking_budget = thinking_budget
+        self.thinking_budget, self.early_stop = thinking_budget, early_stop
         self.stop_ids = tokenizer.stop_ids
         self.messages: list[dict[str, Any]] = []
         self.prefilled = 0
@@ -101,6 +102,7 @@ class Dialogue:
             stop_ids=self.stop_ids,
             generator=self.generator,
             thinking_budget=self.thinking_budget,
+            early_stop=self.early_stop,
             tokenizer=self.tokenizer,
             cache=self._cache,
         ):

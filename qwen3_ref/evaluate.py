@@ -26,7 +26,7 @@ import torch
 from qwen3_ref.chat import encode_chat
 from qwen3_ref.checkpoint import progress
 from qwen3_ref.files import write_atomically
-from qwen3_ref.generate import EARLY_STOP, NANO_EARLY_STOP, Generated, Sampling, generate
+from qwen3_ref.generate import EARLY_STOP, Generated, Sampling, early_stop_for, generate
 from qwen3_ref.model import Qwen3
 from qwen3_ref.tasks import FAMILIES, Problem, make_problems, verify
 from qwen3_ref.tokenizer import Tokenizer
@@ -374,7 +374,7 @@ def command(args: argparse.Namespace) -> int:
     small = model.config.num_parameters() < 10**8
     if small:
         torch.set_num_threads(1)  # two threads get in each other's way on layers so small
-    early_stop = NANO_EARLY_STOP if small else EARLY_STOP
+    early_stop = early_stop_for(model)
     if args.out is not None:
         args.out.mkdir(parents=True, exist_ok=True)
     rows = evaluate(

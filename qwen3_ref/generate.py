@@ -30,6 +30,11 @@ NANO_EARLY_STOP = "\n</think>\n\n"
 every word would be new to it."""
 
 
+def early_stop_for(model: Qwen3) -> str:
+    """NANO_EARLY_STOP for a model of less than 100 million parameters, else the official EARLY_STOP."""
+    return NANO_EARLY_STOP if model.config.num_parameters() < 10**8 else EARLY_STOP
+
+
 @dataclass(frozen=True)
 class Sampling:
     """How the next token is drawn. Filters apply in this order: penalties, temperature, top_k,

@@ -122,8 +122,8 @@ def nano_chat_template() -> str:
 
 
 def finish_nano(directory: Path) -> None:
-    """Add what other programs look for beside a nano checkpoint: the chat template, and the ids that
-    end a reply (after a base model's name, the id that ends a document).
+    """Add what other programs look for beside a nano checkpoint: the chat template, the length of the
+    context, and the ids that end a reply (after a base model's name, the id that ends a document).
 
     Raises OSError in one sentence.
     """
@@ -132,6 +132,10 @@ def finish_nano(directory: Path) -> None:
     ends = stop[1:] if directory.name.endswith("-base") else stop
     settings = {"do_sample": False, "eos_token_id": ends, "pad_token_id": stop[1]}
     write_atomically(directory / "generation_config.json", json.dumps(settings, indent=2) + "\n")
+    named = directory / "tokenizer_config.json"
+    config = json.loads(named.read_text(encoding="utf-8"))
+    config["model_max_length"] = Qwen3Config.from_pretrained(directory).max_position_embeddings
+    write_atomically(named, json.dumps(config, indent=1, ensure_ascii=False) + "\n")
     write_atomically(directory / "chat_template.jinja", nano_chat_template())
 
 

@@ -12,9 +12,11 @@ from typing import Any
 import pytest
 import torch
 
-from qwen3_ref.generate import EARLY_STOP, Generated, generate, stream
-from qwen3_ref.model import KVCache
+from qwen3_ref.config import Qwen3Config
+from qwen3_ref.generate import EARLY_STOP, Generated, early_stop_for, generate, stream
+from qwen3_ref.model import KVCache, Qwen3
 from qwen3_ref.tokenizer import Tokenizer
+from qwen3_ref.train.pretrain import nano_config
 
 TOK = Tokenizer.train(["a small text"], 290)
 OPEN, CLOSE, END = (TOK.control_tokens[t] for t in ("<think>", "</think>", "<|im_end|>"))
@@ -189,3 +191,11 @@ def test_bad_requests(options: dict[str, Any], words: str) -> None:
 def test_early_stop_must_close() -> None:
     with pytest.raises(ValueError, match="early_stop is 'enough'; it must close the thought"):
         generate(Scripted(), [[1]], max_new_tokens=1, thinking_budget=1, tokenizer=TOK, early_stop="enough")  # type: ignore[arg-type]
+
+
+def test_the_sentence_fits_the_model() -> None:
+    """A vocabulary of 1,024 words gets the short form, an official one the official sentence."""
+    small = Qwen3(nano_config(), device="meta")
+    large = Qwen3(Qwen3Config.named("Qwen3-0.6B"), device="meta")
+    assert early_stop_for(small) == "\n</think>\n\n"
+    assert early_stop_for(large) == EARLY_STOP and "limited time by the user" in EARLY_STOP

@@ -102,6 +102,8 @@ def _changed(now: tuple[Any, ...], before: tuple[Any, ...]) -> str:
     for i, (a, b) in enumerate(zip(now, before, strict=True)):
         if isinstance(b, (np.ndarray, torch.Tensor)) and not np.array_equal(as_array(a), as_array(b)):
             return f"your function overwrites its argument number {i + 1}; work on a copy"
+        if isinstance(b, list) and all(isinstance(item, int) for item in b) and a != b:
+            return f"your function changes the list that is its argument number {i + 1}; make a new one"
     return ""
 
 
@@ -124,8 +126,8 @@ def _judged(value: Any, trial: Trial) -> str:
             return f"your result has the shape {got.shape}; wanted is {trial.want.shape}"
         close = np.isclose(got, trial.want, rtol=1e-4, atol=trial.tolerance)
         first = np.unravel_index(np.argmin(close), got.shape)
-        where = ", ".join(map(str, first))
-        return f"at [{where}] your result is {got[first]:.5g} and should be {trial.want[first]:.5g}"
+        where = f"at [{', '.join(map(str, first))}] " if first else ""
+        return f"{where}your result is {got[first]:.5g} and should be {trial.want[first]:.5g}"
     kinds = [v.dtype for v in parts if isinstance(v, torch.Tensor)]
     if trial.dtype is not None and any(kind != trial.dtype for kind in kinds):
         return f"the numbers are right but come as {kinds[0]}; {trial.dtype} was asked for"

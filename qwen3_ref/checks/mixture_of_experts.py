@@ -52,17 +52,16 @@ def dense_weights(answer: Answer) -> Verdict:
             flag = "norm_topk_prob is {}: the chosen weights {} sum to 1"
             on, off = route(logits, top_k, True)[0], route(logits, top_k, False)[0]
             least = np.argsort(p, axis=-1)[:, :top_k]
+            worst = np.take_along_axis(p, least, axis=-1)
             mistakes = [
                 ("these are the logits; the weights are probabilities", spread(first)),
+                ("these are the logits; the weights are probabilities", spread(first / first.sum(-1)[:, None])),
                 (flag.format("off", "are left as they are, they need not"), spread(on)),
                 (flag.format("on", "are divided by their sum, so that they"), spread(off)),
                 ("you keep every expert; all but the top_k are 0", p),
                 ("your result lacks the zeros: it is (n, E), a column for each expert", weights),
-                ("you choose the least probable experts", spread(route(-logits, top_k, normalize)[0], least)),
-                (
-                    "you choose the least probable experts",
-                    spread(np.take_along_axis(p, least, axis=-1), least),
-                ),
+                ("you choose the least probable experts", spread(worst / worst.sum(-1)[:, None], least)),
+                ("you choose the least probable experts", spread(worst, least)),
                 ("the softmax goes over the experts, the last axis", _other_axis(logits, top_k, normalize)),
                 ("you mark the chosen with 1; wanted are their weights", spread(np.ones_like(weights))),
                 ("you share equally; the weights are the router's", spread(np.full_like(weights, 1 / top_k))),
@@ -150,6 +149,7 @@ def combine(answer: Answer) -> Verdict:
             its_own = "weights.ravel() is in the order of picks, out is sorted: take the weights at `order`"
             division = "the token of a pick is order // K, not order % {}"
             in_slots = np.arange(n * K) // K
+            backwards = weights.ravel()[np.argsort(order)]
             mistakes = [
                 (lost, put(token, share, add=False)),
                 (its_own, put(token, weights.ravel())),
@@ -161,6 +161,7 @@ def combine(answer: Answer) -> Verdict:
                     "all three bugs are still there: the token, its weight, and repeated rows",
                     put(order % n, weights.ravel(), add=False),
                 ),
+                ("row r of out is pick order[r], so its weight is at order[r]", put(token, backwards)),
                 ("the weights are missing", put(token, np.ones(n * K))),
                 (
                     "rows of out are sorted by expert: row r is not pick r but pick order[r]",

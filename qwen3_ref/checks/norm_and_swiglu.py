@@ -19,8 +19,8 @@ def width(answer: Answer) -> Verdict:
     """answer(hidden, multiple) -> the smallest fair SwiGLU width, at least 8/3 hidden."""
 
     def trials(rng: np.random.Generator) -> Iterator[Trial]:
-        for above in (1, 0, 2):  # thirds of a channel too many for a multiple; 0 is an exact fit
-            multiple = int(rng.choice([16, 32, 48]))
+        for above in (1, 0, 2, 4):  # channels above an exact fit; 4 end 2/3 above a multiple of 10
+            multiple = 10 if above == 4 else int(rng.choice([16, 32, 48]))
             hidden = 3 * multiple * int(rng.integers(6, 30)) + above
             fair = 8 * hidden / 3
             want = math.ceil(fair / multiple) * multiple
@@ -82,6 +82,8 @@ def sixteen(answer: Answer) -> Verdict:
             early = "you square in 16 bits; cast to float32 first"
             order = "you multiply by the weight before you cast back; the official order is cast, then weight"
             back = "that was never cast back: cast to x.dtype, then multiply by the weight"
+            early_back = "you cast the root back by itself; cast x times the inverse root, once"
+            product = "your last product is in float32; cast back and multiply in 16 bits"
             centred = wide - wide.mean(-1, keepdim=True)
             centred_n = centred * torch.rsqrt(centred.square().mean(-1, keepdim=True) + eps)
             fixed = wide * torch.rsqrt(mean + 1e-6)
@@ -92,6 +94,8 @@ def sixteen(answer: Answer) -> Verdict:
                 (lost if gone else early, weight * narrow),
                 (order, (weight * n).to(dtype)),
                 (back, weight * n),
+                (early_back, weight * (x * torch.rsqrt(mean + eps).to(dtype))),
+                (product, weight.float() * n.to(dtype)),
                 ("your eps is outside the root", weight * (wide / (mean.sqrt() + eps)).to(dtype)),
                 ("your eps is missing", weight * (wide * torch.rsqrt(mean)).to(dtype)),
                 ("your eps is not the one that was given", weight * fixed.to(dtype)),
@@ -131,13 +135,16 @@ def backward(answer: Answer) -> Verdict:
             g = gain * dy
             mistakes = [
                 ("you treat the root as a constant; it depends on every channel of x", g / r),
+                ("you follow each x_i only into its own channel; through r it moves all of them",
+                 (g - (x / r) ** 2 * g / n) / r),
                 ("your gain is missing: dy meets the gain first", through(dy)),
+                ("your gain comes last; it belongs to dy, inside the mean", gain * through(dy)),
                 ("your correction has the wrong sign: it takes the direction of x out", through(g, share=-1)),
                 ("you sum where the mean square divides by n", through(g, share=n)),
                 ("your eps is missing from the root", through(g, r=bare)),
                 ("you have not divided by the root at the end", through(g) * r),
                 ("that is the output times dy, not its derivative", g * x / r),
-            ]
+            ]  # fmt: skip
             yield Trial((x, gain, eps, dy), through(g), mistakes)
 
     return judge(answer, trials)

@@ -84,6 +84,7 @@ def reorder(answer: Answer) -> Verdict:
                 ("that is the way back, half-split to interleaved: the even rows go first", back),
                 ("you reorder all rows at once; every head has its own", weight[_even_first(h * d)]),
                 ("you move columns (inputs); q's channels are rows", columns[..., order].reshape(h * d, -1)),
+                ("you move columns (inputs); q's channels are rows", weight[:, _even_first(h * d)]),
                 ("your weight comes back as it was", weight),
             ]
             yield Trial((weight, h), heads[:, order].reshape(h * d, -1), mistakes)
@@ -98,7 +99,7 @@ def yarn(answer: Answer) -> Verdict:
         at_once = "you switch at once; between low and high the share of the slow one rises in a line"
         for pairs in (16, 24):
             low, high = int(rng.integers(3, 6)), int(rng.integers(9, 13))
-            factor, pair = float(rng.uniform(3, 9)), np.arange(pairs)
+            factor, pair = float(rng.uniform(5, 9)), np.arange(pairs)
             fast = default_frequencies(2 * pairs, 1e4)
             slow, line = fast / factor, (pair - low) / (high - low)
             ramp = np.clip(line, 0, 1)
@@ -106,6 +107,7 @@ def yarn(answer: Answer) -> Verdict:
                 ("you slow every pair (position interpolation); pairs up to low keep their speed", slow),
                 ("your ramp runs the wrong way: fast pairs stay", (1 - ramp) * slow + ramp * fast),
                 ("you multiply by factor; longer contexts turn slower", fast * (1 + ramp * (factor - 1))),
+                ("you always divide by 4; here it is factor", (1 - ramp) * fast + ramp * fast / 4),
                 ("you blend wavelengths; YaRN blends frequencies", 1 / ((1 - ramp) / fast + ramp / slow)),
                 ("your ramp leaves 0..1 outside low..high; clip it", (1 - line) * fast + line * slow),
                 (at_once, np.where(pair < high, fast, slow)),
@@ -128,12 +130,14 @@ def tables(answer: Answer) -> Verdict:
         positions = torch.tensor(np.sort(rng.integers(30_000, 40_000, size=40)))
         for dtype in (torch.bfloat16, torch.float16, torch.float32):
             p, f = positions[:, None].to(dtype), inv_freq.to(dtype)
+            want = np.stack(cos_sin(positions.numpy(), inv_freq.numpy()))
             mistakes = [
+                ("cos comes first, sin second", want[::-1]),
                 (short.format("angles"), tables(p * f)),
+                (short.format("angles"), tables((positions[:, None] * inv_freq).to(dtype))),
                 (short.format("positions"), tables(p.double() * inv_freq)),
                 (short.format("frequencies"), tables(positions[:, None] * f.double())),
             ]
-            want = np.stack(cos_sin(positions.numpy(), inv_freq.numpy()))
             yield Trial((positions, inv_freq, dtype), want, mistakes, 0.01, dtype)
 
     return judge(answer, trials)

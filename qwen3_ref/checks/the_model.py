@@ -20,7 +20,7 @@ def parameters(answer: Answer) -> Verdict:
         attention = D * q + 2 * D * kv + (0 if but == "o" else q * D)
         ffn = (2 if but == "gate" else 3) * D * F
         gains = (0 if but == "no gains" else 2 * D) + (0 if but in ("no gains", "qk") else 2 * d)
-        gains += 2 * (h - 1) * d if but == "qk per head" else 0
+        gains += (h + k - 2) * d if but == "qk per head" else 0
         last = 0 if but in ("no gains", "final") else D
         matrices = {"one": 1, "two": 2}.get(but, 1 if tied else 2)
         biases = q + 2 * kv if but == "bias" else 0
@@ -70,6 +70,7 @@ def block(answer: Answer) -> Verdict:
             swapped = x + a(norm(x, h))
             post = norm(x + a(x), g)
             after = u + a(u)
+            said = x + norm(a(x), g)
             mistakes = [
                 ("the two gains are swapped: the first belongs to attention", swapped + f(norm(swapped, g))),
                 (
@@ -90,6 +91,7 @@ def block(answer: Answer) -> Verdict:
                 ("you add both branches to x but lose what attention wrote", x + f(v)),
                 ("your feed-forward reads without a norm", y + f(y)),
                 ("your attention reads without a norm", x + a(x) + f(norm(x + a(x), h))),
+                ("you normalise what a branch says; normalise what it reads", said + norm(f(said), h)),
                 ("the feed-forward is missing", y),
                 ("your order is reversed: attention comes first", x + f(u) + a(norm(x + f(u), h))),
                 ("eps is missing, or stands outside the root", _outside(x, a, f, g, h, 0.0)),
@@ -121,12 +123,14 @@ def flops(answer: Answer) -> Verdict:
             group = 3  # with 2, "KV heads" and "half" would be one mistake
             h, seen = k * group, int(rng.integers(40, 60))
             weights = L * (2 * D * h * d + 2 * D * k * d + 3 * D * F)
-            scores = 4 * L * h * d * seen
+            scores, gains = 4 * L * h * d * seen, L * (2 * D + 2 * d) + D
             want = 2 * (weights + V * D) + scores
             mistakes = [
                 ("a weight costs two operations, a multiplication and an addition", weights + V * D + scores),
                 ("the look-up of the embedding is no product; only the head costs", want + 2 * V * D),
                 ("the head is missing: V * D weights", want - 2 * V * D),
+                ("gains multiply single channels; count matrix products only", want + 2 * gains),
+                ("gains multiply single channels; count matrix products only", want + 4 * L * D),
                 ("attention over the seen tokens is missing: that is the 2N rule", want - scores),
                 (
                     "attention costs 4 a channel: two for the score, two for the mix of values",
@@ -162,7 +166,10 @@ def lens(answer: Answer) -> Verdict:
                 return np.asarray((logits > score).sum(-1) + 1)
 
             want = rank(gain)
+            by_rank = np.argsort(-(hidden * gain) @ head.T, axis=-1)[:, np.arange(t), following]
             mistakes = [
+                ("argsort lists the ids by rank; you want the rank of one id", by_rank),
+                ("argsort lists the ids by rank; you want the rank of one id", by_rank + 1),
                 ("your first choice has rank 0; ranks begin at 1", want - 1),
                 ("your ranks run the wrong way: the largest logit has rank 1", V + 1 - want),
                 ("your ranks run the wrong way: the largest logit has rank 1", V - want),
@@ -180,7 +187,7 @@ def head(answer: Answer) -> Verdict:
 
     def trials(rng: np.random.Generator) -> Iterator[Trial]:
         t, D, V, eps = 4, 6, 9, 0.2
-        for tied, stored in ((True, False), (False, True), (True, True)):
+        for tied, stored in ((False, True), (True, False), (True, True)):
             x, gain = rng.normal(size=(t, D)), rng.normal(size=D)
             embedding, other = rng.normal(size=(2, V, D))
             names = ("model.embed_tokens.weight", "model.norm.weight", "lm_head.weight")

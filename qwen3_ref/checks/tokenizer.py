@@ -42,6 +42,7 @@ def join(answer: Answer) -> Verdict:
             mistakes = [
                 ("you join only the first occurrence", _join(ids, pair, new, times=1)),
                 (overlap, _join(ids, pair, new, behind=1)),
+                (overlap, _join(ids, pair, new, behind=1)[:-1]),
                 ("you lose the last id, which has no neighbour behind it", _join(ids, pair, new)[:-1]),
                 ("your ids come back as they were", ids),
                 ("you take the ids of the pair one by one", [new if i in pair else i for i in ids]),

@@ -210,10 +210,10 @@ def lens_grid(tokens: Sequence[str], tops: Sequence[Sequence[str]], chance: NDAr
 
 
 def visible(piece: str) -> str:
-    """A token for a small cell: spaces, line ends and other invisible signs as marks, cut at five."""
+    """A token for a small cell: spaces, line ends and other invisible signs as marks, cut at four."""
     text = piece.replace("\n", "\u21b5").replace(" ", "\u2423")
     text = "".join(sign if sign.isprintable() else "\u00b7" for sign in text)
-    return text if len(text) <= 5 else text[:4] + "\u2026"
+    return text if len(text) <= 4 else text[:3] + "\u2026"
 
 
 def lens_ranks(median: Mapping[str, Sequence[float]], settled: Mapping[str, Sequence[float]]) -> Drawing:

@@ -109,10 +109,9 @@ def by_family(curves: Mapping[str, Curve], longest: float) -> Drawing:
         axes.set_title(family, fontsize=9.5)
     first = next(iter(curves.values()))
     grid[0][0].set_ylabel("right, %")
-    place = 100 * first["without"]["high"] + 3
-    grid[0][0].annotate("no thinking", (2, place), fontsize=8, color="#a86f00")
     problems = first["problems"]
-    figure.supxlabel(f"thinking budget, tokens; {problems} problems a panel, bands are 95%", fontsize=9)
+    about = f"{problems} problems a panel, bands are 95%; dashed: no thinking"
+    figure.supxlabel(f"thinking budget, tokens ({about})", fontsize=9)
     count = sum(map(rises, curves.values()))
     title = f"{count} of {len(curves)} families rise with the budget by more than noise explains"
     figure.suptitle(title, x=0.01, ha="left", weight="bold", fontsize=11)
@@ -140,10 +139,10 @@ def by_difficulty(
         f"thinking budget, tokens; {problems} problems a line; triangles: mean length of an uncut thought",
         fontsize=9,
     )
-    figure.suptitle(
-        "Harder problems think longer, and rise where their thoughts fit", x=0.01, ha="left", weight="bold",
-        fontsize=11,
-    )  # fmt: skip
+    ends = [list(lengths.values()) for lengths in needs.values()]
+    longer = sum(lengths[-1] > 1.3 * lengths[0] for lengths in ends)
+    title = f"Harder problems think longer in {longer} of {len(ends)} families, and there they rise later"
+    figure.suptitle(title, x=0.01, ha="left", weight="bold", fontsize=11)
     return figure, {"groups": groups, "mean_thought": needs}
 
 
@@ -175,7 +174,7 @@ def mid_number(shares: Mapping[str, Mapping[str, float]], cuts: Mapping[str, int
     places = list(shares)
     left = [0.0] * len(places)
     outcomes = list(next(iter(shares.values())))
-    looks = zip(outcomes, (BLUE, SKY, RED, "#cccccc"), ("", "//", "", ".."), strict=False)
+    looks = zip(outcomes, (BLUE, SKY, RED, "#dddddd"), ("", "//", "", ""), strict=False)
     for outcome, colour, hatch in looks:
         widths = [100 * shares[place][outcome] for place in places]
         look = {"color": colour, "hatch": hatch, "edgecolor": "white"}
@@ -217,6 +216,8 @@ def beside_figure_2(figure_2: Mapping[str, Any], curves: Mapping[str, Curve], lo
         right = 1.22 * longest * 1.2
         axes.set_xlim(right / doublings / 1.44, right)
         axes.set_title(family, fontsize=9.5)
+    for axes in grid[1][len(curves) :]:
+        axes.set_visible(False)
     for axes in grid.flat:
         axes.minorticks_off()
         axes.set_ylim(-4, 104)

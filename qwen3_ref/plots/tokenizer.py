@@ -217,8 +217,8 @@ def digits(
         longest = max(sum(map(len, tokens)) for tokens in numbers)
         for row, tokens in enumerate(numbers):
             x = longest - sum(map(len, tokens))
-            for i, token in enumerate(tokens):
-                fill = ("#cfe3f1", "#fbe3b0")[(len(tokens) - i) % 2] if len(token) > 1 else "#cfe3f1"
+            for token in tokens:
+                fill = "#fbe3b0" if len(token) > 1 else "#cfe3f1"
                 axes.add_patch(Rectangle((x + 0.06, row + 0.1), len(token) - 0.12, 0.8, facecolor=fill,
                                          edgecolor=GREY, linewidth=0.8))  # fmt: skip
                 for digit in token:

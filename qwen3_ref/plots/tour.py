@@ -127,9 +127,9 @@ def specialists(picks: Mapping[str, NDArray[Any]], num_experts: int) -> Drawing:
     layer = int(apart.argmax())
     shown = loads[:, layer]
     figure, ((axes,),) = new_figure(figsize=(7.6, 0.5 * len(picks) + 1.5))
-    image = axes.imshow(shown, aspect="auto", cmap="Blues", vmin=0, vmax=max(1.0, float(shown.max())))
+    image = axes.imshow(shown, aspect="auto", cmap="Blues", vmin=0, vmax=float(shown.max()))
     for (row, column), value in np.ndenumerate(shown):
-        colour = "white" if value > 0.55 * max(1.0, float(shown.max())) else "black"
+        colour = "white" if value > 0.55 * shown.max() else "black"
         label = f"{value:.2f}".removeprefix("0") if value >= 0.005 else "0"
         axes.text(column, row, label, ha="center", va="center", fontsize=7.5, color=colour)
     axes.set_yticks(range(len(picks)), list(picks))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
 
 from qwen3_ref import moe, numpy_ref
 from tests.mistakes import Mistake
@@ -79,6 +80,7 @@ DENSE_WEIGHTS: list[Mistake] = [
     ("norm_topk_prob is off", short_softmax),
     ("norm_topk_prob is on", lambda x, k, flag: spread(soft(x), x, k, False)),
     ("these are the logits", lambda x, k, flag: spread(x, x, k, False)),
+    ("these are the logits", lambda x, k, flag: spread(x, x, k, flag)),
     ("you keep every expert", lambda x, k, flag: soft(x)),
     ("lacks the zeros", lambda x, k, flag: -np.sort(-short_softmax(x, k, flag), axis=-1)[:, :k]),
     ("the least probable", lambda x, k, flag: spread(soft(x), -x, k, flag)),
@@ -115,6 +117,10 @@ COMBINE: list[Mistake] = [
         "two bugs are left",
         lambda out, order, w: put(out, order // w.shape[1], w.ravel(), len(w), add=False),
     ),
+    (
+        "its weight is at order[r]",
+        lambda out, order, w: put(out, order // w.shape[1], w.ravel()[np.argsort(order)], len(w)),
+    ),
     ("the weights are missing", lambda out, order, w: put(out, order // w.shape[1], 1 + 0 * order, len(w))),
     (
         "row r is not pick r",
@@ -135,7 +141,7 @@ GLOBAL_LOSSES: list[Mistake] = [
     ("not by n", lambda x, k: losses(x, k) * len(x)),
     ("divide the counts", lambda x, k: losses(x, k) * x.shape[0] * x.shape[1]),
     ("you take a mean", lambda x, k: losses(x, k) / x.shape[-1] ** 2),
-    ("that calls qwen3_ref.moe.load_balancing_loss", lambda x, k: moe.load_balancing_loss([x], k)),
+    ("that calls qwen3_ref.moe.load_balancing_loss", lambda x, k: moe.load_balancing_loss([torch.tensor(x)], k)),
 ]
 MISTAKES = {
     "stored_and_used": STORED_AND_USED,

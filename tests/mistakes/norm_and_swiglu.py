@@ -46,6 +46,10 @@ def norm(x: Any, w: Any, eps: float, **how: Any) -> Any:
     return n if how.get("bare") else (w + how.get("plus", 0)) * n
 
 
+def inverse_root(wide: Any, eps: float) -> Any:
+    return torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
+
+
 def borrowed_norm(x: Any, w: Any, eps: float) -> Any:
     layer = model.RMSNorm(len(w), eps).to(x.dtype)
     layer.weight.data.copy_(w)
@@ -76,6 +80,7 @@ WIDTH: list[Mistake] = [
     ("2/3 of the *plain width*", lambda h, m: 2 * h / 3),
     ("you round down", lambda h, m: 8 * h // 3 // m * m),
     ("you round down", lambda h, m: round(8 * h / 3 / m) * m),
+    ("you round down", lambda h, m: (8 * h // 3 + m - 1) // m * m),
     ("fits exactly here", lambda h, m: (8 * h // 3 // m + 1) * m),
     ("you do not round up", lambda h, m: 8 * h / 3),
     ("you do not round up", lambda h, m: 8 * h // 3),
@@ -99,6 +104,8 @@ SIXTEEN: list[Mistake] = [
     ("your squares overflow", lambda x, w, e: norm(x, w, e, narrow=True)),
     ("the official order is cast, then weight", lambda x, w, e: norm(x, w, e, late=True)),
     ("never cast back", lambda x, w, e: norm(x, w, e, wide=True)),
+    ("you cast the root back by itself", lambda x, w, e: w * (x * inverse_root(x.float(), e).to(x.dtype))),
+    ("your last product is in float32", lambda x, w, e: norm(x, w.float(), e)),
     ("your eps is outside the root", lambda x, w, e: norm(x, w, e, outside=True)),
     ("your eps is missing", lambda x, w, e: norm(x, w, e, other=0.0)),
     ("not the one that was given", lambda x, w, e: norm(x, w, e, other=1e-6)),
@@ -109,7 +116,9 @@ SIXTEEN: list[Mistake] = [
 ]
 BACKWARD: list[Mistake] = [
     ("you treat the root as a constant", lambda x, g, e, dy: g * dy / root(x, e)),
+    ("only into its own", lambda x, g, e, dy: derivative(x, g, e, dy, mean=lambda a, **_: a / a.shape[-1])),
     ("your gain is missing", lambda x, g, e, dy: derivative(x, np.ones_like(g), e, dy)),
+    ("your gain comes last", lambda x, g, e, dy: g * derivative(x, np.ones_like(g), e, dy)),
     ("wrong sign", lambda x, g, e, dy: derivative(x, g, e, dy, sign=-1)),
     ("you sum where", lambda x, g, e, dy: derivative(x, g, e, dy, mean=np.sum)),
     ("your eps is missing from the root", lambda x, g, e, dy: derivative(x, g, 0.0, dy)),

@@ -101,6 +101,7 @@ REORDER: list[Mistake] = [
     ("the way back", lambda w, h: by_head(w, h, np.argsort(even_first(head_dim(w, h))))),
     ("every head has its own", lambda w, h: w[even_first(len(w))]),
     ("you move columns", lambda w, h: by_head(w.T, h, even_first(head_dim(w, h))).T),
+    ("you move columns", lambda w, h: w[:, even_first(len(w))]),
     ("as it was", lambda w, h: w),
 ]
 YARN: list[Mistake] = [
@@ -111,12 +112,15 @@ YARN: list[Mistake] = [
         "you blend wavelengths",
         lambda f, low, high, s: f / (1 + np.clip(ramp(f, low, high), 0, 1) * (s - 1)),
     ),
+    ("always divide by 4", lambda f, low, high, s: f - np.clip(ramp(f, low, high), 0, 1) * f * 3 / 4),
     ("clip it", lambda f, low, high, s: f + ramp(f, low, high) * (f / s - f)),
     ("you switch at once", lambda f, low, high, s: np.where(np.arange(len(f)) < high, f, f / s)),
     ("you switch at once", lambda f, low, high, s: np.where(np.arange(len(f)) <= low, f, f / s)),
 ]
 TABLES: list[Mistake] = [
     ("your angles are rounded too early", lambda p, f, kind: tables(p[:, None].to(kind) * f.to(kind))),
+    ("your angles are rounded too early", lambda p, f, kind: tables((p[:, None] * f).to(kind))),
+    ("cos comes first", lambda p, f, kind: tables(p[:, None] * f, kind)[::-1]),
     ("your positions are rounded", lambda p, f, kind: tables(p[:, None].to(kind).double() * f, kind)),
     ("your frequencies are rounded", lambda p, f, kind: tables(p[:, None] * f.to(kind).double(), kind)),
     ("come as torch.float64; torch.bfloat16 was asked for", lambda p, f, kind: tables(p[:, None] * f)),

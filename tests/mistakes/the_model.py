@@ -45,6 +45,11 @@ def post_norm(x: Any, a: Any, f: Any, g: Any, h: Any, eps: float) -> Any:
     return norm(x + f(x), h, eps)
 
 
+def norms_last(x: Any, a: Any, f: Any, g: Any, h: Any, eps: float) -> Any:
+    x = x + norm(a(x), g, eps)
+    return x + norm(f(x), h, eps)
+
+
 def parallel(x: Any, a: Any, f: Any, g: Any, h: Any, eps: float) -> Any:
     return x + a(norm(x, g, eps)) + f(norm(x, h, eps))
 
@@ -99,6 +104,10 @@ PARAMETERS: list[Mistake] = [
         ),
     ),
     (
+        "share one gain vector of QK-Norm",
+        lambda V, D, F, L, h, k, d, tied: count(V, D, F, L, h, k, d, tied, gains=2 * D + (h + k) * d),
+    ),
+    (
         "o_proj is missing",
         lambda V, D, F, L, h, k, d, tied: count(
             V, D, F, L, h, k, d, tied, matrices=D * h * d + 2 * D * k * d + 3 * D * F
@@ -115,6 +124,7 @@ BLOCK: list[Mistake] = [
     ("lose what attention wrote", forgets_attention),
     ("the two gains are swapped", lambda x, a, f, g, h, eps: pre_norm(x, a, f, h, g, eps)),
     ("eps is missing", lambda x, a, f, g, h, eps: pre_norm(x, a, f, g, h, 0.0)),
+    ("normalise what it reads", norms_last),
     ("the feed-forward is missing", lambda x, a, f, g, h, eps: x + a(norm(x, g, eps))),
     ("that calls qwen3_ref.numpy_ref.rms_norm", borrowed),
 ]
@@ -123,6 +133,7 @@ FLOPS: list[Mistake] = [
     ("that is the 2N rule", lambda *s: cost(*s)[0]),
     ("the look-up of the embedding is no product", lambda V, D, *s: sum(cost(V, D, *s)) + 2 * V * D),
     ("the head is missing", lambda V, D, *s: sum(cost(V, D, *s)) - 2 * V * D),
+    ("matrix products only", lambda *s: 2 * count(*s[:-1], tied=True) + cost(*s)[1]),
     ("two for the score, two for the mix", lambda *s: cost(*s)[0] + cost(*s)[1] // 2),
     ("h of them, not k", lambda V, D, F, L, h, k, d, n: cost(V, D, F, L, h, k, d, n)[0] + 4 * L * k * d * n),
     ("h * d, not D", lambda V, D, F, L, h, k, d, n: cost(V, D, F, L, h, k, d, n)[0] + 4 * L * D * n),
@@ -131,12 +142,17 @@ LENS: list[Mistake] = [
     ("ranks begin at 1", lambda *s: ranks(*s) - 1),
     ("the wrong way", lambda hidden, gain, head, f: len(head) + 1 - ranks(hidden, gain, head, f)),
     ("moves no rank", lambda hidden, gain, head, f: ranks(hidden, np.ones_like(gain), head, f)),
+    (
+        "argsort lists the ids by rank",
+        lambda hidden, gain, head, f: np.argsort(-(hidden * gain) @ head.T)[:, np.arange(len(f)), f] + 1,
+    ),
     ("at the last depth only", lambda *s: ranks(*s)[-1]),
     ("a row is a depth", lambda *s: ranks(*s).T),
 ]
 HEAD: list[Mistake] = [
     ("so the embedding is the head", lambda x, w, tied, eps: norm(x, w[N], eps) @ w.get(H, w[E]).T),
     ("you use the embedding as the head", lambda x, w, tied, eps: norm(x, w[N], eps) @ w[E].T),
+    ("you use the embedding as the head", lambda x, w, tied, eps: norm(x, w[N], eps) @ w[H if tied else E].T),
     ("raises KeyError", lambda x, w, tied, eps: norm(x, w[N], eps) @ w[H].T),
     ("the final norm is missing", lambda x, w, tied, eps: x @ w[E if tied else H].T),
     ("has a gain", lambda x, w, tied, eps: norm(x, 1.0, eps) @ w[E if tied else H].T),

@@ -28,6 +28,15 @@ def overlapping(ids: list[int], pair: Any, new: int) -> list[int]:
     return [new if tuple(ids[i : i + 2]) == pair else ids[i] for i in range(len(ids))]
 
 
+def by_pairs(ids: list[int], pair: Any, new: int) -> list[int]:
+    return [new if both == pair else both[0] for both in zip(ids, ids[1:], strict=False)]
+
+
+def in_place(ids: list[int], pair: Any, new: int) -> list[int]:
+    ids[:] = joined(ids, pair, new)
+    return ids
+
+
 def from_the_right(ids: list[int], pair: Any, new: int) -> list[int]:
     return joined(ids[::-1], pair[::-1], new)[::-1]
 
@@ -131,6 +140,8 @@ def found(cut: Any, **others: Any) -> list[bool]:
 JOIN: list[Mistake] = [
     ("only the first occurrence", first_only),
     ("you use an id twice", overlapping),
+    ("you use an id twice", by_pairs),
+    ("changes the list that is its argument number 1", in_place),
     ("you lose the last id", lambda ids, pair, new: joined(ids, pair, new, last=False)),
     ("from right to left", from_the_right),
     ("as they were", lambda ids, pair, new: ids),
