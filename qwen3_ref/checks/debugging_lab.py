@@ -17,7 +17,7 @@ def onset(answer: Answer) -> Verdict:
 
     def trials(rng: np.random.Generator) -> Iterator[Trial]:
         none = "where nothing differs the answer is t, the number of positions; yours is {}"
-        for scale in (1e-3, 1.0, 50.0):
+        for scale in 2 * (1e-3, 1.0, 50.0):
             t, tolerance = 12, 0.01
             begin = int(rng.choice([2, 3, 4, 6]))  # not 5, the number of positions that differ
             want = scale * rng.normal(size=(t, 7))
@@ -83,7 +83,7 @@ def shortest(answer: Answer) -> Verdict:
         bisection = "you bisect, but a bug that shows at t need not show at t + 1; try every length"
         largest = "that is the largest such t; the smallest is asked for"
         early = "that is one too few: t counts tokens"
-        wide = "you find nothing; is your tolerance too wide?"
+        wide = "you find nothing; do you try every t, or is your tolerance too wide?"
         few = "your search stops before limit, which belongs to it"
         for bad in ({int(rng.choice([5, 7, 9, 13]))}, set(range(start, limit, 2))):
             want = float(min(bad))

@@ -49,13 +49,14 @@ def dense_weights(answer: Answer) -> Verdict:
                 return out
 
             first = np.take_along_axis(logits, experts, axis=-1)
+            no_softmax = "these are the logits; the weights are probabilities"
             flag = "norm_topk_prob is {}: the chosen weights {} sum to 1"
             on, off = route(logits, top_k, True)[0], route(logits, top_k, False)[0]
             least = np.argsort(p, axis=-1)[:, :top_k]
             worst = np.take_along_axis(p, least, axis=-1)
             mistakes = [
-                ("these are the logits; the weights are probabilities", spread(first)),
-                ("these are the logits; the weights are probabilities", spread(first / first.sum(-1)[:, None])),
+                (no_softmax, spread(first)),
+                (no_softmax, spread(first / first.sum(-1)[:, None])),
                 (flag.format("off", "are left as they are, they need not"), spread(on)),
                 (flag.format("on", "are divided by their sum, so that they"), spread(off)),
                 ("you keep every expert; all but the top_k are 0", p),

@@ -42,7 +42,7 @@ def parameters(answer: Answer) -> Verdict:
 
     def trials(rng: np.random.Generator) -> Iterator[Trial]:
         for tied in (True, False):  # sizes so small that every gain shows
-            V, D, F, L = (int(rng.integers(*r)) for r in ((20, 30), (9, 14), (15, 20), (3, 6)))
+            V, D, F, L = (int(rng.integers(*r)) for r in ((61, 64), (9, 14), (15, 20), (3, 6)))
             k, group, d = int(rng.integers(2, 4)), int(rng.integers(2, 4)), 2 * int(rng.integers(4, 6))
             sizes = (V, D, F, L, k * group, k, d, tied)
             wrong = [(text, np.array(count(*sizes, but=but))) for but, text in words.items()]

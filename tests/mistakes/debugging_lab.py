@@ -47,6 +47,15 @@ def bisected(right: Any, wrong: Any, limit: int) -> int:
     return low
 
 
+def bisected_above(right: Any, wrong: Any, limit: int) -> int:
+    low, high = 0, limit
+    while high - low > 1:
+        middle = (low + high) // 2
+        shows = np.abs(right(middle) - wrong(middle)).max() > 1e-6
+        low, high = (low, middle) if shows else (middle, high)
+    return high if lengths(right, wrong, limit)[-1:] == [limit] else 0
+
+
 def by_first_token(v: Any, out: Any) -> Any:
     return np.abs(out[:, None, 0] - v[None, :, 0]).max(-1).argmin(1)
 
@@ -70,6 +79,7 @@ ONSET: list[Mistake] = [
 ]
 SHORTEST: list[Mistake] = [
     ("you bisect", bisected),
+    ("do you try every t", bisected_above),
     ("the largest such t", of(lambda bad, limit: max(bad, default=0))),
     ("one too few", of(lambda bad, limit: min(bad) - 1 if bad else 0)),
     ("stops before limit", lambda right, wrong, limit: min(lengths(right, wrong, limit - 1), default=0)),

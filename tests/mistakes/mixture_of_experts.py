@@ -141,7 +141,10 @@ GLOBAL_LOSSES: list[Mistake] = [
     ("not by n", lambda x, k: losses(x, k) * len(x)),
     ("divide the counts", lambda x, k: losses(x, k) * x.shape[0] * x.shape[1]),
     ("you take a mean", lambda x, k: losses(x, k) / x.shape[-1] ** 2),
-    ("that calls qwen3_ref.moe.load_balancing_loss", lambda x, k: moe.load_balancing_loss([torch.tensor(x)], k)),
+    (
+        "that calls qwen3_ref.moe.load_balancing_loss",
+        lambda x, k: moe.load_balancing_loss([torch.tensor(x)], k),
+    ),
 ]
 MISTAKES = {
     "stored_and_used": STORED_AND_USED,
