@@ -181,14 +181,16 @@ def parting(answer: Answer) -> Verdict:
     """answer(got, want, tolerance): lists of arrays -> how many agree before the first that does not."""
 
     def trials(rng: np.random.Generator) -> Iterator[Trial]:
-        n, loud, tolerance = 40, 2, 1e-3
+        n, zero, loud, tolerance = 40, 1, 2, 1e-3
         for kind in ("wrong", "nan", "wrong", "none"):
             first = int(rng.integers(4, 30))
             worst = int(rng.integers(first + 3, n - 2))
             scales = rng.uniform(0.5, 2.0, size=n)
             scales[loud], scales[first] = 3e4, 4e-3  # a loud part and a quiet one
             want = [s * rng.normal(size=(4, 6)) for s in scales]
+            want[zero][0, 0] = 0.0  # a rounded zero is right, whatever its relative error
             got = [w * (1 + 1e-6 * rng.choice([-1, 1], size=w.shape)) for w in want]
+            got[zero][0, 0] = 1e-4 * scales[zero]
             for i in range(first, n) if kind != "none" else ():
                 share = 0.05 if i == first else 0.3
                 got[i] = want[i] + (5 if i == worst else share) * scales[i] * rng.normal(size=(4, 6))
@@ -199,6 +201,7 @@ def parting(answer: Answer) -> Verdict:
             mistakes = [
                 ("you ask for equality; two right programs differ by rounding", 0),
                 (absolute, loud),
+                ("you divide element by element; the size is that of the whole part", zero),
                 ("that is where the difference is largest; what matters is where it begins", worst),
                 ("that is the last part that agrees; wanted is how many agree", right - 1),
                 ("that is the last part that differs; wanted is the first", n - 1),

@@ -162,6 +162,10 @@ PARTING: list[Mistake] = [
         "where the difference is largest",
         lambda got, want, tol: int(np.argmax([gap.max() for gap in relative(got, want)])),
     ),
+    (
+        "you divide element by element",
+        lambda got, want, tol: first(not np.allclose(*p, rtol=tol) for p in zip(got, want, strict=True)),
+    ),
     ("that is the last part that agrees", lambda got, want, tol: right_parting(got, want, tol) - 1),
     ("you count from 1", lambda got, want, tol: right_parting(got, want, tol) + 1),
     (
