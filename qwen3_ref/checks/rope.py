@@ -19,6 +19,8 @@ def wavelengths(answer: Answer) -> Verdict:
     def trials(rng: np.random.Generator) -> Iterator[Trial]:
         for d in map(int, 2 * rng.integers(4, 17, size=3)):
             theta = float(rng.uniform(50, 5000))  # not 10,000 or 1,000,000: those may be typed in
+            if abs(np.log(theta) / np.log(1e4) - (d - 2) / d) < 0.01:
+                theta /= 2  # or two of the mistakes below give nearly the same numbers
             turns, pair = default_frequencies(d, theta), np.arange(d // 2)
             want = 2 * np.pi / turns
             per_channel = "you return one value a channel; there is one a pair, so head_dim / 2 of them"
