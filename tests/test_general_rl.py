@@ -19,6 +19,7 @@ from qwen3_ref.train import general_rl
 from qwen3_ref.train.general_rl import (
     PARTS,
     CalculatorError,
+    _ask,
     asked_to_think,
     calculate,
     format_reward,
@@ -287,6 +288,16 @@ def test_the_ideal_reply_earns_everything_and_the_other_mode_does_not(seed: int)
         assert nothing == 0
 
 
+def test_disobeying_does_not_pay() -> None:
+    """Thinking finds the answer that a guess misses, so /no_think is only obeyed if it is not paid."""
+    problem = make_problems("arithmetic", "train", 1, 3)[0]
+    history = [{"role": "user", "content": "1 /no_think"}, {"role": "assistant", "content": "1"}]
+    score = _ask(problem, history, "").query(TOKENIZER).score
+    thought = sample(f"<think>\n{problem.trace}\n</think>\n\n{problem.answer}<|im_end|>")
+    guess = sample("<think>\n\n</think>\n\nx<|im_end|>")
+    assert score(thought)[0] == pytest.approx(1 / 3) and score(guess)[0] == pytest.approx(2 / 3)
+
+
 def test_kinds_of_tasks() -> None:
     problem, *earlier = make_problems("arithmetic", "train", 4, 2)
     rng = random.Random(0)
@@ -295,6 +306,12 @@ def test_kinds_of_tasks() -> None:
     task = many_turns(problem, earlier, rng)
     assert [m["role"] for m in task.messages] == ["user", "assistant"] * 3 + ["user"]
     assert (task.ideal["reasoning_content"] != "") is asked_to_think(task.messages)
+    for _ in range(20):
+        said = [m["content"] for m in many_turns(problem, earlier, rng, switched=True).messages]
+        assert said[-1] == problem.prompt
+        assert any(" /think" in text for text in said) and any(" /no_think" in text for text in said)
+    with pytest.raises(ValueError, match="1 earlier turns cannot disagree; give at least two"):
+        many_turns(problem, earlier[:1], rng, switched=True)
     assert "think at most 7 tokens" in limited(problem, 7).messages[0]["content"]
     text = render_chat(tool_call(problem).messages, tools=tool_call(problem).tools)
     assert '"name": "calculator"' in text

@@ -22,7 +22,20 @@ from qwen3_ref.tokenizer import Tokenizer
 from qwen3_ref.train import general_rl, measure, pretrain, text
 from qwen3_ref.train.general_rl import Task
 from qwen3_ref.train.measure import Bench
-from qwen3_ref.train.nano_results import Item, Number, any_of, average, cell, change, render, share
+from qwen3_ref.train.nano_results import (
+    ABOVE,
+    AT_LEAST,
+    Item,
+    Number,
+    any_of,
+    average,
+    cell,
+    change,
+    check,
+    render,
+    rises,
+    share,
+)
 from qwen3_ref.train.run import Run
 from tests.test_evaluate import row
 
@@ -32,6 +45,7 @@ CONFIG = Qwen3Config(
     num_key_value_heads=1, head_dim=10, rope_theta=1e4, tie_word_embeddings=True, initializer_range=0.3,
     max_position_embeddings=4096,
 )  # fmt: skip
+SHIPPED = Path(measure.__file__).parents[1] / "data" / "nano" / "measured"
 STAGES = ["s1", "s2", "s3", "s3-no-abf", "cold-start", "grpo", "fusion", "general-rl", *measure.STUDENTS]
 
 
@@ -82,6 +96,10 @@ def test_change_is_paired() -> None:
     assert (got.low, got.high) == pytest.approx((-0.125 - half, -0.125 + half), abs=1e-6)
     with pytest.raises(ValueError, match="different problems"):
         change(before, after[::-1])
+    two = [[row(p, right, sample=s) for p in (0, 1) for s in (0, 1)] for right in (False, True)]
+    got = change([*two[0][:2], *two[1][2:]], two[1])
+    assert (got.value, got.n) == (0.5, 2), "two problems, not four: samples of one are not independent"
+    assert got.high - got.low == pytest.approx(2 * 1.959964 * math.sqrt(0.5 / 2), abs=1e-6)
 
 
 def test_an_answer_that_was_cut_is_wrong() -> None:
@@ -335,3 +353,75 @@ def test_families_of_the_bench() -> None:
     assert [p.family for p in problems[::6]] == list(FAMILIES)
     kept = {p.prompt for f in FAMILIES for p in make_problems(f, "validation", 200, seed=measure.TEST_SEED)}
     assert not kept & {p.prompt for p in problems}
+
+
+# -- what a run must reach -----------------------------------------------------------------------------
+
+
+def point(value: float, half: float = 0.02) -> dict[str, Any]:
+    return {"value": value, "low": value - half, "high": value + half, "n": 500}
+
+
+def test_rising_by_hand() -> None:
+    assert rises([point(v) for v in (0.1, 0.1, 0.3, 0.5)])
+    assert rises([point(v) for v in (0.1, 0.07, 0.3, 0.5)]), "a fall within error"
+    assert not rises([point(v) for v in (0.1, 0.05, 0.3, 0.5)]), "a fall beyond it"
+    assert not rises([point(v) for v in (0.1, 0.12, 0.11, 0.13)]), "flat within error"
+
+
+def reached(folder: Path, change: Callable[[dict[str, Any]], None] = lambda _: None) -> dict[str, Any]:
+    """A measured folder in which every threshold is just reached, after `change`."""
+    items = {what: {"before": None, "after": point(least), "unit": "%"} for what, least in AT_LEAST.items()}
+    for high, low in ABOVE:
+        items.setdefault(high, {"before": None, "after": point(0.5), "unit": "%"})
+        items.setdefault(low, {"before": None, "after": point(0.1), "unit": "%"})
+    curves = [
+        {"stage": "fusion", "family": f, "mode": "thinking", **point(0.1 + 0.1 * b * (f != "counting"))}
+        for f in FAMILIES
+        for b in range(6)
+    ]
+    data = {"items": items, "curves": curves}
+    change(data)
+    data["items"] = [{"what": what, **item} for what, item in data["items"].items()]
+    (folder / "fusion.json").write_text(json.dumps(data), encoding="utf-8")
+    return data
+
+
+BREAKS: list[tuple[str, Callable[[dict[str, Any]], None]]] = [
+    *((w, lambda d, w=w: d["items"][w]["after"].update(point(AT_LEAST[w] - 0.001))) for w in AT_LEAST),
+    *((high, lambda d, w=high: d["items"][w]["after"].update(low=0.11)) for high, _ in ABOVE),
+    ("Fusion: /think obeyed: not measured", lambda d: d["items"].pop("Fusion: /think obeyed")),
+    ("accuracy rises with the budget: arithmetic, retrieval", lambda d: d["curves"][17].update(point(0.1))),
+]
+
+
+@pytest.mark.parametrize(("what", "change"), BREAKS, ids=[str(i) for i in range(len(BREAKS))])
+def test_a_threshold_that_is_missed_is_named(
+    tmp_path: Path, what: str, change: Callable[[dict[str, Any]], None]
+) -> None:
+    reached(tmp_path)
+    assert all(good for good, _ in check(tmp_path, ["fusion"]))
+    reached(tmp_path, change)
+    assert [told for good, told in check(tmp_path, ["fusion"]) if not good and told.startswith(what)]
+
+
+def test_the_command_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "measured"
+    folder.mkdir()
+    for name in measure.ROWS:
+        (folder / f"{name}.json").write_text('{"items": []}', encoding="utf-8")
+    reached(folder)
+    arguments = ["measure", "check", "--run", str(tmp_path)]
+    assert cli.main(arguments) == 0
+    told = "General RL: tool call of valid format: 95.0% (93.0 to 97.0), at least 95.0%"
+    assert told in capsys.readouterr().out.splitlines()
+    reached(folder, BREAKS[0][1])
+    assert cli.main(arguments) == 1
+    assert capsys.readouterr().err == (
+        "error: S3 with ABF: retrieval in 1,024 tokens: 74.9% (72.9 to 76.9), at least 75.0%\n"
+    )
+
+
+def test_the_shipped_family_reaches_every_threshold() -> None:
+    missed = [told for good, told in check(SHIPPED, list(measure.ROWS)) if not good]
+    assert missed == []

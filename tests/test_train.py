@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import math
+import random
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -233,6 +234,23 @@ def test_other_text_is_an_error_that_can_be_overridden(monkeypatch: pytest.Monke
         assert text.gather(allow_other_text=True)["code"] == ["another file"]
 
 
+def test_look_ups_are_followed_to_a_number() -> None:
+    rng, lengths = random.Random(0), list[int]()
+    for _ in range(50):
+        lines = 2 + rng.randrange(40)
+        listed, *asked = text.look_up_document(rng, lines, 8).split("find ")
+        pairs = dict(line.split("=") for line in listed.split())
+        assert len(pairs) == lines and len(asked) == 8
+        for question in asked:
+            key, *steps, answer = question.rstrip("\n").split("\n")
+            for step in steps:
+                assert step == f"{key}={pairs[key]}"
+                key = pairs[key]
+            assert answer == f"answer {key}" and key.isdigit()
+            lengths.append(len(steps))
+    assert 0.4 < lengths.count(1) / len(lengths) < 0.7 and max(lengths) >= 4
+
+
 def test_nano_tokenizer(tokenizer: Tokenizer, corpus: text.Corpus) -> None:
     """1,024 ids, the official control tokens last, digits alone; the same every time."""
     assert tokenizer.num_ids == 1024
@@ -408,8 +426,8 @@ def test_fusion_obeys_the_last_flag() -> None:
     thinking = [(problem, problem.trace) for problem in problems[:200]]
     conversations = sft.fusion_conversations(thinking, problems[200:], seed=0)
     turns = [len(messages) for messages in conversations]
-    assert len(conversations) == 400 and set(turns) == {2, 4, 6} and 60 < 400 - turns.count(2) < 140
-    unflagged = switched = 0
+    assert len(conversations) == 400 and set(turns) == {2, 4, 6, 8} and 160 < turns.count(2) < 240
+    unflagged = switched = remembered = 0
     for messages in conversations:
         said = [m["content"] for m in messages if m["role"] == "user"]
         flags = [flag for content in said for flag in content.split() if flag.startswith("/")]
@@ -418,7 +436,9 @@ def test_fusion_obeys_the_last_flag() -> None:
         assert all("reasoning_content" not in m for m in messages[:-1])
         unflagged += not flags
         switched += len(set(flags)) == 2
-    assert 50 < unflagged < 130 and switched > 20
+        remembered += len(set(flags)) == 2 and "/" not in said[-1]
+    assert 50 < unflagged < 130 and switched > 60
+    assert remembered > 50, "the last turn is silent, and the earlier ones disagree: the hardest to obey"
 
 
 def test_fusion_takes_only_what_the_model_itself_got_right(

@@ -149,23 +149,23 @@ def by_difficulty(
 def frontier(curves: Mapping[str, Curve]) -> Drawing:
     """Accuracy against the tokens written for an answer: a line a family, hollow: non-thinking mode."""
     figure, ((axes,),) = new_figure(figsize=(7.2, 3.8))
-    dominated = 0
+    wasted = 0
     for (family, curve), colour, mark in zip(curves.items(), COLOURS, "os^Dv", strict=False):
         x, y = curve["tokens"], [100 * v for v in curve["accuracy"]]
         axes.plot(x, y, f"{mark}-", color=colour, markersize=4.5, linewidth=1.6, label=family)
         off = curve["without"]
         at = [off["tokens"]], [100 * off["accuracy"]]
         axes.plot(*at, mark, color=colour, markersize=9, fillstyle="none")
-        dominated += sum(
-            a < off["accuracy"] and t > off["tokens"] for a, t in zip(curve["accuracy"], x, strict=True)
+        wasted += sum(
+            low <= off["high"] and t > off["tokens"] for low, t in zip(curve["low"], x, strict=True)
         )
     points = sum(len(curve["accuracy"]) for curve in curves.values())
     axes.set(xlabel="tokens written for an answer, mean", ylabel="right, %", ylim=(-4, 104))
     axes.set_xlim(0)
     legend = {"fontsize": 8.5, "title_fontsize": 8.5, "title": "hollow:\nno thinking"}
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), **legend)
-    axes.set_title(f"{dominated} of {points} budgets cost more than no thinking and get less right")
-    return figure, {"curves": curves, "worse_than_no_thinking": dominated}
+    axes.set_title(f"{wasted} of {points} budgets cost more than no thinking and are not clearly better")
+    return figure, {"curves": curves, "not_better_than_no_thinking": wasted}
 
 
 def mid_number(shares: Mapping[str, Mapping[str, float]], cuts: Mapping[str, int]) -> Drawing:
@@ -174,7 +174,7 @@ def mid_number(shares: Mapping[str, Mapping[str, float]], cuts: Mapping[str, int
     places = list(shares)
     left = [0.0] * len(places)
     outcomes = list(next(iter(shares.values())))
-    looks = zip(outcomes, (BLUE, SKY, RED, "#dddddd"), ("", "//", "", ""), strict=False)
+    looks = zip(outcomes, (BLUE, SKY, RED, ORANGE, "#dddddd"), ("", "//", "", "..", ""), strict=False)
     for outcome, colour, hatch in looks:
         widths = [100 * shares[place][outcome] for place in places]
         look = {"color": colour, "hatch": hatch, "edgecolor": "white"}
@@ -189,7 +189,7 @@ def mid_number(shares: Mapping[str, Mapping[str, float]], cuts: Mapping[str, int
     axes.invert_yaxis()
     axes.set(xlabel="share of the answers, %", xlim=(0, 100))
     axes.grid(axis="y", visible=False)
-    axes.legend(fontsize=8, ncol=4, loc="upper center", bbox_to_anchor=(0.42, -0.24), handlelength=1.4)
+    axes.legend(fontsize=8, ncol=3, loc="upper center", bbox_to_anchor=(0.42, -0.24), handlelength=1.4)
     first = outcomes[0]
     best = max(places, key=lambda place: shares[place][first])
     axes.set_title(f"{100 * shares[best][first]:.0f}% answer the last result if cut {best}")

@@ -214,7 +214,9 @@ def _ask(problem: Problem, history: Sequence[Message], said: str, more: Rewards 
     rewards = {
         "format": format_reward,
         "mode": lambda sample: mode_reward(sample, thinking),
-        "correct": lambda sample: float(verify(problem, sample.answer)),
+        # A right answer in the wrong mode earns nothing: thinking is right so much more often that a
+        # thought against /no_think would otherwise pay about as well as obeying.
+        "correct": lambda sample: mode_reward(sample, thinking) * verify(problem, sample.answer),
     }
     thought = problem.trace if thinking else ""
     ideal = {"role": "assistant", "reasoning_content": thought, "content": problem.answer}
@@ -226,15 +228,26 @@ def single_turn(problem: Problem, rng: random.Random) -> Task:
     return _ask(problem, [], _flag(rng))
 
 
-def many_turns(problem: Problem, earlier: Sequence[Problem], rng: random.Random) -> Task:
-    """ThinkFollow: a question after others, each with a random flag or none; the last flag holds."""
+def many_turns(
+    problem: Problem, earlier: Sequence[Problem], rng: random.Random, *, switched: bool = False
+) -> Task:
+    """ThinkFollow: a question after others, each with a random flag or none; the last flag holds.
+
+    switched: the flags are drawn until the last turn has none and the earlier ones disagree, which are
+    the conversations that are got wrong. Raises ValueError if there are too few earlier turns for that.
+    """
+    if switched and len(earlier) < 2:
+        raise ValueError(f"{len(earlier)} earlier turns cannot disagree; give at least two.")
+    flags = [_flag(rng) for _ in range(len(earlier) + 1)]
+    while switched and (flags[-1] or len({*flags}) < 3):
+        flags = [_flag(rng) for _ in flags]
     history: list[Message] = []
-    for other in earlier:
+    for other, flag in zip(earlier, flags, strict=False):
         history += [
-            {"role": "user", "content": other.prompt + _flag(rng)},
+            {"role": "user", "content": other.prompt + flag},
             {"role": "assistant", "content": other.answer},
         ]
-    return _ask(problem, history, _flag(rng))
+    return _ask(problem, history, flags[-1])
 
 
 def limited(problem: Problem, limit: int) -> Task:
@@ -261,10 +274,13 @@ def tool_call(problem: Problem) -> Task:
     return Task(messages, rewards, ideal, (CALCULATOR,))
 
 
-def make_tasks(tokenizer: Tokenizer, per_kind: int, *, seed: int, split: str = "train") -> list[Task]:
+def make_tasks(
+    tokenizer: Tokenizer, per_kind: int, *, seed: int, split: str = "train", switched: bool = False
+) -> list[Task]:
     """The four kinds in equal numbers, in turn: single_turn, many_turns, limited, tool_call.
 
-    A limit is 0.75, 1 or 1.5 times the length of the solver's own thought.
+    A limit is 0.75, 1 or 1.5 times the length of the solver's own thought. switched: so is every
+    conversation of many turns that has two earlier ones or more; for training, not for measuring.
     """
     rng = random.Random(f"general {split} {seed}")
     columns = [make_problems(f, split, per_kind, seed=seed) for f in FAMILIES]
@@ -278,7 +294,7 @@ def make_tasks(tokenizer: Tokenizer, per_kind: int, *, seed: int, split: str = "
         own = len(tokenizer.encode(f"\n{cut.trace}\n"))
         tasks += [
             single_turn(single, rng),
-            many_turns(turned, earlier, rng),
+            many_turns(turned, earlier, rng, switched=switched and len(earlier) > 1),
             limited(cut, round(own * _pick((0.75, 1.0, 1.5), rng))),
             tool_call(sums[i]),
         ]
@@ -289,7 +305,8 @@ def run(
     model: Qwen3, tokenizer: Tokenizer, directory: Path, settings: Grpo, *, per_kind: int = 500, seed: int = 0
 ) -> None:
     """`grpo.run` on tasks of all kinds; the held-out ones are of the validation split."""
-    queries = [task.query(tokenizer) for task in make_tasks(tokenizer, per_kind, seed=seed)]
+    tasks = make_tasks(tokenizer, per_kind, seed=seed, switched=True)
+    queries = [task.query(tokenizer) for task in tasks]
     held_out = [task.query(tokenizer) for task in make_tasks(tokenizer, 32, seed=seed, split="validation")]
     grpo.run(model, tokenizer, queries, directory, settings, seed=seed, held_out=held_out)
 

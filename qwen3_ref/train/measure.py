@@ -10,6 +10,7 @@ that are drawn with a seed of their own. ROW is one of:
   distillation  a student taught and one rewarded, from the same beginning
   all           every one of them
   table         what was measured, as one Markdown table
+  check         what was measured against what every run of the recipe must reach
 
 Answers go to OUT/measured/ROW/*.csv as they come, results to OUT/measured/ROW.json. A command that was
 stopped goes on from its answers.
@@ -46,6 +47,7 @@ from qwen3_ref.train.nano_results import (
     any_of,
     average,
     change,
+    check,
     render,
     share,
     versus,
@@ -196,6 +198,7 @@ def _pass_at_k(bench: Bench) -> Iterator[Item]:
     """pass@1 and pass@8 at temperature 1, before and after GRPO."""
     rows = [_sampled(bench, stage) for stage in ("cold-start", "grpo")]
     yield versus("GRPO: pass@1", map(accuracy, rows))
+    yield Item("GRPO: pass@1, its change, same problems", None, change(*rows), "points")
     yield versus(f"GRPO: pass@{SAMPLES}", map(any_of, rows))
 
 
@@ -350,7 +353,7 @@ def measure(run: Run, row: str, count: int = COUNT) -> list[str]:
     Raises ValueError for an unknown row, or if answers in the row's folder are another model's.
     """
     if row not in ROWS:
-        raise ValueError(f"there is no row {row!r}; there are {', '.join(ROWS)}, all, table.")
+        raise ValueError(f"there is no row {row!r}; there are {', '.join(ROWS)}, all, table, check.")
     bench = Bench(run, row, count)
     start, items, missing = time.monotonic(), list[Item](), list[str]()
     for part in ROWS[row]:
@@ -390,14 +393,14 @@ def stale(run: Run) -> list[str]:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command `measure`."""
-    parser.add_argument("row", metavar="ROW", help=f"{', '.join(ROWS)}; all; table")
+    parser.add_argument("row", metavar="ROW", help=f"{', '.join(ROWS)}; all; table; check")
     parser.add_argument(
         "--run", type=Path, default=Path("nano"), help="the --out of `train nano` (default: ./nano)"
     )
 
 
 def command(args: argparse.Namespace) -> int:
-    """Measure, or print the table; returns the exit code, 1 if something could not be measured."""
+    """Measure, print the table or check; returns the exit code, 1 if something is missing or missed."""
     torch.set_num_threads(1)  # two threads get in each other's way on layers so small
     if not args.run.is_dir():
         raise ValueError(f"there is no directory {args.run}; give the --out of `train nano` as --run.")
@@ -406,6 +409,10 @@ def command(args: argparse.Namespace) -> int:
         text, missing = render(run.out / "measured", list(ROWS))
         print(text, end="")
         missing += stale(run)
+    elif args.row == "check":
+        found = check(run.out / "measured", list(ROWS))
+        missing = [sentence for reached, sentence in found if not reached]
+        print("".join(f"{sentence}\n" for reached, sentence in found if reached), end="")
     else:
         missing = []
         for row in ROWS if args.row == "all" else [args.row]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from statistics import NormalDist, fmean, stdev
 from typing import Any
 
 from qwen3_ref.evaluate import Row, summarise, wilson
+from qwen3_ref.tasks import FAMILIES
 
 
 @dataclass(frozen=True)
@@ -53,10 +55,14 @@ def average(values: Sequence[float], each: int = 1) -> Number:
 
 def change(before: Sequence[Row], after: Sequence[Row]) -> Number:
     """How much more often `after` is right on the same problems, as a paired difference: what is hard
-    for both does not widen the interval. Raises ValueError if the problems differ."""
+    for both does not widen the interval. Samples of one problem are averaged first: they are not
+    independent of each other. Raises ValueError if the problems differ."""
     if [(r.problem, r.sample) for r in before] != [(r.problem, r.sample) for r in after]:
         raise ValueError("before and after hold answers to different problems; measure them alike.")
-    return average([a.correct - b.correct for b, a in zip(before, after, strict=True)])
+    gained = defaultdict[object, list[int]](list)
+    for b, a in zip(before, after, strict=True):
+        gained[a.problem].append(a.correct - b.correct)
+    return average([fmean(differences) for differences in gained.values()])
 
 
 def accuracy(rows: Sequence[Row]) -> Number:
@@ -69,6 +75,63 @@ def any_of(rows: Sequence[Row]) -> Number:
     """pass@k with k = all samples of a problem: the share of problems that any of them solves."""
     (found,) = summarise(rows, by=()).values()
     return Number(found.pass_k, *wilson(found.pass_k, found.problems), found.problems)
+
+
+# -- what a run must reach -----------------------------------------------------------------------------
+
+AT_LEAST: Mapping[str, float] = {
+    "S3 with ABF: retrieval in 1,024 tokens": 0.75,
+    "GRPO: pass@1, its change, same problems": 0.02,
+    "Fusion: thinking accuracy": 0.75,
+    "Fusion: its change, same problems": -0.02,
+    "Fusion: /no_think obeyed": 0.95,
+    "Fusion: /think obeyed": 0.95,
+    "General RL: mode followed, ThinkFollow (several turns)": 0.98,
+    "General RL: tool call of valid format": 0.95,
+    "General RL: length limit obeyed": 0.8,
+}
+"""What each run of the recipe must measure, the shipped one too; by the line of the table."""
+ABOVE = (
+    ("S3 with ABF: retrieval in 1,024 tokens", "S3 without ABF: retrieval in 1,024 tokens"),
+    ("Fusion: accuracy with a budget of 32", "Fusion: accuracy with a budget of 0"),
+    ("Fusion: thinking accuracy", "Fusion: accuracy without thinking"),
+)
+"""Pairs where the first must be above the second, with their 95% intervals apart."""
+RISING = 3
+"""Families, at least, whose accuracy rises with the budget, within error."""
+
+
+def rises(curve: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether accuracy rises with the budget: no interval lies wholly below an earlier one, and the last
+    lies wholly above the first. `curve`: results in the order of their budgets."""
+    falls = any(b["high"] < a["low"] for i, b in enumerate(curve) for a in curve[:i])
+    return not falls and bool(curve[-1]["low"] > curve[0]["high"])
+
+
+def check(folder: Path, rows: Sequence[str]) -> list[tuple[bool, str]]:
+    """Each threshold as a sentence, and whether it is reached. A line that is not measured is not."""
+    results = [json.loads((folder / f"{row}.json").read_text("utf-8")) for row in rows]
+    items = {item["what"]: item for result in results for item in result["items"]}
+    found: list[tuple[bool, str]] = []
+    for what, least in AT_LEAST.items():
+        if what not in items:
+            found.append((False, f"{what}: not measured"))
+            continue
+        value, unit = items[what]["after"], items[what]["unit"]
+        bound = cell({"value": least, "low": None}, unit)
+        found.append((value["value"] >= least, f"{what}: {cell(value, unit)}, at least {bound}"))
+    for what, other in ABOVE:
+        if what not in items or other not in items:
+            found.append((False, f"{what}: not measured"))
+            continue
+        high, low = items[what]["after"], items[other]["after"]
+        told = f"{what}: {cell(high, '%')}, above {other}: {cell(low, '%')}"
+        found.append((high["low"] > low["high"], told))
+    curves = [c for result in results for c in result.get("curves", []) if c["stage"] == "fusion"]
+    by_family = {f: [c for c in curves if c["family"] == f and c["mode"] == "thinking"] for f in FAMILIES}
+    rising = [family for family, curve in by_family.items() if curve and rises(curve)]
+    told = f"accuracy rises with the budget: {', '.join(rising) or 'no family'}, at least {RISING} families"
+    return [*found, (len(rising) >= RISING, told)]
 
 
 # -- the table -----------------------------------------------------------------------------------------

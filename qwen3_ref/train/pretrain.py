@@ -168,7 +168,7 @@ def _long_row(
         length = lengths[0] + int(rng.random() * (lengths[1] - lengths[0]))
         if domain == "maths":  # a list so long that the answers are far from the questions
             questions = 1 + length // 64
-            text = look_up_document(rng, (length - 16 * questions) // 6, questions)
+            text = look_up_document(rng, (length - 19 * questions) // 6, questions)
             document = torch.tensor(tokenizer.encode(text))
         else:
             stream = streams[domain]

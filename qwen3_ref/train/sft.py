@@ -29,8 +29,8 @@ MAX_REPLY = 100
 """Room for the longest trace (65 tokens), the marks around it and the answer."""
 
 # Few steps, as the report has it: what the model can reach is left to reinforcement learning.
-COLD_START = Plan(steps=150, learning_rate=1e-3, warmup=20, floor=0.1)
-FUSION = Plan(steps=300, learning_rate=5e-4, warmup=20, floor=0.1)
+COLD_START = Plan(steps=250, learning_rate=1e-3, warmup=20, floor=0.1)
+FUSION = Plan(steps=400, learning_rate=5e-4, warmup=20, floor=0.1)
 ROWS = 64
 
 
@@ -190,9 +190,10 @@ def fusion_conversations(
 ) -> list[list[Message]]:
     """The stage's conversations: `thinking` has problems with reasoning, `plain` gets none.
 
-    A quarter of them has one or two earlier turns, of other problems. Where there is thinking, half
-    of the last user turns say /think (it is the default); the rest say nothing, unless an earlier turn
-    has a flag. Where there is none, the last flag of the conversation is /no_think.
+    Half of them have earlier turns, mostly two or three, of other problems, with random flags or none. In
+    half of those the last user turn says nothing, and the last flag before it holds; with two turns or
+    more there is, every other time, an opposite one before that, because where a /no_think is anywhere
+    the model would else learn not to look further. A question alone says /think half of the time.
     """
     rng = random.Random(f"fusion {seed}")
     pool = [problem for problem, _ in thinking] + list(plain)
@@ -200,21 +201,31 @@ def fusion_conversations(
     conversations = []
     for problem, trace in [*thinking, *((problem, "") for problem in plain)]:
         flag = " /think" if trace else " /no_think"
+        turns = 1 + int(rng.random() ** 0.5 * 3) if rng.random() < 0.5 else 0
+        silent = rng.random() < 0.5 and bool(turns or trace)
+        switched = silent and turns > 1 and rng.random() < 0.5
+        flags = _flags(rng, turns)
+        while silent and turns and (_last(flags) != flag or (switched and len({*flags} - {""}) < 2)):
+            flags = _flags(rng, turns)
         history: list[Message] = []
-        last = " /think"  # the default
-        for _ in range(1 + int(rng.random() * 2) if rng.random() < 0.25 else 0):
+        for said in flags:
             earlier = short[int(rng.random() * len(short))]
-            said = (" /think", " /no_think", "")[int(rng.random() * 3)]
-            last = said or last
             history += [
                 {"role": "user", "content": earlier.prompt + said},
                 {"role": "assistant", "content": earlier.answer},
             ]
-        silent = last == flag and rng.random() < 0.5
         turn = conversation(problem, trace, problem.answer)
         turn[0]["content"] += "" if silent else flag
         conversations.append([*history, *turn])
     return conversations
+
+
+def _flags(rng: random.Random, turns: int) -> list[str]:
+    return [(" /think", " /no_think", "")[int(rng.random() * 3)] for _ in range(turns)]
+
+
+def _last(flags: Sequence[str]) -> str:
+    return next((flag for flag in reversed(flags) if flag), " /think")
 
 
 def fusion_examples(

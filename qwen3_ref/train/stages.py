@@ -88,7 +88,7 @@ def _fusion(run: Run, name: str) -> tuple[Qwen3, dict[str, Any]]:
     plan = run.plan(sft.FUSION)
     per_family = max(sft.ROWS, round(1000 * run.scale))
     examples, fates = sft.fusion_examples(model, run.tokenizer, per_family, run.seed)
-    sums = make_problems("arithmetic", "train", per_family // 2, seed=run.seed + 3)
+    sums = make_problems("arithmetic", "train", 2 * per_family, seed=run.seed + 3)
     calls = [general_rl.tool_call(problem) for problem in sums]
     examples += [sft.encode_example(run.tokenizer, [*t.messages, t.ideal], t.tools) for t in calls]
     run.train(name, model, plan, sft.step_loss(examples, run.tokenizer, sft.ROWS, run.seed))

@@ -39,7 +39,7 @@ RECORDED = {
     "sha256": {
         "code": "275c9ae2a6782fe092f54c39d65beac1d58d6e6ed5cfe4febba68aa5fe873c43",
         "language": "095236dcd938b2c78597e32d7ef068ec1dfaac191e3644ab1c13a6f379a276fa",
-        "maths": "ea9fffe9f3fe13c82f46daf655fc866f7948a05e5a75f22c44b53432fa53558e",
+        "maths": "2194a2db4c5408f767486bcf9ed77e58075d6d5c985e57cdfdb639495a1dd7cf",
         "reasoning": "5417392b5175c8d91c2bf38c0cfea2d382ee122309df3deb501cf31c8cdcc2c7",
     },
 }
@@ -206,7 +206,7 @@ def maths_documents(size: int) -> list[str]:
 
     documents: list[str] = []
     while size > 0:
-        kind = below(21)
+        kind = below(20)
         if kind < 15:
             documents.append("\n".join(line(kind) for _ in range(8)))
         else:
@@ -216,11 +216,21 @@ def maths_documents(size: int) -> list[str]:
 
 
 def look_up_document(rng: random.Random, lines: int, questions: int) -> str:
-    """A list of key=number lines, and then as many questions about it, each with its answer."""
+    """A list of lines key=number or, as often, key=other key, and as many questions about it, each
+    followed up to a number: half of them need one step, a quarter two, and so on."""
     keys = [f"{letter}{digit}" for letter in "abcdefghijklmnopqrstuvwxyz" for digit in range(10)]
-    pairs = [f"{keys.pop(int(rng.random() * len(keys)))}={int(rng.random() * 100):02}" for _ in range(lines)]
-    asked = [pairs[int(rng.random() * lines)] for _ in range(questions)]
-    return "\n".join([*pairs, *(f"find {p[:2]}\n{p}\nanswer {p[3:]}" for p in asked)])
+    followed: list[list[str]] = []  # for each key the lines from it to its number
+    for _ in range(lines):
+        key = keys.pop(int(rng.random() * len(keys)))
+        if followed and rng.random() < 0.5:
+            rest = followed[int(rng.random() * len(followed))]
+            followed.append([f"{key}={rest[0][:2]}", *rest])
+        else:
+            followed.append([f"{key}={int(rng.random() * 100):02}"])
+    order = sorted(range(lines), key=lambda _: rng.random())
+    asked = [followed[int(rng.random() * lines)] for _ in range(questions)]
+    text = [f"find {steps[0][:2]}\n" + "\n".join(steps) + f"\nanswer {steps[-1][3:]}" for steps in asked]
+    return "\n".join([*(followed[i][0] for i in order), *text])
 
 
 def reasoning_documents(per_family: int) -> list[str]:

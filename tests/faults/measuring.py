@@ -73,8 +73,16 @@ FAULTS = [
         "before_and_after_swapped",
         "a gain is printed as a loss",
         "train.nano_results",
-        "return average([a.correct - b.correct",
-        "return average([b.correct - a.correct",
+        "append(a.correct - b.correct)",
+        "append(b.correct - a.correct)",
+        CHANGE,
+    ),
+    fault(
+        "samples_counted_as_problems",
+        "eight samples of one problem narrow an interval as eight problems would",
+        "train.nano_results",
+        "return average([fmean(differences) for differences in gained.values()])",
+        "return average([d for differences in gained.values() for d in differences])",
         CHANGE,
     ),
     fault(

@@ -85,4 +85,13 @@ FAULTS = [
         "if False:",
         LOSS,
     ),
+    fault(
+        "rl_pays_disobedience",
+        "own",
+        "a right answer in the wrong mode earns as much as obeying",
+        "train.general_rl",
+        "mode_reward(sample, thinking) * verify(problem, sample.answer)",
+        "float(verify(problem, sample.answer))",
+        "test_general_rl:test_disobeying_does_not_pay",
+    ),
 ]
