@@ -337,7 +337,7 @@ def faults(loss: Mapping[str, float]) -> Drawing:
     axes.set(xlabel="loss, nats a token", ylim=(len(loss) - 0.4, -0.6), xlim=(0, 1.2 * values.max()))
     axes.tick_params(labelsize=9)
     same, hidden = colours.count(GREEN) - 1, colours.count(ORANGE)
-    axes.set_title(f"{same} of these change nothing, and {hidden} more cost less than 0.05 nats")
+    axes.set_title(f"{same} of these change nothing; costs of less than 0.05 nats: {hidden} more")
     return figure, {"loss": dict(loss)}
 
 
