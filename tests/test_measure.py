@@ -412,6 +412,11 @@ def test_the_command_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
         (folder / f"{name}.json").write_text('{"items": []}', encoding="utf-8")
     reached(folder)
     arguments = ["measure", "check", "--run", str(tmp_path)]
+    (folder / "general.json").rename(tmp_path / "kept")
+    assert cli.main(arguments) == 1
+    absent = f"error: {folder}/general.json is not there; run `measure general` first.\n"
+    assert capsys.readouterr().err == absent
+    (tmp_path / "kept").rename(folder / "general.json")
     assert cli.main(arguments) == 0
     told = "General RL: tool call of valid format: 95.0% (93.0 to 97.0), at least 95.0%"
     assert told in capsys.readouterr().out.splitlines()

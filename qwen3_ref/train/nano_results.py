@@ -110,7 +110,10 @@ def rises(curve: Sequence[Mapping[str, Any]]) -> bool:
 
 def check(folder: Path, rows: Sequence[str]) -> list[tuple[bool, str]]:
     """Each threshold as a sentence, and whether it is reached. A line that is not measured is not."""
-    results = [json.loads((folder / f"{row}.json").read_text("utf-8")) for row in rows]
+    paths = [folder / f"{row}.json" for row in rows]
+    if absent := [path for path in paths if not path.exists()]:
+        return [(False, f"{path} is not there; run `measure {path.stem}` first.") for path in absent]
+    results = [json.loads(path.read_text("utf-8")) for path in paths]
     items = {item["what"]: item for result in results for item in result["items"]}
     found: list[tuple[bool, str]] = []
     for what, least in AT_LEAST.items():
