@@ -44,7 +44,7 @@ def gallery(
         axes.tick_params(labelsize=8)
     for axes in grid.flat[len(means) :]:
         axes.axis("off")
-    axes.set(ylim=(0, 9.5), yticks=(0, 3, 6, 9))
+    axes.set(ylim=(0, 11.5), yticks=(0, 3, 6, 9))
     figure.supxlabel("position in the text (tokens)", fontsize=9.5)
     figure.supylabel("loss (nats a token)", fontsize=9.5)
     figure.suptitle("Some bugs shout, some begin late, some cannot be seen in the loss at all", **TITLE)
