@@ -300,7 +300,7 @@ def train_as_rank(rank: int, folder: str) -> None:
     for balancing in ("global", "micro"):
         save_file(steps_with(parts, balancing), f"{folder}/{balancing}-{rank}.safetensors")
     dist.barrier()
-    dist.destroy_process_group()
+    os._exit(0)  # all is on disk; gloo's teardown aborts the process now and then (pytorch PR 179291)
 
 
 def test_two_ranks_are_one_rank_with_the_whole_batch(tmp_path: Path) -> None:

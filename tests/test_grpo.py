@@ -355,9 +355,12 @@ def rows(path: Path) -> list[dict[str, str]]:
 def test_reward_rises(tmp_path: Path) -> None:
     model = Qwen3(TINY)
     settings = replace(SMALL, steps=25, group=8, learning_rate=1e-2, held_out_every=25)
-    run(model, TOKENIZER, letter_queries(), tmp_path, settings, held_out=letter_queries(8))
+    start = fingerprint(model)
+    run(model, TOKENIZER, letter_queries(), tmp_path, settings, held_out=letter_queries(8), keep=True)
     log, held_out = rows(tmp_path / "log.csv"), rows(tmp_path / "held_out.csv")
     assert len(log) == 25
+    kept = [fingerprint(Qwen3.from_pretrained(tmp_path / "steps" / n / "model")) for n in ("0", "50")]
+    assert kept == [start, fingerprint(model)] and kept[0] != kept[1]
     assert [row["step"] for row in held_out] == ["0", "50"]
     assert float(held_out[1]["reward"]) > float(held_out[0]["reward"]) + 0.3
     assert float(log[-1]["entropy"]) < float(log[0]["entropy"])

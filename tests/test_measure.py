@@ -61,8 +61,8 @@ def family(out: Path) -> Run:
     """A run directory with untrained models, and a corpus of a few words."""
     for seed, stage in enumerate(STAGES):
         save(out, stage, seed)
-    lines = "step,reward,tokens\n0,0.25,9\n20,0.5,9\n340,0.75,9\n"
-    (out / "grpo" / "held_out.csv").write_text(lines, encoding="utf-8")
+    for seed, step in enumerate((0, 20, 340)):
+        save(out, f"grpo/steps/{step}", 20 + seed)
     run = Run(out)
     documents = [f"document {i} of some thirty words and so on" * 3 for i in range(300)]
     vars(run)["corpus"] = {domain: [f"{domain} {d}" for d in documents] for domain in text.DOMAINS}
@@ -259,7 +259,7 @@ def test_every_row_and_only_test_problems(tmp_path: Path) -> None:
     assert all(split_of(p.prompt) == "test" for p in Bench(run, "fusion", 4).problems(9))
     words, missing = render(tmp_path / "measured", list(measure.ROWS))
     assert missing == []
-    assert "validation split at temperature 1: 0: 25.0, 10: 50.0, 170: 75.0." in words
+    assert "GRPO, pass@1 in % by step (4 problems, `measure reasoning`): 0: 0.0, 10: 0.0, 170: 0.0." in words
     assert f"+ reinforcement learning: CPU-minutes (minutes) |  | {(90 + 60 * 9) * 2 / 60:.2f} |" in words
     for name in measure.ROWS:
         lines = [x for x in words.splitlines() if x.endswith(f"| `python -m qwen3_ref measure {name}` |")]
@@ -294,7 +294,7 @@ def test_interrupted_and_gone_on_with(tmp_path: Path, capsys: pytest.CaptureFixt
             calls.append(asked[0])
             data = json.loads((tmp_path / name / "measured" / "reasoning.json").read_text(encoding="utf-8"))
             results.append(data["items"])
-    assert results[0] == results[1] and calls == [2, 3], "a batch a stage, and the one that was broken off"
+    assert results[0] == results[1] and calls == [5, 6], "a batch a stage, and the one that was broken off"
     assert capsys.readouterr().err == ""
 
 

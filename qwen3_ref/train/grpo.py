@@ -128,6 +128,7 @@ def run(
     *,
     seed: int = 0,
     held_out: Sequence[Query] = (),
+    keep: bool = False,
     stop_at: int | None = None,
 ) -> None:
     """Train `model` in place, from the state in `directory` if there is one; `stop_at`: a step.
@@ -138,7 +139,7 @@ def run(
     reply, share of replies cut off, share of tokens where clipping stopped the gradient, KL from the
     policy that sampled (and, with `kl`, to the starting model), seconds since the row before.
     `held_out.csv`: the same of other queries at temperature 1, one reply each, every `held_out_every`
-    steps from before the first.
+    steps from before the first; with `keep`, the model of each row is kept in `steps/STEP/model`.
 
     Raises ValueError for too few queries or a prompt that does not fit, TrainingError as `loop.train`.
     """
@@ -151,7 +152,7 @@ def run(
     check_request(model, [q.prompt for q in [*queries, *held_out]], settings.max_new_tokens)
     asked = hashlib.sha256(repr([q.prompt for q in queries]).encode()).hexdigest()
     about = {"seed": seed, "settings": asdict(settings), "queries": asked, "start": fingerprint(model)}
-    others = HeldOut(held_out, directory / "held_out.csv", seed, settings.max_new_tokens)
+    others = HeldOut(held_out, directory / "held_out.csv", seed, settings.max_new_tokens, keep)
     loss, plan = _StepLoss(model, tokenizer, queries, others, settings, seed), settings.plan()
     end = None if stop_at is None else stop_at * settings.updates
     train(model, plan, loss, directory, about=about, stop_at=end)

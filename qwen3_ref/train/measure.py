@@ -19,7 +19,6 @@ stopped goes on from its answers.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import sys
 import time
@@ -208,11 +207,14 @@ def _sampled(bench: Bench, stage: str, flags: bool = False) -> list[Row]:
 
 
 def _by_step(bench: Bench) -> Iterator[Item]:
-    """Accuracy by step, as the run logged it of the validation split: for the record, not a test number."""
-    with _file(bench, "grpo", "held_out.csv").open(encoding="utf-8", newline="") as file:
-        lines = list(csv.DictReader(file))
+    """pass@1 at temperature 1 of the models that the run kept on its way, by step."""
+    folder = bench.run.out / "grpo" / "steps"
+    kept = sorted(int(path.name) for path in folder.glob("*"))
+    if not kept:
+        raise TrainingError(f"{folder} is not there; run --stage grpo to its end.")
     updates = grpo.Grpo().updates
-    bench.extra["accuracy_by_step"] = {int(row["step"]) // updates: float(row["reward"]) for row in lines}
+    by_step = {n // updates: accuracy(_sampled(bench, f"grpo/steps/{n}")) for n in kept}
+    bench.extra["accuracy_by_step"] = {step: asdict(found) for step, found in by_step.items()}
     yield from ()
 
 

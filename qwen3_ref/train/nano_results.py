@@ -155,8 +155,9 @@ def render(folder: Path, rows: Sequence[str]) -> tuple[str, list[str]]:
         lines += [_line(item, row) for item in data["items"]]
         missing += data["missing"]
         if steps := data.get("accuracy_by_step"):
-            curve = ", ".join(f"{step}: {100 * value:.1f}" for step, value in steps.items())
-            after += [f"Accuracy in % by GRPO step, validation split at temperature 1: {curve}.", ""]
+            curve = ", ".join(f"{step}: {100 * found['value']:.1f}" for step, found in steps.items())
+            asked = next(iter(steps.values()))["n"]
+            after += [f"GRPO, pass@1 in % by step ({asked} problems, `measure reasoning`): {curve}.", ""]
         if students := data.get("table_21"):
             after += [*_table_21(students), ""]
     if not lines:

@@ -108,12 +108,16 @@ def ask(
 @dataclass
 class HeldOut:
     """held_out.csv: what `ask` logs of queries that are not trained on, one reply each, at temperature
-    1; always the same random numbers, so that rows differ by the model alone."""
+    1; always the same random numbers, so that rows differ by the model alone.
+
+    keep: also keep the model of each row, in `steps/STEP/model` beside the file.
+    """
 
     queries: Sequence[Query]
     path: Path
     seed: int
     max_new_tokens: int
+    keep: bool = False
     log: Log | None = None
 
     def measure(self, model: Qwen3, tokenizer: Tokenizer, step: int) -> None:
@@ -124,6 +128,10 @@ class HeldOut:
             self.log = Log(self.path, step - 1)
         rollout = ask(model, tokenizer, self.queries, self.max_new_tokens, seeded(self.seed, 10**6))
         self.log.write({"step": step, **rollout.numbers})
+        if self.keep:
+            folder = self.path.parent / "steps" / str(step) / "model"
+            model.save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
 
 
 def mean_rewards(

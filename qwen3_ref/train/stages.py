@@ -78,7 +78,10 @@ def _reasoning_rl(run: Run, name: str) -> tuple[Qwen3, dict[str, Any]]:
     rates = rollout.mean_rewards(model, run.tokenizer, fresh, samples=4, seed=run.seed)
     pool = queries.learnable(fresh, rates, 4000)
     held_out = queries.problem_queries(run.tokenizer, 50, seed=run.seed, split="validation", flag=flag)
-    grpo.run(model, run.tokenizer, pool, run.out / name, settings, seed=run.seed, held_out=held_out)
+    keep = not student  # so that accuracy by step can be measured on the test split
+    grpo.run(
+        model, run.tokenizer, pool, run.out / name, settings, seed=run.seed, held_out=held_out, keep=keep
+    )
     return model, {"queries": len(fresh), "learnable": len(pool)}
 
 
