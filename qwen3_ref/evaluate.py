@@ -215,6 +215,13 @@ def wilson(share: float, n: int, confidence: float = 0.95) -> tuple[float, float
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
+def rises(low: Sequence[float], high: Sequence[float]) -> bool:
+    """Whether a curve rises as far as its intervals tell: the last one lies wholly above the first, and
+    none lies wholly below one before it."""
+    falls = any(high[j] < low[i] for j in range(len(low)) for i in range(j))
+    return low[-1] > high[0] and not falls
+
+
 def pass_at_k(n: int, correct: int, k: int) -> float:
     """The chance that at least one of k samples, drawn from n of which some are correct, is."""
     if not 1 <= k <= n or not 0 <= correct <= n:

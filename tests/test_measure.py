@@ -14,7 +14,7 @@ import torch
 from qwen3_ref import __main__ as cli
 from qwen3_ref import evaluate as evaluate_module
 from qwen3_ref.config import Qwen3Config
-from qwen3_ref.evaluate import Row, _row, curve_table, curves, wilson
+from qwen3_ref.evaluate import Row, _row, curve_table, curves, rises, wilson
 from qwen3_ref.generate import Generated
 from qwen3_ref.model import Qwen3
 from qwen3_ref.tasks import FAMILIES, Problem, make_problems, split_of
@@ -33,7 +33,6 @@ from qwen3_ref.train.nano_results import (
     change,
     check,
     render,
-    rises,
     share,
 )
 from qwen3_ref.train.run import Run
@@ -363,10 +362,14 @@ def point(value: float, half: float = 0.02) -> dict[str, Any]:
 
 
 def test_rising_by_hand() -> None:
-    assert rises([point(v) for v in (0.1, 0.1, 0.3, 0.5)])
-    assert rises([point(v) for v in (0.1, 0.07, 0.3, 0.5)]), "a fall within error"
-    assert not rises([point(v) for v in (0.1, 0.05, 0.3, 0.5)]), "a fall beyond it"
-    assert not rises([point(v) for v in (0.1, 0.12, 0.11, 0.13)]), "flat within error"
+    half = 0.02
+    for values, wanted in {
+        (0.1, 0.1, 0.3, 0.5): True,
+        (0.1, 0.07, 0.3, 0.5): True,  # a fall within error
+        (0.1, 0.05, 0.3, 0.5): False,  # beyond it
+        (0.1, 0.12, 0.11, 0.13): False,  # flat within error
+    }.items():
+        assert rises([v - half for v in values], [v + half for v in values]) is wanted
 
 
 def reached(folder: Path, change: Callable[[dict[str, Any]], None] = lambda _: None) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
+from qwen3_ref import evaluate
 from qwen3_ref.evaluate import Row, chat_prompt, summarise
 from qwen3_ref.generate import generate
 from qwen3_ref.model import Qwen3
@@ -92,11 +93,8 @@ def _without(axes: Axes, curve: Curve) -> None:
 
 
 def rises(curve: Curve) -> bool:
-    """Whether accuracy rises with the budget, as far as the intervals tell: its last point lies
-    clearly above its first, and no point lies clearly below one before it."""
-    low, high = curve["low"], curve["high"]
-    falls = any(high[j] < low[i] for j in range(len(low)) for i in range(j))
-    return bool(low[-1] > high[0] and not falls)
+    """Whether accuracy rises with the budget, see `evaluate.rises`."""
+    return evaluate.rises(curve["low"], curve["high"])
 
 
 def by_family(curves: Mapping[str, Curve], longest: float) -> Drawing:

@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import NormalDist, fmean, stdev
 from typing import Any
 
-from qwen3_ref.evaluate import Row, summarise, wilson
+from qwen3_ref.evaluate import Row, rises, summarise, wilson
 from qwen3_ref.tasks import FAMILIES
 
 
@@ -101,13 +101,6 @@ RISING = 3
 """Families, at least, whose accuracy rises with the budget, within error."""
 
 
-def rises(curve: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether accuracy rises with the budget: no interval lies wholly below an earlier one, and the last
-    lies wholly above the first. `curve`: results in the order of their budgets."""
-    falls = any(b["high"] < a["low"] for i, b in enumerate(curve) for a in curve[:i])
-    return not falls and bool(curve[-1]["low"] > curve[0]["high"])
-
-
 def check(folder: Path, rows: Sequence[str]) -> list[tuple[bool, str]]:
     """Each threshold as a sentence, and whether it is reached. A line that is not measured is not."""
     paths = [folder / f"{row}.json" for row in rows]
@@ -132,7 +125,7 @@ def check(folder: Path, rows: Sequence[str]) -> list[tuple[bool, str]]:
         found.append((high["low"] > low["high"], told))
     curves = [c for result in results for c in result.get("curves", []) if c["stage"] == "fusion"]
     by_family = {f: [c for c in curves if c["family"] == f and c["mode"] == "thinking"] for f in FAMILIES}
-    rising = [family for family, curve in by_family.items() if curve and rises(curve)]
+    rising = [f for f, c in by_family.items() if c and rises([p["low"] for p in c], [p["high"] for p in c])]
     told = f"accuracy rises with the budget: {', '.join(rising) or 'no family'}, at least {RISING} families"
     return [*found, (len(rising) >= RISING, told)]
 
