@@ -4,18 +4,19 @@ The names below are imported when they are first used, so that a part of the pac
 torch (the specification, the arithmetic of the family) does not load it.
 """
 
-import sys
 from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from qwen3_ref.chat import encode_chat, parse_reply, render_chat
-    from qwen3_ref.checkpoint import CheckpointError
+    from qwen3_ref.cache import KVCache
+    from qwen3_ref.chat import encode_chat, render_chat
     from qwen3_ref.config import ConfigError, Qwen3Config
-    from qwen3_ref.generate import Sampling, generate
-    from qwen3_ref.model import KVCache, Qwen3
+    from qwen3_ref.decode.generation import generate
+    from qwen3_ref.decode.sampling import Sampling
+    from qwen3_ref.model import Qwen3
     from qwen3_ref.numpy_ref import NumpyQwen3
+    from qwen3_ref.reply import parse_reply
+    from qwen3_ref.store.checkpoint import CheckpointError
     from qwen3_ref.tokenizer import Tokenizer
 
 __version__ = "0.1.0"
@@ -34,12 +35,15 @@ __all__ = [
     "render_chat",
 ]
 _HOMES = {
-    "chat": ("encode_chat", "parse_reply", "render_chat"),
-    "checkpoint": ("CheckpointError",),
+    "cache": ("KVCache",),
+    "chat": ("encode_chat", "render_chat"),
     "config": ("ConfigError", "Qwen3Config"),
-    "generate": ("Sampling", "generate"),
-    "model": ("KVCache", "Qwen3"),
+    "decode.generation": ("generate",),
+    "decode.sampling": ("Sampling",),
+    "model": ("Qwen3",),
     "numpy_ref": ("NumpyQwen3",),
+    "reply": ("parse_reply",),
+    "store.checkpoint": ("CheckpointError",),
     "tokenizer": ("Tokenizer",),
 }
 
@@ -55,16 +59,3 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
-
-
-class _Package(ModuleType):
-    """Python puts an imported submodule into its package under its own name, which would make
-    `from qwen3_ref import generate` a module or a function depending on what was imported before."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name == "generate" and isinstance(value, ModuleType):
-            value = value.generate
-        super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package

@@ -8,15 +8,14 @@ import difflib
 import json
 import math
 import os
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from qwen3_ref import facts
-from qwen3_ref.files import write_atomically
 from qwen3_ref.rope import yarn_problem
+from qwen3_ref.store.files import write_atomically
 
 
 class ConfigError(ValueError):
@@ -397,28 +396,3 @@ def _impossible(c: Qwen3Config) -> str | None:
             f"a token can be sent to 1 to {c.num_experts} experts."
         )
     return None
-
-
-def check_ids(input_ids: Any, attention_mask: Any, vocab_size: int) -> None:
-    """Raise ValueError in one sentence when arrays or tensors are not what a model takes.
-
-    input_ids (b, t), any integers; attention_mask None or (b, t).
-    """
-    kind, shape = str(input_ids.dtype), tuple(input_ids.shape)
-    if len(shape) != 2 or 0 in shape or not re.fullmatch(r"(torch\.)?u?int\d+", kind):
-        raise ValueError(
-            f"input_ids must be integers of shape (batch, tokens), at least one of each; "
-            f"got {kind} of shape {shape}."
-        )
-    wide = input_ids.long() if hasattr(input_ids, "long") else input_ids  # torch: no uint16.min()
-    low, high = int(wide.min()), int(wide.max())
-    if low < 0 or high >= vocab_size:
-        raise ValueError(
-            f"token id {low if low < 0 else high} is outside the vocabulary of {vocab_size} rows; "
-            f"encode the text with this model's tokenizer."
-        )
-    if attention_mask is not None and tuple(attention_mask.shape) != shape:
-        raise ValueError(
-            f"attention_mask has shape {tuple(attention_mask.shape)} but input_ids has {shape}; pass the "
-            f"mask of the new tokens only, the cache knows the rest."
-        )

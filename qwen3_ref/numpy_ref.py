@@ -20,9 +20,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from qwen3_ref.checkpoint import open_checkpoint, progress
-from qwen3_ref.config import Qwen3Config, check_ids
+from qwen3_ref.arrays import check_ids
+from qwen3_ref.config import Qwen3Config
 from qwen3_ref.rope import cos_sin, frequencies
+from qwen3_ref.store.checkpoint import open_checkpoint
+from qwen3_ref.store.progress import progress
 
 Array = NDArray[Any]
 

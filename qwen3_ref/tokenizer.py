@@ -28,8 +28,8 @@ import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers
 
 from qwen3_ref import facts
-from qwen3_ref.checkpoint import hub_cache
-from qwen3_ref.files import write_atomically
+from qwen3_ref.store.files import write_atomically
+from qwen3_ref.store.hub import hub_cache
 
 PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"  # English contractions

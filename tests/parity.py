@@ -136,7 +136,7 @@ CASES: dict[str, dict[str, Any]] = {
 
 def against_transformers(case: str) -> None:
     """PyTorch in float32 against transformers; NumPy in float64 against PyTorch in float64."""
-    from qwen3_ref.compare import compare
+    from qwen3_ref.course.compare import compare
     from qwen3_ref.model import Qwen3
     from qwen3_ref.numpy_ref import NumpyQwen3
 
@@ -162,8 +162,9 @@ _register_cases()
 
 def cached_equals_uncached(case: str, chunks: list[int]) -> None:
     """Feeding ids in chunks through one cache gives the logits of feeding them at once."""
-    from qwen3_ref.compare import compare
-    from qwen3_ref.model import KVCache, Qwen3
+    from qwen3_ref.cache import KVCache
+    from qwen3_ref.course.compare import compare
+    from qwen3_ref.model import Qwen3
     from qwen3_ref.numpy_ref import NumpyCache, NumpyQwen3
 
     directory, ids, logits, _ = reference(case)
@@ -202,8 +203,9 @@ def cache_two_turns() -> None:
 @check
 def shortest_prompts() -> None:
     """One token, and two, of which the first must not see the second: whole, cached and eager."""
-    from qwen3_ref.compare import compare
-    from qwen3_ref.model import KVCache, Qwen3, Trace
+    from qwen3_ref.cache import KVCache
+    from qwen3_ref.course.compare import compare
+    from qwen3_ref.model import Qwen3, Trace
 
     directory, ids, logits, _ = reference("dense")
     model = Qwen3.from_pretrained(directory)
@@ -253,7 +255,8 @@ def inputs_are_checked() -> None:
 @check
 def cache_is_used() -> None:
     """Each decoding step computes one position, and the cache cannot overflow silently."""
-    from qwen3_ref.model import KVCache, Qwen3
+    from qwen3_ref.cache import KVCache
+    from qwen3_ref.model import Qwen3
 
     directory, ids, _, _ = reference("dense")
     model = Qwen3.from_pretrained(directory)
@@ -286,8 +289,9 @@ def cache_is_used() -> None:
 @check
 def cache_truncated() -> None:
     """A truncated cache goes on from its first columns, or starts over, and sees nothing of the rest."""
-    from qwen3_ref.compare import compare
-    from qwen3_ref.model import KVCache, Qwen3
+    from qwen3_ref.cache import KVCache
+    from qwen3_ref.course.compare import compare
+    from qwen3_ref.model import Qwen3
 
     directory, ids, logits, _ = reference("dense")
     model = Qwen3.from_pretrained(directory)
@@ -317,8 +321,9 @@ def padded_equals_alone(case: str) -> None:
 
     The first chunk ends amid the tokens of one padded row and before those of the other.
     """
-    from qwen3_ref.compare import compare
-    from qwen3_ref.model import KVCache, Qwen3
+    from qwen3_ref.cache import KVCache
+    from qwen3_ref.course.compare import compare
+    from qwen3_ref.model import Qwen3
     from qwen3_ref.numpy_ref import NumpyCache, NumpyQwen3
 
     directory, ids, _, _ = reference(case)
@@ -370,8 +375,9 @@ def padding_moe() -> None:
 @check
 def eager_equals_fused() -> None:
     """The attention that returns its weights computes what the fused kernel does; weights sum to 1."""
-    from qwen3_ref.compare import compare
-    from qwen3_ref.model import KVCache, Qwen3, Trace
+    from qwen3_ref.cache import KVCache
+    from qwen3_ref.course.compare import compare
+    from qwen3_ref.model import Qwen3, Trace
     from qwen3_ref.numpy_ref import NumpyQwen3
 
     directory, ids, logits, _ = reference("moe")
@@ -401,7 +407,7 @@ def eager_equals_fused() -> None:
 @check
 def official_hidden_states() -> None:
     """Layer by layer, so that a difference is found where it arises."""
-    from qwen3_ref.compare import compare
+    from qwen3_ref.course.compare import compare
     from qwen3_ref.model import Qwen3, Trace
 
     directory, ids, _, _ = reference("dense")
@@ -418,7 +424,7 @@ def official_hidden_states() -> None:
 @check
 def gradients() -> None:
     """Training: every weight's gradient equals the official one's, the router's included."""
-    from qwen3_ref.compare import compare
+    from qwen3_ref.course.compare import compare
     from qwen3_ref.model import Qwen3
 
     for case in ("dense_tied", "moe"):
@@ -439,7 +445,7 @@ def packed_experts() -> None:
     """transformers 5's layout, experts stacked (E, 2F, D) and (E, D, F) with F != D, loads the same."""
     from safetensors.torch import save_file
 
-    from qwen3_ref.compare import compare
+    from qwen3_ref.course.compare import compare
     from qwen3_ref.model import Qwen3
     from qwen3_ref.numpy_ref import NumpyQwen3
 
@@ -463,9 +469,9 @@ def every_tensor_is_used() -> None:
     """A tensor that the model has no place for, or lacks, is refused by name: never skipped."""
     from safetensors.torch import load_file, save_file
 
-    from qwen3_ref.checkpoint import CheckpointError
     from qwen3_ref.model import Qwen3
     from qwen3_ref.numpy_ref import NumpyQwen3
+    from qwen3_ref.store.checkpoint import CheckpointError
 
     directory, _, _, _ = reference("dense")
     odd = scratch() / "renamed"

@@ -32,7 +32,7 @@ def rope_tables_official() -> None:
     """Frequencies and attention factor, plain and YaRN, explicit and implicit, at Qwen3's true sizes."""
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-    from qwen3_ref.compare import compare
+    from qwen3_ref.course.compare import compare
     from qwen3_ref.rope import frequencies
 
     base = dict(rope_type="yarn", rope_theta=1e6, original_max_position_embeddings=32768)
@@ -83,7 +83,7 @@ def yarn_published_numbers() -> None:
 @check
 def specification_by_hand() -> None:
     """NumPy's parts by closed properties, at sizes where a careless formula overflows."""
-    from qwen3_ref.compare import compare
+    from qwen3_ref.course.compare import compare
     from qwen3_ref.numpy_ref import rms_norm, silu, softmax
 
     with np.errstate(all="ignore"):  # an overflow shows as NaN or infinity
@@ -122,7 +122,7 @@ def fresh_weights() -> None:
 @check
 def rope_in_sixteen_bits() -> None:
     """A bfloat16 model still forms angles and rotates in float32: at position 30,000 too."""
-    from qwen3_ref.compare import compare
+    from qwen3_ref.course.compare import compare
     from qwen3_ref.model import Qwen3, rope_tables, rotate
 
     directory, _, _, _ = reference("dense")
@@ -160,7 +160,7 @@ def rope_in_sixteen_bits() -> None:
 @check
 def dtypes_of_norm_and_router() -> None:
     """16-bit inputs are raised to float32 inside norm and router; float64 is never lowered."""
-    from qwen3_ref.compare import compare
+    from qwen3_ref.course.compare import compare
     from qwen3_ref.model import RMSNorm
     from qwen3_ref.moe import route
 
@@ -190,7 +190,7 @@ def dtypes_of_norm_and_router() -> None:
 @check
 def rope_knows_only_distance() -> None:
     """The dot product of two rotated vectors depends on the distance between them alone."""
-    from qwen3_ref.compare import compare
+    from qwen3_ref.course.compare import compare
     from qwen3_ref.numpy_ref import rotate as numpy_rotate
     from qwen3_ref.rope import cos_sin, frequencies
 
@@ -210,8 +210,9 @@ def rope_knows_only_distance() -> None:
 @check
 def yarn_far_beyond_the_original_length() -> None:
     """500 tokens where the original length is 64, whole and through a cache, dense and MoE."""
-    from qwen3_ref.compare import compare
-    from qwen3_ref.model import KVCache, Qwen3
+    from qwen3_ref.cache import KVCache
+    from qwen3_ref.course.compare import compare
+    from qwen3_ref.model import Qwen3
     from qwen3_ref.numpy_ref import NumpyQwen3
 
     ids = token_ids(DENSE["vocab_size"], (1, 500), seed=9)
@@ -237,8 +238,8 @@ def rope_tables_at_long_positions() -> None:
     """
     from decimal import Decimal, localcontext
 
-    from qwen3_ref.compare import compare
     from qwen3_ref.config import Qwen3Config
+    from qwen3_ref.course.compare import compare
     from qwen3_ref.model import rope_tables
     from qwen3_ref.rope import cos_sin, frequencies
 
@@ -269,7 +270,7 @@ def rope_tables_at_long_positions() -> None:
 def sixteen_bit_model() -> None:
     """bfloat16 and float16: no further from float32 than transformers is, and greedy agrees where
     float32's own lead over the second token is clear."""
-    from qwen3_ref.generate import generate
+    from qwen3_ref.decode.generation import generate
     from qwen3_ref.model import Qwen3
 
     largest_error = {torch.bfloat16: 0.01, torch.float16: 0.003}  # of the largest logit, root mean square
@@ -317,8 +318,8 @@ TRUE_SHAPES: dict[str, dict[str, Any]] = {
 def true_layer(name: str) -> None:
     """One layer of the official shape, a small vocabulary, 96 tokens: PyTorch, and NumPy in float32,
     against transformers."""
-    from qwen3_ref.compare import compare
     from qwen3_ref.config import Qwen3Config
+    from qwen3_ref.course.compare import compare
     from qwen3_ref.model import Qwen3
     from qwen3_ref.numpy_ref import NumpyQwen3
 

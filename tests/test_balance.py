@@ -21,13 +21,16 @@ import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from qwen3_ref.measure import balance_study
 from qwen3_ref.model import Qwen3, Trace
+from qwen3_ref.store.shipped import find_nano
 from qwen3_ref.tokenizer import Tokenizer
-from qwen3_ref.train import balance, balance_study, loop, pretrain, text
-from qwen3_ref.train.balance import GlobalShares, Weights, accumulate, balancing_loss
-from qwen3_ref.train.checkpoint import STATE
+from qwen3_ref.train import corpus as text
+from qwen3_ref.train import loop
 from qwen3_ref.train.loop import Plan
-from qwen3_ref.weights import find_nano
+from qwen3_ref.train.recipes import balance, pretrain
+from qwen3_ref.train.recipes.balance import GlobalShares, Weights, accumulate, balancing_loss
+from qwen3_ref.train.state import STATE
 from tests.test_train import tiny
 
 SMALL: dict[str, Any] = {

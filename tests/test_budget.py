@@ -12,11 +12,13 @@ from typing import Any
 import pytest
 import torch
 
+from qwen3_ref.cache import KVCache
 from qwen3_ref.config import Qwen3Config
-from qwen3_ref.generate import EARLY_STOP, Generated, early_stop_for, generate, stream
-from qwen3_ref.model import KVCache, Qwen3
+from qwen3_ref.decode.budget import EARLY_STOP, early_stop_for
+from qwen3_ref.decode.generation import Generated, generate, stream
+from qwen3_ref.model import Qwen3
 from qwen3_ref.tokenizer import Tokenizer
-from qwen3_ref.train.pretrain import nano_config
+from qwen3_ref.train.recipes.pretrain import nano_config
 
 TOK = Tokenizer.train(["a small text"], 290)
 OPEN, CLOSE, END = (TOK.control_tokens[t] for t in ("<think>", "</think>", "<|im_end|>"))

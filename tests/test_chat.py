@@ -14,7 +14,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers.normalizers import NFC
 
-from qwen3_ref.chat import Reply, Template, encode_chat, parse_reply, render_chat
+from qwen3_ref.chat import Template, encode_chat, render_chat
+from qwen3_ref.reply import Reply, parse_reply
 from qwen3_ref.tokenizer import CONTROL_TOKENS, Tokenizer
 
 TEMPLATES: tuple[Any, ...] = get_args(Template)

@@ -20,11 +20,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from qwen3_ref import checkpoint
-from qwen3_ref.checkpoint import INDEX, SINGLE, CheckpointError, open_checkpoint, progress
 from qwen3_ref.config import ConfigError
 from qwen3_ref.model import Qwen3
 from qwen3_ref.numpy_ref import NumpyQwen3
+from qwen3_ref.store import checkpoint
+from qwen3_ref.store.checkpoint import INDEX, SINGLE, CheckpointError, open_checkpoint
+from qwen3_ref.store.progress import progress
 from tests.parity import CASES as MODELS
 from tests.parity import official_model, reference
 
@@ -427,7 +428,7 @@ def test_mixed_and_other_dtypes(dtype: torch.dtype, tmp_path: Path) -> None:
 
 SLOWLY = """
 import sys, time
-from qwen3_ref.checkpoint import progress
+from qwen3_ref.store.progress import progress
 for i in progress([1, 2, 3], "Loading weights", after=float(sys.argv[1])):
     time.sleep(0.2)
 print("done")

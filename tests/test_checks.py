@@ -18,9 +18,10 @@ import numpy as np
 import pytest
 import torch
 
-from qwen3_ref import checks, rope
-from qwen3_ref.checks import Verdict
-from qwen3_ref.checks import rope as checks_of_rope
+from qwen3_ref import rope
+from qwen3_ref.course.checks import judge as checks
+from qwen3_ref.course.checks import rope as checks_of_rope
+from qwen3_ref.course.checks.judge import Verdict
 from tests.mistakes import Mistake
 from tests.mistakes.rope import tables, waves
 
@@ -71,7 +72,8 @@ MISTAKES: dict[tuple[str, str], list[Mistake]] = {
 
 def check(key: tuple[str, str]) -> Callable[..., Verdict]:
     """The check of one exercise."""
-    function: Callable[..., Verdict] = getattr(importlib.import_module(f"qwen3_ref.checks.{key[0]}"), key[1])
+    module = importlib.import_module(f"qwen3_ref.course.checks.{key[0]}")
+    function: Callable[..., Verdict] = getattr(module, key[1])
     return function
 
 
@@ -79,7 +81,7 @@ def test_every_check_belongs_to_an_exercise() -> None:
     public = {
         (path.stem, name)
         for path in Path(checks.__file__).parent.glob("[a-z]*.py")
-        for name, f in vars(importlib.import_module(f"qwen3_ref.checks.{path.stem}")).items()
+        for name, f in vars(importlib.import_module(f"qwen3_ref.course.checks.{path.stem}")).items()
         if getattr(f, "__annotations__", {}).get("return") == "Verdict" and name != "judge"
     }
     assert set(BLANKS) == set(SOLUTIONS) == set(MISTAKES) == public

@@ -21,9 +21,10 @@ from rich.console import Console
 
 import qwen3_ref
 from qwen3_ref import KVCache, Qwen3, Qwen3Config, Sampling, Tokenizer, encode_chat, facts, generate
-from qwen3_ref import __main__ as cli
-from qwen3_ref.dialogue import Dialogue
-from qwen3_ref.weights import Finding
+from qwen3_ref.commands import chat
+from qwen3_ref.commands import line as cli
+from qwen3_ref.decode.dialogue import Dialogue
+from qwen3_ref.official.verify import Finding
 
 OPEN = [name for name, model in facts.official_models().items() if model["config"]]
 
@@ -91,10 +92,10 @@ def test_public_names() -> None:
     ("code", "torch_loaded"),
     [
         ("from qwen3_ref import NumpyQwen3, Qwen3Config, Tokenizer, CheckpointError, render_chat", False),
-        ("from qwen3_ref.numpy_ref import rms_norm; import qwen3_ref.weights", False),
-        ("from qwen3_ref.__main__ import main; main(['info', 'Qwen3-8B'])", False),
+        ("from qwen3_ref.numpy_ref import rms_norm; import qwen3_ref.official.verify", False),
+        ("from qwen3_ref.commands.line import main; main(['info', 'Qwen3-8B'])", False),
         ("from qwen3_ref import Qwen3", True),
-        ("import qwen3_ref.generate; from qwen3_ref import generate; generate.__call__", True),
+        ("import qwen3_ref.decode.generation; from qwen3_ref import generate; generate.__call__", True),
     ],
 )
 def test_torch_is_loaded_only_where_it_is_needed(code: str, torch_loaded: bool) -> None:
@@ -134,7 +135,7 @@ def test_evaluate_prints_and_writes_the_curves(
 def test_evaluate_interrupted_goes_on(
     small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
 ) -> None:
-    from qwen3_ref import evaluate
+    from qwen3_ref.measure import accuracy as evaluate
 
     real, calls = evaluate.generate, [0]
 
@@ -218,8 +219,8 @@ def test_info_of_a_directory(small: Path, capsys: pytest.CaptureFixture[str]) ->
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
-        ([], 2, "COMMAND"),
-        (["fly"], 2, "invalid choice: 'fly'"),
+        ([], 2, "a command is needed"),
+        (["fly"], 2, "there is no command 'fly'"),
         (["info", "Qwen3-8b-base"], 2, "did you mean Qwen3-8B-Base"),
         (["info", "./nowhere"], 2, "there is no directory ./nowhere"),
         (["info", "Qwen3-32B-Base"], 2, "never published"),
@@ -281,7 +282,7 @@ def test_an_interrupt_is_quiet(capsys: pytest.CaptureFixture[str], monkeypatch: 
         yield Finding("one", "passed", "")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "verify", interrupt)
+    monkeypatch.setattr("qwen3_ref.commands.verify.verify", interrupt)
     code, _, err = run(capsys, "verify", "Qwen3-8B")
     assert code == 130 and err == ""
 
@@ -328,7 +329,7 @@ def test_a_file_that_cannot_be_read(small: Path, tmp_path: Path, capsys: pytest.
 
 def test_fetch_prints_where_it_is(capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
     long = Path("/somewhere") / ("long " * 30) / "[bold]"
-    monkeypatch.setattr(cli, "fetch", lambda name: long / name)
+    monkeypatch.setattr("qwen3_ref.commands.fetch.fetch", lambda name: long / name)
     assert run(capsys, "fetch", "Qwen/Qwen3-8B") == (0, f"{long}/Qwen3-8B\n", "")
 
 
@@ -341,7 +342,7 @@ def test_verify_succeeds_only_if_something_passed(
 ) -> None:
     statuses: list[Any] = found.split(",")
     findings = [Finding(f"check {i}", status, f"[why] {i}") for i, status in enumerate(statuses)]
-    monkeypatch.setattr(cli, "verify", lambda name: iter(findings))
+    monkeypatch.setattr("qwen3_ref.commands.verify.verify", lambda name: iter(findings))
     got, out, _ = run(capsys, "verify", "Qwen3-8B")
     assert got == code
     for finding in findings:
@@ -480,15 +481,15 @@ def test_thoughts_are_dimmed_in_a_terminal_and_marked_in_a_pipe(small: Path) -> 
     tok = Tokenizer.from_pretrained(small)
     ids = tok.encode("<think>\nhm é\n</think>\n\n[red]yes\x1b[31m<|im_end|>", allow_control_tokens=True)
     terminal, pipe = io.StringIO(), io.StringIO()
-    cli._show(fake(ids, tok), "", Console(file=terminal, force_terminal=True, highlight=False))
+    chat._show(fake(ids, tok), "", Console(file=terminal, force_terminal=True, highlight=False))
     shown = terminal.getvalue()
     dimmed = "".join(re.findall(r"\x1b\[2m(.*?)\x1b\[0m", shown, re.DOTALL))
     assert "".join(dimmed.split()) == "hmé" and "think>" not in shown and "im_end" not in shown
     assert re.sub(r"\x1b\[2m.*?\x1b\[0m", "", shown, flags=re.DOTALL).strip() == "[red]yes[31m"
-    cli._show(fake(ids, tok), "", Console(file=pipe))
+    chat._show(fake(ids, tok), "", Console(file=pipe))
     assert pipe.getvalue() == "<think>\nhm é\n</think>\n\n[red]yes[31m\n"
     terminal = io.StringIO()  # the prompt of this template has opened the block
-    cli._show(fake(ids[1:], tok, "qwen3-thinking-2507"), "", Console(file=terminal, force_terminal=True))
+    chat._show(fake(ids[1:], tok, "qwen3-thinking-2507"), "", Console(file=terminal, force_terminal=True))
     dimmed = "".join(re.findall(r"\x1b\[2m(.*?)\x1b\[0m", terminal.getvalue(), re.DOTALL))
     assert "".join(dimmed.split()) == "hmé"
 
@@ -506,7 +507,7 @@ def test_thoughts_are_dimmed_in_a_terminal_and_marked_in_a_pipe(small: Path) -> 
     ],
 )
 def test_the_template_goes_by_the_name(name: str, template: str) -> None:
-    assert cli._template(name) == template
+    assert chat._template(name) == template
 
 
 def test_a_base_model_is_named_as_one(small: Path, tmp_path: Path) -> None:

@@ -13,15 +13,22 @@ import pytest
 import torch
 from torch import Tensor
 
-from qwen3_ref.chat import Reply
 from qwen3_ref.model import Qwen3
-from qwen3_ref.tasks import Problem, make_problems
-from qwen3_ref.train import distill
-from qwen3_ref.train.checkpoint import TrainingError
-from qwen3_ref.train.distill import Direction, Distill, _StepLoss, divergence, run, teacher_conversations
-from qwen3_ref.train.grpo import fingerprint
+from qwen3_ref.reply import Reply
+from qwen3_ref.tasks.problems import Problem, make_problems
+from qwen3_ref.train.errors import TrainingError
+from qwen3_ref.train.recipes import distill
+from qwen3_ref.train.recipes.distill import (
+    Direction,
+    Distill,
+    _StepLoss,
+    divergence,
+    run,
+    teacher_conversations,
+)
+from qwen3_ref.train.recipes.grpo import fingerprint
+from qwen3_ref.train.recipes.sft import encode_example
 from qwen3_ref.train.rollout import HeldOut, average
-from qwen3_ref.train.sft import encode_example
 from tests.parity import harden
 from tests.test_grpo import TINY, TOKENIZER, broken, hard_model, letter_queries
 

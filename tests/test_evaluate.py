@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from qwen3_ref.config import Qwen3Config
-from qwen3_ref.evaluate import Row, evaluate, pass_at_k, summarise, wilson
-from qwen3_ref.generate import Sampling
+from qwen3_ref.decode.sampling import Sampling
+from qwen3_ref.measure.accuracy import Row, evaluate, summarise
+from qwen3_ref.measure.statistics import pass_at_k, wilson
 from qwen3_ref.model import Qwen3
-from qwen3_ref.tasks import make_problems
+from qwen3_ref.tasks.problems import make_problems
 from qwen3_ref.tokenizer import Tokenizer
 
 TOK = Tokenizer.train(["12 + 34 is 46 and so on"], 300)

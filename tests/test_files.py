@@ -12,7 +12,7 @@ import pytest
 from safetensors import SafetensorError
 
 from qwen3_ref.config import Qwen3Config
-from qwen3_ref.files import cannot_write, write_atomically
+from qwen3_ref.store.files import cannot_write, write_atomically
 from qwen3_ref.tokenizer import Tokenizer
 
 

@@ -14,9 +14,10 @@ import pytest
 
 from qwen3_ref.chat import encode_chat, render_chat
 from qwen3_ref.model import Qwen3
-from qwen3_ref.tasks import make_problems
-from qwen3_ref.train import general_rl
-from qwen3_ref.train.general_rl import (
+from qwen3_ref.tasks.problems import make_problems
+from qwen3_ref.train.queries import Sample, read_sample
+from qwen3_ref.train.recipes import general_rl
+from qwen3_ref.train.recipes.general_rl import (
     PARTS,
     CalculatorError,
     _ask,
@@ -33,7 +34,6 @@ from qwen3_ref.train.general_rl import (
     tool_call,
     tool_reward,
 )
-from qwen3_ref.train.queries import Sample, read_sample
 from tests.test_grpo import SMALL, TINY, TOKENIZER, ids_of
 
 GOOD = "<think>\n12+34=46\n</think>\n\n46<|im_end|>"

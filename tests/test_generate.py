@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from qwen3_ref.config import Qwen3Config
-from qwen3_ref.generate import Sampling, draw, generate, probabilities, stream
+from qwen3_ref.decode.generation import generate, stream
+from qwen3_ref.decode.sampling import Sampling, draw, probabilities
 from qwen3_ref.model import Qwen3
 from tests.parity import cached_official, reference, token_ids
 

@@ -14,21 +14,15 @@ import torch
 from torch import Tensor
 
 from qwen3_ref.config import Qwen3Config
-from qwen3_ref.generate import Sampling
+from qwen3_ref.decode.sampling import Sampling
 from qwen3_ref.model import Qwen3
-from qwen3_ref.tasks import make_problems
+from qwen3_ref.tasks.problems import make_problems
 from qwen3_ref.tokenizer import Tokenizer
-from qwen3_ref.train import grpo, rollout
-from qwen3_ref.train.checkpoint import TrainingError, saved_step
-from qwen3_ref.train.grpo import Grpo, _StepLoss, advantages, fingerprint, k3, run, surrogate
-from qwen3_ref.train.queries import (
-    Query,
-    Sample,
-    learnable,
-    problem_queries,
-    problem_query,
-    read_sample,
-)
+from qwen3_ref.train import rollout
+from qwen3_ref.train.errors import TrainingError
+from qwen3_ref.train.queries import Query, Sample, learnable, problem_queries, problem_query, read_sample
+from qwen3_ref.train.recipes import grpo
+from qwen3_ref.train.recipes.grpo import Grpo, _StepLoss, advantages, fingerprint, k3, run, surrogate
 from qwen3_ref.train.rollout import (
     HeldOut,
     average,
@@ -40,6 +34,7 @@ from qwen3_ref.train.rollout import (
     seeded,
     token_log_probs,
 )
+from qwen3_ref.train.state import saved_step
 from tests.parity import harden
 
 TOKENIZER = Tokenizer.train(["<think> 12+34=46 mod 100 </think>"], 256 + 26 + 6)

@@ -11,18 +11,16 @@ from typing import Any
 import pytest
 import torch
 
-from qwen3_ref import __main__ as cli
-from qwen3_ref import evaluate as evaluate_module
+from qwen3_ref.commands import evaluate as evaluate_command
+from qwen3_ref.commands import line as cli
 from qwen3_ref.config import Qwen3Config
-from qwen3_ref.evaluate import Row, _row, curve_table, curves, rises, wilson
-from qwen3_ref.generate import Generated
-from qwen3_ref.model import Qwen3
-from qwen3_ref.tasks import FAMILIES, Problem, make_problems, split_of
-from qwen3_ref.tokenizer import Tokenizer
-from qwen3_ref.train import general_rl, measure, pretrain, text
-from qwen3_ref.train.general_rl import Task
-from qwen3_ref.train.measure import Bench
-from qwen3_ref.train.nano_results import (
+from qwen3_ref.decode.generation import Generated
+from qwen3_ref.measure import accuracy as evaluate_module
+from qwen3_ref.measure import rows as measure
+from qwen3_ref.measure.accuracy import Row, _row, curve_table, curves
+from qwen3_ref.measure.rows import Bench
+from qwen3_ref.measure.statistics import rises, wilson
+from qwen3_ref.measure.table import (
     ABOVE,
     AT_LEAST,
     Item,
@@ -35,6 +33,12 @@ from qwen3_ref.train.nano_results import (
     render,
     share,
 )
+from qwen3_ref.model import Qwen3
+from qwen3_ref.tasks.problems import FAMILIES, Problem, make_problems, split_of
+from qwen3_ref.tokenizer import Tokenizer
+from qwen3_ref.train import corpus as text
+from qwen3_ref.train.recipes import general_rl, pretrain
+from qwen3_ref.train.recipes.general_rl import Task
 from qwen3_ref.train.run import Run
 from tests.test_evaluate import row
 
@@ -241,7 +245,7 @@ def test_every_row_and_only_test_problems(tmp_path: Path) -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(measure, "MAX_REPLY", 6)
-        for module in (measure, general_rl, pretrain, evaluate_module):
+        for module in (measure, general_rl, pretrain, evaluate_command):
             patch.setattr(module, "make_problems", watched(make_problems))
         model = str(tmp_path / "grpo" / "model")
         assert cli.main(["evaluate", model, "--count", "1", "--budgets", "0", "--max-new-tokens", "4"]) == 0

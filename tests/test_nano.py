@@ -15,17 +15,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qwen3_ref import weights
-from qwen3_ref.__main__ import main
 from qwen3_ref.chat import encode_chat, render_chat
-from qwen3_ref.generate import generate
+from qwen3_ref.commands.line import main
+from qwen3_ref.course.compare import official_model
+from qwen3_ref.decode.generation import generate
 from qwen3_ref.model import Qwen3
-from qwen3_ref.official import official_model
-from qwen3_ref.tasks import FAMILIES, make_problems
+from qwen3_ref.store import shipped
+from qwen3_ref.tasks.problems import FAMILIES, make_problems
 from qwen3_ref.tokenizer import CONTROL_TOKENS, Tokenizer
+from qwen3_ref.train import export
 from tests.test_chat import GOLDENS, arguments_of, conversations, values, words
 
-ROOT = Path(weights.__file__).resolve().parent
+ROOT = Path(shipped.__file__).resolve().parents[1]
 NANO = ROOT / "data" / "nano"
 FILES = {
     "config.json", "generation_config.json", "model.safetensors",
@@ -72,13 +73,13 @@ def auto_tokenizer(directory: Path) -> Any:
 @functools.cache
 def nano_tokenizer() -> Any:
     """transformers' tokenizer of the first checkpoint, with the template as this file tests it."""
-    return auto_tokenizer(weights.find_nano("qwen3-nano"))
+    return auto_tokenizer(shipped.find_nano("qwen3-nano"))
 
 
 def rendered(messages: list[dict[str, Any]], **options: Any) -> str:
     """What transformers makes of the nano family's template."""
     options = {"add_generation_prompt": True, "tokenize": False} | options
-    template = weights.nano_chat_template()
+    template = export.nano_chat_template()
     text = nano_tokenizer().apply_chat_template(messages, chat_template=template, **options)
     assert isinstance(text, str)
     return text
@@ -137,10 +138,10 @@ def test_the_ids_are_those_of_encode_chat(talk: Talk, thinking: bool) -> None:
     """Where no caller's text looks like a control token: a template in Jinja cannot tell whose it is."""
     messages, tools = talk
     assert not any(mark in json.dumps(messages) for mark in CONTROL_TOKENS)
-    directory = weights.find_nano("qwen3-nano")
+    directory = shipped.find_nano("qwen3-nano")
     theirs = nano_tokenizer().apply_chat_template(
         messages, tools=tools, enable_thinking=thinking, add_generation_prompt=True, return_dict=False,
-        chat_template=weights.nano_chat_template(),
+        chat_template=export.nano_chat_template(),
     )  # fmt: skip
     ours = encode_chat(our_tokenizer(directory), messages, tools=tools, enable_thinking=thinking)
     assert theirs == ours
@@ -154,20 +155,20 @@ def our_tokenizer(directory: Path) -> Tokenizer:
 # -- the checkpoints --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", weights.NANO)
+@pytest.mark.parametrize("name", shipped.NANO)
 def test_prompts_in_transformers(name: str) -> None:
     """From the directory alone, with the template that lies there."""
-    directory = weights.find_nano(name)
+    directory = shipped.find_nano(name)
     for messages, options in TALKS:
         options = {"add_generation_prompt": True} | options
         theirs = auto_tokenizer(directory).apply_chat_template(messages, return_dict=False, **options)
         assert theirs == encode_chat(our_tokenizer(directory), messages, **options)
 
 
-@pytest.mark.parametrize("name", weights.NANO)
+@pytest.mark.parametrize("name", shipped.NANO)
 def test_greedy_replies_in_transformers(name: str) -> None:
     """The same ids as ours, up to the end that its own generation_config.json knows."""
-    directory = weights.find_nano(name)
+    directory = shipped.find_nano(name)
     tok, ours = our_tokenizer(directory), Qwen3.from_pretrained(directory)
     theirs = official_model(directory)
     assert theirs.num_parameters() == ours.config.num_parameters()
@@ -185,7 +186,7 @@ def test_greedy_replies_in_transformers(name: str) -> None:
 
 def test_the_replies_are_worth_comparing() -> None:
     """The comparison above ends at a stop id in both, and not always with the same few ids."""
-    directory = weights.find_nano("qwen3-nano")
+    directory = shipped.find_nano("qwen3-nano")
     tok, model = our_tokenizer(directory), Qwen3.from_pretrained(directory)
     problems = [make_problems(family, "test", 1, difficulty=2)[0].prompt for family in FAMILIES]
     prompts = [encode_chat(tok, [{"role": "user", "content": text}]) for text in problems]
@@ -193,9 +194,9 @@ def test_the_replies_are_worth_comparing() -> None:
     assert all(reply.ended == "stop" for reply in replies) and len(set(map(tuple, replies))) == 4
 
 
-@pytest.mark.parametrize("name", weights.NANO)
+@pytest.mark.parametrize("name", shipped.NANO)
 def test_official_file_names(name: str) -> None:
-    assert {path.name for path in weights.find_nano(name).iterdir()} == FILES
+    assert {path.name for path in shipped.find_nano(name).iterdir()} == FILES
 
 
 def test_they_are_small_and_part_of_the_package() -> None:
@@ -221,14 +222,14 @@ def test_every_log_says_how_it_was_made() -> None:
 
 
 def test_names_and_directories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert weights.local_directory("qwen3-nano") == NANO / "qwen3-nano"
-    assert weights.local_directory(str(tmp_path)) == tmp_path
-    assert weights.local_directory("") is weights.local_directory("Qwen3-0.6B") is None
+    assert shipped.local_directory("qwen3-nano") == NANO / "qwen3-nano"
+    assert shipped.local_directory(str(tmp_path)) == tmp_path
+    assert shipped.local_directory("") is shipped.local_directory("Qwen3-0.6B") is None
     monkeypatch.chdir(tmp_path)
     (tmp_path / "qwen3-nano").mkdir()
-    assert weights.local_directory("qwen3-nano") == Path("qwen3-nano"), "what one has here comes first"
+    assert shipped.local_directory("qwen3-nano") == Path("qwen3-nano"), "what one has here comes first"
     with pytest.raises(ValueError, match="no nano checkpoint 'nano'; there are qwen3-nano, qwen3-nano-base"):
-        weights.find_nano("nano")
+        shipped.find_nano("nano")
 
 
 def test_on_the_command_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -81,7 +81,7 @@ def test_parity_of_random_configs(values: dict[str, Any], seed: int) -> None:
 
     The bounds are absolute. Logits here stay below 4, so float32's rounding stays below 1e-5.
     """
-    from qwen3_ref.compare import compare
+    from qwen3_ref.course.compare import compare
     from qwen3_ref.model import Qwen3
     from qwen3_ref.numpy_ref import NumpyQwen3
 

@@ -10,7 +10,7 @@ import pytest
 
 from qwen3_ref import facts
 from qwen3_ref.config import Qwen3Config
-from qwen3_ref.plots import style, tour
+from qwen3_ref.course.plots import style, tour
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import json
 import re
 import tomllib
@@ -14,6 +13,8 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from tests.house import MARKED, PACKAGE, floors, imports, table
+
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 NOTEBOOKS = sorted((ROOT / "notebooks").rglob("*.ipynb"))
@@ -23,30 +24,23 @@ MACHINE = re.compile(
     r"/(?:home|root|tmp|Users|var)/|[A-Z]:\\|\bat 0x[0-9a-f]+|\b\d+(?:\.\d+)? ?(?:ms|seconds)\b"
 )
 
-# From the ground up: a file imports only from those named before it.
-FLOORS = """files facts rope compare config checkpoint numpy_ref moe model official tokenizer chat
-    generate weights dialogue tasks evaluate train plots checks __init__ __main__""".split()
-
-
-def imports(path: Path) -> set[str]:
-    """Modules of the package that a file imports, anywhere in it."""
-    found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("qwen3_ref"):
-            _, _, module = node.module.partition(".")
-            found |= {module} if module else {alias.name for alias in node.names}
-        elif isinstance(node, ast.Import):
-            found |= {a.name.partition(".")[2] for a in node.names if a.name.startswith("qwen3_ref.")}
-    return {name.partition(".")[0] for name in found}
-
 
 def test_imports_go_down() -> None:
-    package = ROOT / "qwen3_ref"
-    for path in package.rglob("*.py"):
-        floor = path.relative_to(package).parts[0].removesuffix(".py")
-        for name in imports(path) - ({floor} if path.parent != package else set()):
-            below = FLOORS[: FLOORS.index(floor)]
-            assert name in below, f"{path.relative_to(package)} imports {name}, which is not below it"
+    """Each file imports only what the map (tests/house.py) names before it, and the map has every file."""
+    floor = floors()
+    files = {p.relative_to(PACKAGE).as_posix()[:-3]: p for p in PACKAGE.rglob("*.py")}
+    top = {name for name in files if name.endswith("__init__")} | {"__main__"}
+    assert set(floor) == set(files) - top
+    for name in floor:
+        for other in imports(files[name]):
+            assert floor[other] < floor[name], f"{name} imports {other}, which is not before it"
+    for name in top - {"__init__", "__main__"}:
+        assert not imports(files[name]), f"{name} is not empty but for its words"
+
+
+def test_the_readme_has_the_map() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert MARKED.findall(text) == [table()], "run `python -m tests.house`"
 
 
 def test_the_specification_needs_no_torch() -> None:

@@ -16,13 +16,15 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-import qwen3_ref.train as train_package
+from qwen3_ref.commands.line import main
 from qwen3_ref.config import Qwen3Config
 from qwen3_ref.model import Qwen3
+from qwen3_ref.store.shipped import NANO
 from qwen3_ref.tokenizer import Tokenizer
-from qwen3_ref.train import distill, general_rl, grpo, pretrain, rollout, sft, stages, text
+from qwen3_ref.train import corpus as text
+from qwen3_ref.train import rollout, stages
 from qwen3_ref.train.loop import Plan, cross_entropy
-from qwen3_ref.weights import NANO
+from qwen3_ref.train.recipes import distill, general_rl, grpo, pretrain, sft
 from tests.test_train import corpus, tiny
 
 __all__ = ["corpus"]  # a fixture
@@ -94,23 +96,23 @@ def interrupted(at: int) -> Callable[..., Tensor]:
 def test_one_stage_after_the_other(
     tmp_path: Path, common: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert train_package.main([*common, "--stage", "s2"]) == 1
+    assert main(["train", *common, "--stage", "s2"]) == 1
     assert "s1/model is not there; run --stage s1 first" in capsys.readouterr().err
-    assert train_package.main([*common, "--stage", "polish"]) == 1
+    assert main(["train", *common, "--stage", "polish"]) == 1
     assert "no stage 'polish'; there are s1, s2" in capsys.readouterr().err
-    assert train_package.main(["nano", "--stage", "s1", "--scale", "-1"]) == 1
+    assert main(["train", "nano", "--stage", "s1", "--scale", "-1"]) == 1
     assert "scale is -1.0" in capsys.readouterr().err
     with monkeypatch.context() as patch:
         patch.setattr(pretrain, "domain_losses", lambda *_: {})
         for at, kept in ((1, "1 of 2; no state was saved yet"), (2, "2 of 2; the state of step 1 in")):
             patch.setattr(pretrain, "cross_entropy", interrupted(at))
-            assert train_package.main([*common, "--stage", "s1"]) == 130
+            assert main(["train", *common, "--stage", "s1"]) == 130
             assert f"stopped in step {kept}" in capsys.readouterr().err
     before = json.loads((tmp_path / "s1/seconds.json").read_text("utf-8"))
-    assert train_package.main([*common, "--stage", "s1"]) == 0
+    assert main(["train", *common, "--stage", "s1"]) == 0
     summary = json.loads((tmp_path / "s1/summary.json").read_text("utf-8"))
     assert summary["seconds"] > before[0] > 0 and summary["cpu_seconds"] > before[1] > 0
-    assert train_package.main([*common, "--stage", "s2"]) == 0
+    assert main(["train", *common, "--stage", "s2"]) == 0
     for name in ("s1", "s2"):
         assert {p.name for p in (tmp_path / name).iterdir()} == {"log.csv", "model", "summary.json"}
     model = Qwen3.from_pretrained(tmp_path / "s2/model")
@@ -118,18 +120,18 @@ def test_one_stage_after_the_other(
     assert Tokenizer.from_pretrained(tmp_path / "s2/model").num_ids == 1024
     with (tmp_path / "s2/log.csv").open(encoding="utf-8") as file:
         assert [row["step"] for row in csv.DictReader(file)] == ["2"]
-    assert train_package.main([*common, "--stage", "family"]) == 1
+    assert main(["train", *common, "--stage", "family"]) == 1
     assert "general-rl/model is not there; run --stage general-rl first" in capsys.readouterr().err
     assert not (tmp_path / "family").exists(), "no half of a family is left behind"
 
 
 def test_the_whole_family(tmp_path: Path, common: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """`--stage all` and the stages beside it; each begins from the weights it should begin from."""
-    assert train_package.main(common) == 0, capsys.readouterr().err
+    assert main(["train", *common]) == 0, capsys.readouterr().err
     for name in stages.EXTRA:
-        assert train_package.main([*common, "--stage", name]) == 0, capsys.readouterr().err
+        assert main(["train", *common, "--stage", name]) == 0, capsys.readouterr().err
     capsys.readouterr()
-    assert train_package.main(common) == 0
+    assert main(["train", *common]) == 0
     assert capsys.readouterr().out.count("done before") == len(stages.STAGES)
     family = tmp_path / "family"
     assert sorted(p.name for p in family.iterdir()) == ["logs", *NANO]

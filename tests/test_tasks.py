@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from qwen3_ref.tasks import (
+from qwen3_ref.tasks.problems import (
     DIFFICULTIES,
     FAMILIES,
     SPLITS,

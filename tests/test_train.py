@@ -14,14 +14,18 @@ import pytest
 import torch
 from torch import Tensor
 
-import qwen3_ref.train as train_package
-from qwen3_ref.chat import parse_reply
 from qwen3_ref.model import Qwen3
-from qwen3_ref.tasks import FAMILIES, Problem, make_problems
+from qwen3_ref.reply import parse_reply
+from qwen3_ref.tasks import documents
+from qwen3_ref.tasks.problems import FAMILIES, Problem, make_problems
 from qwen3_ref.tokenizer import CONTROL_TOKENS, Tokenizer
-from qwen3_ref.train import checkpoint, loop, pretrain, sft, text
-from qwen3_ref.train.checkpoint import STATE, TrainingError
+from qwen3_ref.train import corpus as text
+from qwen3_ref.train import loop
+from qwen3_ref.train import state as checkpoint
+from qwen3_ref.train.errors import TrainingError
 from qwen3_ref.train.loop import IGNORE, Plan, cross_entropy, train
+from qwen3_ref.train.recipes import pretrain, sft
+from qwen3_ref.train.state import STATE
 
 PROBLEM = Problem("arithmetic", 2, "37+45-17 mod 100", "37+45=82\n82-17=65", "65")
 
@@ -29,7 +33,7 @@ PROBLEM = Problem("arithmetic", 2, "37+45-17 mod 100", "37+45=82\n82-17=65", "65
 @pytest.fixture(scope="module")
 def corpus() -> text.Corpus:
     """A corpus that is made in a moment: this package's own source, and little of the generated."""
-    sources = [path.read_text("utf-8") for path in sorted(Path(loop.__file__).parent.glob("*.py"))]
+    sources = [path.read_text("utf-8") for path in sorted(Path(loop.__file__).parent.rglob("*.py"))]
     code, prose = zip(*map(text.split_docstrings, sources), strict=True)
     return {
         "code": [f"{source}\n# {i}" for i in range(20) for source in code],
@@ -194,7 +198,7 @@ def test_gradients_are_clipped_and_bf16_runs(tmp_path: Path) -> None:
     plan = replace(PLAN, steps=1, clip=1e-9, precision="bf16")
     train(model, plan, data_loss, tmp_path)
     optimizer = loop.make_optimizer(model, plan)
-    about = {"config": model.config.to_dict(), "plan": train_package.loop.asdict(plan)}
+    about = {"config": model.config.to_dict(), "plan": loop.asdict(plan)}
     assert checkpoint.load_state(tmp_path, model, optimizer, about) == 1
     moments = [state["exp_avg"].norm() for state in optimizer.state.values()]
     assert 0 < float(torch.stack(moments).norm()) <= 1.01e-10  # (1 - 0.9) * clip
@@ -238,7 +242,7 @@ def test_look_ups_are_followed_to_a_number() -> None:
     rng, lengths = random.Random(0), list[int]()
     for _ in range(50):
         lines = 2 + rng.randrange(40)
-        listed, *asked = text.look_up_document(rng, lines, 8).split("find ")
+        listed, *asked = documents.look_up_document(rng, lines, 8).split("find ")
         pairs = dict(line.split("=") for line in listed.split())
         assert len(pairs) == lines and len(asked) == 8
         for question in asked:

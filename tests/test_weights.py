@@ -24,11 +24,13 @@ import transformers
 from huggingface_hub import constants
 from safetensors import safe_open
 
-from qwen3_ref import facts, weights
-from qwen3_ref.checkpoint import INDEX, SINGLE, CheckpointError
+from qwen3_ref import facts
 from qwen3_ref.config import ConfigError, Qwen3Config
 from qwen3_ref.model import Qwen3
 from qwen3_ref.numpy_ref import NumpyQwen3
+from qwen3_ref.official import verify as weights
+from qwen3_ref.official.snapshots import fetch
+from qwen3_ref.store.checkpoint import INDEX, SINGLE, CheckpointError
 from qwen3_ref.tokenizer import Tokenizer
 from tests.parity import CASES, reference
 
@@ -112,7 +114,6 @@ def contents(directory: Path) -> dict[str, bytes]:
 
 SAVE = """
 import resource, sys
-from qwen3_ref import checkpoint
 from qwen3_ref.model import Qwen3
 model = Qwen3.from_pretrained(sys.argv[1])
 if len(sys.argv) > 3:  # files that are too large fail as on a full disk
@@ -132,7 +133,8 @@ def test_a_failed_write_changes_nothing(before: bool, tmp_path: Path) -> None:
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 1
     last = result.stderr.splitlines()[-1]
-    assert last.startswith("qwen3_ref.checkpoint.CheckpointError: ") and "free 0.0 GB there or choose" in last
+    assert last.startswith("qwen3_ref.store.checkpoint.CheckpointError: ")
+    assert "free 0.0 GB there or choose" in last
     assert str(target) in last and "File too large" in last
     assert contents(tmp_path) == was and target.exists() == before
 
@@ -257,7 +259,7 @@ def test_find_in_the_hub_cache(revision: str, nowhere: Path) -> None:
         (repo / "refs").mkdir()
         (repo / "refs" / "main").write_text(revision, encoding="utf-8")
     assert weights.find_official("Qwen3-0.6B") == directory
-    assert weights.fetch("Qwen3-0.6B") == directory  # nothing to download
+    assert fetch("Qwen3-0.6B") == directory  # nothing to download
     (directory / SINGLE).unlink()
     assert weights.find_official("Qwen3-0.6B") is None
 
@@ -288,7 +290,7 @@ def test_fetch_asks_for_the_described_revision(nowhere: Path, monkeypatch: pytes
         return str(snapshot(nowhere / "models--Qwen--Qwen3-0.6B" / "snapshots" / revision))
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    assert weights.fetch("Qwen3-0.6B") == nowhere / "models--Qwen--Qwen3-0.6B" / "snapshots" / REVISION
+    assert fetch("Qwen3-0.6B") == nowhere / "models--Qwen--Qwen3-0.6B" / "snapshots" / REVISION
     assert asked == [("Qwen/Qwen3-0.6B", REVISION)]
 
 
@@ -301,24 +303,24 @@ def test_fetch_says_what_is_wrong(nowhere: Path, monkeypatch: pytest.MonkeyPatch
         return str(nowhere / "half")
 
     with pytest.raises(ConfigError, match="did you mean"):
-        weights.fetch("Qwen3-9B")
+        fetch("Qwen3-9B")
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
     with pytest.raises(CheckpointError, match=r"Qwen/Qwen3-0.6B could not .*\(no route to host\); .* repeat"):
-        weights.fetch("Qwen3-0.6B")
+        fetch("Qwen3-0.6B")
     denied = PermissionError(13, "Permission denied", "/models/hub")
     monkeypatch.setattr(huggingface_hub, "snapshot_download", Mock(side_effect=denied))
     with pytest.raises(CheckpointError, match=r"^/models/hub cannot be used \(Permission.*\); .* HF_HOME"):
-        weights.fetch("Qwen3-0.6B")
+        fetch("Qwen3-0.6B")
     monkeypatch.setattr(huggingface_hub, "snapshot_download", half)
     with pytest.raises(CheckpointError, match="incomplete"):
-        weights.fetch("Qwen3-0.6B")
+        fetch("Qwen3-0.6B")
     usage = shutil.disk_usage(nowhere)._replace(free=10**9)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     with pytest.raises(CheckpointError, match=r"needs 1.5 GB more .* has 1.0 GB free; .*HF_HOME"):
-        weights.fetch("Qwen3-0.6B")
+        fetch("Qwen3-0.6B")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(CheckpointError, match="HF_HUB_OFFLINE is set"):
-        weights.fetch("Qwen3-0.6B")
+        fetch("Qwen3-0.6B")
 
 
 # -- verify ------------------------------------------------------------------------------------

@@ -28,7 +28,8 @@ from rich.progress import (
 from torch import Tensor
 
 from qwen3_ref.model import Qwen3
-from qwen3_ref.train.checkpoint import Interrupted, TrainingError, load_state, save_state, saved_step
+from qwen3_ref.train.errors import Interrupted, TrainingError
+from qwen3_ref.train.state import load_state, save_state, saved_step
 
 IGNORE = -100
 """The target of a position that has no loss."""

@@ -6,10 +6,12 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from qwen3_ref.chat import encode_chat
-from qwen3_ref.tasks import FAMILIES, Problem, make_problems, verify
+from qwen3_ref.tasks.problems import FAMILIES, Problem, make_problems, verify
 from qwen3_ref.tokenizer import Tokenizer
 
 END = "<|im_end|>"
+MAX_REPLY = 100
+"""Room for the longest trace (65 tokens), the marks around it and the answer."""
 
 
 @dataclass(frozen=True)

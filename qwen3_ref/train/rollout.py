@@ -18,13 +18,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from qwen3_ref.generate import Sampling, generate
+from qwen3_ref.decode.generation import generate
+from qwen3_ref.decode.sampling import Sampling
 from qwen3_ref.model import Qwen3
 from qwen3_ref.tokenizer import Tokenizer
-from qwen3_ref.train.checkpoint import TrainingError
+from qwen3_ref.train.errors import TrainingError
 from qwen3_ref.train.loop import Log
-from qwen3_ref.train.queries import END, Query, read_sample
-from qwen3_ref.train.sft import MAX_REPLY
+from qwen3_ref.train.queries import END, MAX_REPLY, Query, read_sample
 
 Mean = Literal["sequence", "token", "constant"]
 

@@ -9,9 +9,10 @@ from typing import Literal
 
 from qwen3_ref.model import Qwen3
 from qwen3_ref.tokenizer import Tokenizer
-from qwen3_ref.train import pretrain, text
-from qwen3_ref.train.checkpoint import TrainingError
+from qwen3_ref.train import corpus as text
+from qwen3_ref.train.errors import TrainingError
 from qwen3_ref.train.loop import Plan, StepLoss, train
+from qwen3_ref.train.recipes import pretrain
 
 
 @dataclass(frozen=True)

@@ -7,16 +7,25 @@ the same student beside it. The MoE is pre-trained only: what is to be seen on i
 
 from __future__ import annotations
 
+import json
+import platform
+import time
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.metadata import version
 from typing import Any
 
 import torch
 
 from qwen3_ref.model import Qwen3
-from qwen3_ref.tasks import FAMILIES, make_problems
-from qwen3_ref.train import balance, distill, general_rl, grpo, pretrain, queries, rollout, sft
+from qwen3_ref.store.files import write_atomically
+from qwen3_ref.tasks.problems import FAMILIES, make_problems
+from qwen3_ref.train import corpus as text
+from qwen3_ref.train import queries, rollout
+from qwen3_ref.train.errors import TrainingError
+from qwen3_ref.train.recipes import balance, distill, general_rl, grpo, pretrain, sft
 from qwen3_ref.train.run import Run
+from qwen3_ref.train.state import STATE
 
 StageFunction = Callable[[Run, str], tuple[Qwen3, dict[str, Any]]]
 """(run, stage name) -> the trained model and what was measured, as JSON values."""
@@ -166,3 +175,43 @@ SHIPPED = {
     "qwen3-nano-student": "on-policy",
 }
 """The checkpoints that the package has, and the stages they come from."""
+ALL, FAMILY = "all", "family"
+NAMES = f"{', '.join([*STAGES, *EXTRA])}; {ALL}; {FAMILY}"
+
+
+def run_stage(run: Run, name: str) -> None:
+    """Run one stage, or go on with it, and write its model, log and summary.
+
+    Raises TrainingError, in a sentence, for an unknown stage or one whose forerunner has not run.
+    """
+    stage = (STAGES | EXTRA).get(name)
+    if stage is None:
+        raise TrainingError(f"there is no stage {name!r}; there are {NAMES}.")
+    folder = run.out / name
+    spent = folder / "seconds.json"  # of the calls before this one, if the stage was stopped
+    before = json.loads(spent.read_text("utf-8")) if spent.exists() else [0.0, 0.0]
+    wall, cpu = time.monotonic() - before[0], time.process_time() - before[1]
+    try:
+        model, measured = stage(run, name)
+    except BaseException:
+        if folder.is_dir():
+            write_atomically(spent, json.dumps([time.monotonic() - wall, time.process_time() - cpu]))
+        raise
+    model.save_pretrained(folder / "model")
+    run.tokenizer.save_pretrained(folder / "model")
+    summary = {
+        "stage": name,
+        "seed": run.seed,
+        "scale": run.scale,
+        "precision": run.precision,
+        "seconds": round(time.monotonic() - wall, 1),
+        "cpu_seconds": round(time.process_time() - cpu, 1),
+        "threads": torch.get_num_threads(),
+        "machine": platform.machine(),
+        "python": platform.python_version(),
+        "packages": {p: version(p) for p in ("torch", "numpy", "tokenizers", *text.PACKAGES)},
+        **measured,
+    }
+    write_atomically(folder / "summary.json", json.dumps(summary, indent=1) + "\n")
+    for left in (spent, folder / STATE):
+        left.unlink(missing_ok=True)

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from qwen3_ref.files import write_atomically
+from qwen3_ref.store.files import write_atomically
 from tests.faults import EQUIVALENT, FAULTS
 from tests.faults.checks import FAST, caught_by, weak_test_passes
 from tests.faults.rows import ABSENT

@@ -4,100 +4,133 @@ from __future__ import annotations
 
 from tests.faults.switch import Fault
 
-
-def fault(name: str, words: str, edits: tuple[tuple[str, str], ...], by: str, rows: str = "own") -> Fault:
-    return Fault(f"balance_{name}", rows, words, "train.balance", edits, (f"test_balance:{by}",))
-
-
 COUNTS, RUNNING, SHARES = (
     "test_counts_by_hand",
     "test_counting_as_you_go",
     "test_shares_over_parts_and_ranks_by_hand",
 )
 FAULTS = [
-    fault(
-        "counts_padding",
-        "padding chooses experts too",
-        (("return chosen if mask is None else chosen * mask[..., None]", "return chosen"),),
-        COUNTS,
+    Fault(
+        name="balance_counts_padding",
+        rows="own",
+        words="padding chooses experts too",
+        module="train.recipes.balance",
+        right="return chosen if mask is None else chosen * mask[..., None]",
+        wrong="return chosen",
+        by=(f"test_balance:{COUNTS}",),
     ),
-    fault(
-        "counts_in_16_bits",
-        "picks are added up in bfloat16, which rounds from 256 on",
-        (("at_least_float32(logits.detach())", "logits.detach()"),),
-        COUNTS,
+    Fault(
+        name="balance_counts_in_16_bits",
+        rows="own",
+        words="picks are added up in bfloat16, which rounds from 256 on",
+        module="train.recipes.balance",
+        right="at_least_float32(logits.detach())",
+        wrong="logits.detach()",
+        by=(f"test_balance:{COUNTS}",),
     ),
-    fault(
-        "gradient_through_counts",
-        "soft counts: the shares get the probabilities' gradient",
-        (
-            ("logits = at_least_float32(logits.detach())", "soft = logits.softmax(-1)"),
-            (
-                "return chosen if mask is None else chosen *",
-                "chosen = chosen + soft - soft.detach()\n    return chosen if mask is None else chosen *",
-            ),
+    Fault(
+        name="balance_gradient_through_counts",
+        rows="own",
+        words="soft counts: the shares get the probabilities' gradient",
+        module="train.recipes.balance",
+        right=(
+            "logits = at_least_float32(logits.detach())",
+            "return chosen if mask is None else chosen *",
         ),
-        RUNNING,
+        wrong=(
+            "soft = logits.softmax(-1)",
+            "chosen = chosen + soft - soft.detach()\n    return chosen if mask is None else chosen *",
+        ),
+        by=(f"test_balance:{RUNNING}",),
     ),
-    fault(
-        "counts_stay_on_their_rank",
-        "the picks of other ranks are not added",
-        (("            dist.all_reduce(total)\n", "            pass\n"),),
-        SHARES,
+    Fault(
+        name="balance_counts_stay_on_their_rank",
+        rows="own",
+        words="the picks of other ranks are not added",
+        module="train.recipes.balance",
+        right="            dist.all_reduce(total)\n",
+        wrong="            pass\n",
+        by=(f"test_balance:{SHARES}",),
     ),
-    fault(
-        "counts_added_in_place",
-        "the sum over ranks is kept and summed again at the next micro-batch",
-        (("total = self.counts.clone()", "total = self.counts"),),
-        SHARES,
+    Fault(
+        name="balance_counts_added_in_place",
+        rows="own",
+        words="the sum over ranks is kept and summed again at the next micro-batch",
+        module="train.recipes.balance",
+        right="total = self.counts.clone()",
+        wrong="total = self.counts",
+        by=(f"test_balance:{SHARES}",),
     ),
-    fault(
-        "counts_of_the_last_part_only",
-        "each micro-batch starts the count afresh",
-        (("counts if self.counts is None else self.counts + counts", "counts"),),
-        SHARES,
+    Fault(
+        name="balance_counts_of_the_last_part_only",
+        rows="own",
+        words="each micro-batch starts the count afresh",
+        module="train.recipes.balance",
+        right="counts if self.counts is None else self.counts + counts",
+        wrong="counts",
+        by=(f"test_balance:{SHARES}",),
     ),
-    fault(
-        "share_divided_by_k",
-        "shares sum to one in one path and to K in the other",
-        (("return top_k * total /", "return total /"),),
-        SHARES,
+    Fault(
+        name="balance_share_divided_by_k",
+        rows="own",
+        words="shares sum to one in one path and to K in the other",
+        module="train.recipes.balance",
+        right="return top_k * total /",
+        wrong="return total /",
+        by=(f"test_balance:{SHARES}",),
     ),
-    fault(
-        "micro_shares_in_the_global_loss",
-        "what was counted over the global batch is not used",
-        (('shares=shares if weights.balancing == "global" else None', "shares=None"),),
-        RUNNING,
+    Fault(
+        name="balance_micro_shares_in_the_global_loss",
+        rows="own",
+        words="what was counted over the global batch is not used",
+        module="train.recipes.balance",
+        right='shares=shares if weights.balancing == "global" else None',
+        wrong="shares=None",
+        by=(f"test_balance:{RUNNING}",),
     ),
-    fault(
-        "micro_is_global",
-        "all rows of a device are balanced together, whatever was asked",
-        (('parts if balancing == "micro" else 1', "1"),),
-        "test_one_pass_has_the_gradient_of_many",
+    Fault(
+        name="balance_micro_is_global",
+        rows="own",
+        words="all rows of a device are balanced together, whatever was asked",
+        module="train.recipes.balance",
+        right='parts if balancing == "micro" else 1',
+        wrong="1",
+        by=("test_balance:test_one_pass_has_the_gradient_of_many",),
     ),
-    fault(
-        "layers_pooled",
-        "one layer's overload makes up for another's neglect",
-        (("in enumerate(router_logits):", "in enumerate([torch.cat(list(router_logits))]):"),),
-        "test_balancing_loss_by_hand",
+    Fault(
+        name="balance_layers_pooled",
+        rows="own",
+        words="one layer's overload makes up for another's neglect",
+        module="train.recipes.balance",
+        right="in enumerate(router_logits):",
+        wrong="in enumerate([torch.cat(list(router_logits))]):",
+        by=("test_balance:test_balancing_loss_by_hand",),
     ),
-    fault(
-        "coefficient_unused",
-        "the loss is added at full strength",
-        (("lm + self.coefficient * balance", "lm + balance"),),
-        "test_weights_by_hand",
-        "21",
+    Fault(
+        name="balance_coefficient_unused",
+        rows="21",
+        words="the loss is added at full strength",
+        module="train.recipes.balance",
+        right="lm + self.coefficient * balance",
+        wrong="lm + balance",
+        by=("test_balance:test_weights_by_hand",),
     ),
-    fault(
-        "gradients_summed_over_ranks",
-        "two ranks take steps twice as large",
-        (("len(micro_batches) * ranks()", "len(micro_batches)"),),
-        "test_a_rank_with_the_same_rows_changes_nothing",
+    Fault(
+        name="balance_gradients_summed_over_ranks",
+        rows="own",
+        words="two ranks take steps twice as large",
+        module="train.recipes.balance",
+        right="len(micro_batches) * ranks()",
+        wrong="len(micro_batches)",
+        by=("test_balance:test_a_rank_with_the_same_rows_changes_nothing",),
     ),
-    fault(
-        "specialisation_unweighted",
-        "an expert with three tokens counts as much as one with three thousand",
-        (("float((distance * by_expert).nansum() / by_expert.sum())", "float(distance.nanmean())"),),
-        "test_specialisation_by_hand",
+    Fault(
+        name="balance_specialisation_unweighted",
+        rows="own",
+        words="an expert with three tokens counts as much as one with three thousand",
+        module="train.recipes.balance",
+        right="float((distance * by_expert).nansum() / by_expert.sum())",
+        wrong="float(distance.nanmean())",
+        by=("test_balance:test_specialisation_by_hand",),
     ),
 ]

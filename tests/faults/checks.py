@@ -20,8 +20,8 @@ import numpy as np
 import pytest
 import torch
 
-from qwen3_ref.checkpoint import CheckpointError
 from qwen3_ref.config import ConfigError
+from qwen3_ref.store.checkpoint import CheckpointError
 from tests.faults.switch import Fault, forget, switched_on
 from tests.parity import DENSE, MOE, official_model, scratch, token_ids
 from tests.parity_numbers import CHECKS, SLOW

@@ -16,295 +16,353 @@ ROTATION = """\
 """
 
 
-def fault(name: str, rows: str, words: str, old: str, new: str, *by: str) -> Fault:
-    return Fault(name, rows, words, "model", ((old, new),), by or ("logits_dense",))
-
-
-def rope(name: str, rows: str, words: str, old: str, new: str, *by: str) -> Fault:
-    return Fault(name, rows, words, "rope", ((old, new),), by or ("rope_tables_official",))
-
-
 NORMS = [
-    fault(
-        "qk_norm_after_rope",
-        "1",
-        "q and k are normalised after the rotation: the gains meet the wrong channels",
-        QK,
-        QK.replace(
+    Fault(
+        name="qk_norm_after_rope",
+        rows="1",
+        words="q and k are normalised after the rotation: the gains meet the wrong channels",
+        module="model",
+        right=QK,
+        wrong=QK.replace(
             "rotate(self.q_norm(heads(self.q_proj(x))), cos, sin)",
             "self.q_norm(rotate(heads(self.q_proj(x)), cos, sin))",
         ).replace(
             "rotate(self.k_norm(heads(self.k_proj(x))), cos, sin)",
             "self.k_norm(rotate(heads(self.k_proj(x)), cos, sin))",
         ),
+        by=("logits_dense",),
     ),
-    fault(
-        "qk_norm_skipped",
-        "3",
-        "q and k are not normalised, as where the attribute has another name",
-        QK,
-        QK.replace("self.q_norm(heads(self.q_proj(x)))", "heads(self.q_proj(x))").replace(
+    Fault(
+        name="qk_norm_skipped",
+        rows="3",
+        words="q and k are not normalised, as where the attribute has another name",
+        module="model",
+        right=QK,
+        wrong=QK.replace("self.q_norm(heads(self.q_proj(x)))", "heads(self.q_proj(x))").replace(
             "self.k_norm(heads(self.k_proj(x)))", "heads(self.k_proj(x))"
         ),
+        by=("logits_dense",),
     ),
-    fault(
-        "qk_norms_swapped",
-        "measured",
-        "q_norm normalises k, and k_norm q",
-        QK,
-        QK.replace("self.q_norm", "self.other")
+    Fault(
+        name="qk_norms_swapped",
+        rows="measured",
+        words="q_norm normalises k, and k_norm q",
+        module="model",
+        right=QK,
+        wrong=QK.replace("self.q_norm", "self.other")
         .replace("self.k_norm", "self.q_norm")
         .replace("self.other", "self.k_norm"),
+        by=("logits_dense",),
     ),
-    fault(
-        "qk_norm_over_all_heads",
-        "own",
-        "one mean square for all heads of a token, as other models have it",
-        ".mean(-1, keepdim=True) + self.eps",
-        ".mean((1, 3) if x.dim() == 4 else -1, keepdim=True) + self.eps",
+    Fault(
+        name="qk_norm_over_all_heads",
+        rows="own",
+        words="one mean square for all heads of a token, as other models have it",
+        module="model",
+        right=".mean(-1, keepdim=True) + self.eps",
+        wrong=".mean((1, 3) if x.dim() == 4 else -1, keepdim=True) + self.eps",
+        by=("logits_dense",),
     ),
-    fault(
-        "layer_norms_swapped",
-        "measured",
-        "input_layernorm before the feed-forward and post_attention_layernorm before attention",
-        """\
+    Fault(
+        name="layer_norms_swapped",
+        rows="measured",
+        words="input_layernorm before the feed-forward and post_attention_layernorm before attention",
+        module="model",
+        right="""\
         x = x + self.self_attn(self.input_layernorm(x), cos, sin, mask, cache, trace)
         return x + self.mlp(self.post_attention_layernorm(x), trace)
 """,
-        """\
+        wrong="""\
         x = x + self.self_attn(self.post_attention_layernorm(x), cos, sin, mask, cache, trace)
         return x + self.mlp(self.input_layernorm(x), trace)
 """,
+        by=("logits_dense",),
     ),
-    fault(
-        "norm_ignores_weight",
-        "measured",
-        "RMSNorm without its gain",
-        "return self.weight * wide.to(x.dtype)",
-        "return wide.to(x.dtype)",
+    Fault(
+        name="norm_ignores_weight",
+        rows="measured",
+        words="RMSNorm without its gain",
+        module="model",
+        right="return self.weight * wide.to(x.dtype)",
+        wrong="return wide.to(x.dtype)",
+        by=("logits_dense",),
     ),
-    fault(
-        "norm_adds_one_to_weight",
-        "2, 14",
-        "the gain is taken for Gemma's, 1 + w",
-        "return self.weight * wide.to(x.dtype)",
-        "return (1 + self.weight) * wide.to(x.dtype)",
+    Fault(
+        name="norm_adds_one_to_weight",
+        rows="2, 14",
+        words="the gain is taken for Gemma's, 1 + w",
+        module="model",
+        right="return self.weight * wide.to(x.dtype)",
+        wrong="return (1 + self.weight) * wide.to(x.dtype)",
+        by=("logits_dense",),
     ),
-    fault(
-        "norm_eps_hard_coded",
-        "13",
-        "eps 1e-5 whatever the config says",
-        MEAN_SQUARE,
-        MEAN_SQUARE.replace("self.eps", "1e-5"),
+    Fault(
+        name="norm_eps_hard_coded",
+        rows="13",
+        words="eps 1e-5 whatever the config says",
+        module="model",
+        right=MEAN_SQUARE,
+        wrong=MEAN_SQUARE.replace("self.eps", "1e-5"),
+        by=("logits_dense",),
     ),
-    fault(
-        "norm_eps_outside_root",
-        "measured",
-        "eps is added to the root, not under it",
-        MEAN_SQUARE,
-        "wide / (wide.square().mean(-1, keepdim=True).sqrt() + self.eps)",
+    Fault(
+        name="norm_eps_outside_root",
+        rows="measured",
+        words="eps is added to the root, not under it",
+        module="model",
+        right=MEAN_SQUARE,
+        wrong="wide / (wide.square().mean(-1, keepdim=True).sqrt() + self.eps)",
+        by=("logits_dense",),
     ),
-    fault(
-        "norm_subtracts_mean",
-        "own",
-        "LayerNorm's centring",
-        MEAN_SQUARE,
-        MEAN_SQUARE.replace("wide * ", "(wide - wide.mean(-1, keepdim=True)) * "),
+    Fault(
+        name="norm_subtracts_mean",
+        rows="own",
+        words="LayerNorm's centring",
+        module="model",
+        right=MEAN_SQUARE,
+        wrong=MEAN_SQUARE.replace("wide * ", "(wide - wide.mean(-1, keepdim=True)) * "),
+        by=("logits_dense",),
     ),
-    fault(
-        "norm_in_sixteen_bits",
-        "own",
-        "the mean square is taken in the model's 16-bit dtype",
-        "wide = at_least_float32(x)\n",
-        "wide = x\n",
-        "dtypes_of_norm_and_router",
+    Fault(
+        name="norm_in_sixteen_bits",
+        rows="own",
+        words="the mean square is taken in the model's 16-bit dtype",
+        module="model",
+        right="wide = at_least_float32(x)\n",
+        wrong="wide = x\n",
+        by=("dtypes_of_norm_and_router",),
     ),
-    fault(
-        "norm_lowers_float64",
-        "own",
-        "the mean square is always taken in float32",
-        "wide = at_least_float32(x)\n",
-        "wide = x.float()\n",
+    Fault(
+        name="norm_lowers_float64",
+        rows="own",
+        words="the mean square is always taken in float32",
+        module="model",
+        right="wide = at_least_float32(x)\n",
+        wrong="wide = x.float()\n",
+        by=("logits_dense",),
     ),
-    fault(
-        "final_norm_not_applied",
-        "measured",
-        "the head reads the last block's output as it is",
-        "        x = self.model.norm(x)\n",
-        "",
+    Fault(
+        name="final_norm_not_applied",
+        rows="measured",
+        words="the head reads the last block's output as it is",
+        module="model",
+        right="        x = self.model.norm(x)\n",
+        wrong="",
+        by=("logits_dense",),
     ),
 ]
 ROPE = [
-    fault(
-        "rope_applied_twice",
-        "4",
-        "q and k are rotated twice, so distances double",
-        QK,
-        QK.replace("rotate(", "rotate(rotate(").replace("cos, sin)", "cos, sin), cos, sin)"),
+    Fault(
+        name="rope_applied_twice",
+        rows="4",
+        words="q and k are rotated twice, so distances double",
+        module="model",
+        right=QK,
+        wrong=QK.replace("rotate(", "rotate(rotate(").replace("cos, sin)", "cos, sin), cos, sin)"),
+        by=("logits_dense",),
     ),
-    fault(
-        "rope_on_queries_only",
-        "own",
-        "keys are not rotated: scores depend on the query's position",
-        QK,
-        QK.replace(
+    Fault(
+        name="rope_on_queries_only",
+        rows="own",
+        words="keys are not rotated: scores depend on the query's position",
+        module="model",
+        right=QK,
+        wrong=QK.replace(
             "rotate(self.k_norm(heads(self.k_proj(x))), cos, sin)", "self.k_norm(heads(self.k_proj(x)))"
         ),
+        by=("logits_dense",),
     ),
-    fault(
-        "rope_on_values_too",
-        "own",
-        "values are rotated as well",
-        "v = heads(self.v_proj(x))",
-        "v = rotate(heads(self.v_proj(x)), cos, sin)",
+    Fault(
+        name="rope_on_values_too",
+        rows="own",
+        words="values are rotated as well",
+        module="model",
+        right="v = heads(self.v_proj(x))",
+        wrong="v = rotate(heads(self.v_proj(x)), cos, sin)",
+        by=("logits_dense",),
     ),
-    fault(
-        "rope_interleaved",
-        "10",
-        "channel 2j turns with 2j + 1, as in the paper; Qwen3's weights are for j with j + d/2",
-        ROTATION,
-        ROTATION.replace(
+    Fault(
+        name="rope_interleaved",
+        rows="10",
+        words="channel 2j turns with 2j + 1, as in the paper; Qwen3's weights are for j with j + d/2",
+        module="model",
+        right=ROTATION,
+        wrong=ROTATION.replace(
             "x.to(cos.dtype).chunk(2, dim=-1)", "x.to(cos.dtype).unflatten(-1, (-1, 2)).unbind(-1)"
         )
         .replace("torch.cat(", "torch.stack(")
         .replace("dim=-1)\n", "dim=-1).flatten(-2)\n"),
+        by=("logits_dense",),
     ),
-    fault(
-        "rope_half_split_with_interleaved_frequencies",
-        "10",
-        "rotate_half, but the table repeats each frequency in neighbours: 0, 0, 1, 1, ...",
-        ROTATION,
-        ROTATION.replace(
+    Fault(
+        name="rope_half_split_with_interleaved_frequencies",
+        rows="10",
+        words="rotate_half, but the table repeats each frequency in neighbours: 0, 0, 1, 1, ...",
+        module="model",
+        right=ROTATION,
+        wrong=ROTATION.replace(
             "cos[:, None], sin[:, None]",
             "(a[:, None].repeat_interleave(2, dim=-1).chunk(2, dim=-1) for a in (cos, sin))",
         ).replace(
             "[first * cos - second * sin, second * cos + first * sin]",
             "[first * cos[0] - second * sin[0], second * cos[1] + first * sin[1]]",
         ),
+        by=("logits_dense",),
     ),
-    fault(
-        "rope_turns_backwards",
-        "own",
-        "the sine has the other sign",
-        "[first * cos - second * sin, second * cos + first * sin]",
-        "[first * cos + second * sin, second * cos - first * sin]",
+    Fault(
+        name="rope_turns_backwards",
+        rows="own",
+        words="the sine has the other sign",
+        module="model",
+        right="[first * cos - second * sin, second * cos + first * sin]",
+        wrong="[first * cos + second * sin, second * cos - first * sin]",
+        by=("logits_dense",),
     ),
-    fault(
-        "rope_products_in_sixteen_bits",
-        "11",
-        "x * cos is formed in bfloat16",
-        ROTATION,
-        ROTATION.replace("x.to(cos.dtype).chunk", "x.chunk").replace(
+    Fault(
+        name="rope_products_in_sixteen_bits",
+        rows="11",
+        words="x * cos is formed in bfloat16",
+        module="model",
+        right=ROTATION,
+        wrong=ROTATION.replace("x.to(cos.dtype).chunk", "x.chunk").replace(
             "cos[:, None], sin[:, None]", "cos[:, None].to(x.dtype), sin[:, None].to(x.dtype)"
         ),
-        "rope_in_sixteen_bits",
+        by=("rope_in_sixteen_bits",),
     ),
-    fault(
-        "rope_tables_in_sixteen_bits",
-        "11",
-        "cos and sin in the dtype of the model",
-        "rope_tables(c, positions, at_least_float32(x).dtype)",
-        "rope_tables(c, positions, x.dtype)",
-        "rope_in_sixteen_bits",
+    Fault(
+        name="rope_tables_in_sixteen_bits",
+        rows="11",
+        words="cos and sin in the dtype of the model",
+        module="model",
+        right="rope_tables(c, positions, at_least_float32(x).dtype)",
+        wrong="rope_tables(c, positions, x.dtype)",
+        by=("rope_in_sixteen_bits",),
     ),
-    fault(
-        "rope_frequencies_in_bfloat16",
-        "11",
-        "the frequencies go through bfloat16",
-        "turns = torch.as_tensor(inv_freq, dtype=wide, device=positions.device)",
-        "turns = torch.as_tensor(inv_freq, device=positions.device).bfloat16().to(wide)",
+    Fault(
+        name="rope_frequencies_in_bfloat16",
+        rows="11",
+        words="the frequencies go through bfloat16",
+        module="model",
+        right="turns = torch.as_tensor(inv_freq, dtype=wide, device=positions.device)",
+        wrong="turns = torch.as_tensor(inv_freq, device=positions.device).bfloat16().to(wide)",
+        by=("logits_dense",),
     ),
-    fault(
-        "rope_angles_in_float32",
-        "11",
-        "angles are formed in float32, also for a float64 model",
-        'wide = torch.float32 if positions.device.type == "mps" else torch.float64',
-        "wide = torch.float32",
+    Fault(
+        name="rope_angles_in_float32",
+        rows="11",
+        words="angles are formed in float32, also for a float64 model",
+        module="model",
+        right='wide = torch.float32 if positions.device.type == "mps" else torch.float64',
+        wrong="wide = torch.float32",
+        by=("logits_dense",),
     ),
-    fault(
-        "rope_theta_ten_thousand",
-        "7",
-        "theta is the class default, not the config's",
-        "config.head_dim, config.rope_theta, config.rope_scaling",
-        "config.head_dim, 10_000.0, config.rope_scaling",
+    Fault(
+        name="rope_theta_ten_thousand",
+        rows="7",
+        words="theta is the class default, not the config's",
+        module="model",
+        right="config.head_dim, config.rope_theta, config.rope_scaling",
+        wrong="config.head_dim, 10_000.0, config.rope_scaling",
+        by=("logits_dense",),
     ),
-    rope(
-        "rope_exponent_halved",
-        "own",
-        "theta ** (-j / d) in place of (-2j / d)",
-        "np.arange(0, head_dim, 2, dtype=np.float64) / head_dim",
-        "np.arange(head_dim // 2, dtype=np.float64) / head_dim",
+    Fault(
+        name="rope_exponent_halved",
+        rows="own",
+        words="theta ** (-j / d) in place of (-2j / d)",
+        module="rope",
+        right="np.arange(0, head_dim, 2, dtype=np.float64) / head_dim",
+        wrong="np.arange(head_dim // 2, dtype=np.float64) / head_dim",
+        by=("rope_tables_official",),
     ),
-    fault(
-        "yarn_scales_cosine_only",
-        "34",
-        "the attention factor multiplies cos but not sin",
-        "(angles.sin() * factor).to(dtype)",
-        "angles.sin().to(dtype)",
-        "logits_dense_yarn",
+    Fault(
+        name="yarn_scales_cosine_only",
+        rows="34",
+        words="the attention factor multiplies cos but not sin",
+        module="model",
+        right="(angles.sin() * factor).to(dtype)",
+        wrong="angles.sin().to(dtype)",
+        by=("logits_dense_yarn",),
     ),
-    rope(
-        "yarn_attention_factor_ignored",
-        "34",
-        "the attention factor is always 1",
-        ", yarn_attention_factor(scaling, factor)",
-        ", 1.0",
+    Fault(
+        name="yarn_attention_factor_ignored",
+        rows="34",
+        words="the attention factor is always 1",
+        module="rope",
+        right=", yarn_attention_factor(scaling, factor)",
+        wrong=", 1.0",
+        by=("rope_tables_official",),
     ),
-    rope(
-        "yarn_explicit_attention_factor_ignored",
-        "34",
-        "the config's own attention_factor is not read",
-        "if given is not None:",
-        "if False:",
+    Fault(
+        name="yarn_explicit_attention_factor_ignored",
+        rows="34",
+        words="the config's own attention_factor is not read",
+        module="rope",
+        right="if given is not None:",
+        wrong="if False:",
+        by=("rope_tables_official",),
     ),
-    rope(
-        "yarn_mscale_ignored",
-        "34",
-        "mscale and mscale_all_dim are not read",
-        "return mscale(over) / mscale(under) if over and under else mscale(1.0)",
-        "return mscale(1.0)",
+    Fault(
+        name="yarn_mscale_ignored",
+        rows="34",
+        words="mscale and mscale_all_dim are not read",
+        module="rope",
+        right="return mscale(over) / mscale(under) if over and under else mscale(1.0)",
+        wrong="return mscale(1.0)",
+        by=("rope_tables_official",),
     ),
-    rope(
-        "yarn_factor_ignored",
-        "35",
-        "the factor is max / original length even where the config states it",
-        'factor = given.get("factor", max_position_embeddings / original)',
-        "factor = max_position_embeddings / original",
+    Fault(
+        name="yarn_factor_ignored",
+        rows="35",
+        words="the factor is max / original length even where the config states it",
+        module="rope",
+        right='factor = given.get("factor", max_position_embeddings / original)',
+        wrong="factor = max_position_embeddings / original",
+        by=("rope_tables_official",),
     ),
-    rope(
-        "yarn_ignored",
-        "35",
-        "rope_scaling is not read at all",
-        'if scaling is None or kind == "default":',
-        "if True:",
+    Fault(
+        name="yarn_ignored",
+        rows="35",
+        words="rope_scaling is not read at all",
+        module="rope",
+        right='if scaling is None or kind == "default":',
+        wrong="if True:",
+        by=("rope_tables_official",),
     ),
-    rope(
-        "yarn_as_linear_scaling",
-        "35",
-        "all frequencies are divided by the factor",
-        "(1 - ramp) * keep + ramp * keep / factor",
-        "keep / factor",
+    Fault(
+        name="yarn_as_linear_scaling",
+        rows="35",
+        words="all frequencies are divided by the factor",
+        module="rope",
+        right="(1 - ramp) * keep + ramp * keep / factor",
+        wrong="keep / factor",
+        by=("rope_tables_official",),
     ),
-    rope(
-        "yarn_ramp_inverted",
-        "35",
-        "fast pairs are stretched and slow ones kept",
-        "(1 - ramp) * keep + ramp * keep / factor",
-        "ramp * keep + (1 - ramp) * keep / factor",
+    Fault(
+        name="yarn_ramp_inverted",
+        rows="35",
+        words="fast pairs are stretched and slow ones kept",
+        module="rope",
+        right="(1 - ramp) * keep + ramp * keep / factor",
+        wrong="ramp * keep + (1 - ramp) * keep / factor",
+        by=("rope_tables_official",),
     ),
-    rope(
-        "yarn_truncate_ignored",
-        "35",
-        "the range is always rounded to whole pairs",
-        "if truncate:",
-        "if True:",
+    Fault(
+        name="yarn_truncate_ignored",
+        rows="35",
+        words="the range is always rounded to whole pairs",
+        module="rope",
+        right="if truncate:",
+        wrong="if True:",
+        by=("rope_tables_official",),
     ),
-    rope(
-        "yarn_betas_ignored",
-        "35",
-        "beta_fast and beta_slow are always 32 and 1",
-        'given.get("beta_fast", 32.0),\n        given.get("beta_slow", 1.0),',
-        "32.0,\n        1.0,",
+    Fault(
+        name="yarn_betas_ignored",
+        rows="35",
+        words="beta_fast and beta_slow are always 32 and 1",
+        module="rope",
+        right='given.get("beta_fast", 32.0),\n        given.get("beta_slow", 1.0),',
+        wrong="32.0,\n        1.0,",
+        by=("rope_tables_official",),
     ),
 ]
 FAULTS = [*NORMS, *ROPE]

@@ -14,19 +14,28 @@ from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Fault:
-    """One bug. `edits` are (right text, wrong text) pairs; each right text stands once in the module."""
+    """One bug: a piece of the package's text, and what a buggy port has in its place."""
 
     name: str
-    rows: str
+    rows: str = "own"
     """Rows of the list of known bugs ("1", "2, 14"); "measured" for the list below it, "own" for ours."""
     words: str
     """The wrong line in words; of an equivalent mutant, why nothing can differ."""
     module: str
-    edits: tuple[tuple[str, str], ...]
+    right: str | tuple[str, ...]
+    """One piece of text, or several; each stands once in the module."""
+    wrong: str | tuple[str, ...]
+    """What stands there instead, piece by piece."""
     by: tuple[str, ...] = ()
     """Checks to try first; all others follow."""
+
+    @property
+    def edits(self) -> list[tuple[str, str]]:
+        """The pairs (right, wrong)."""
+        right, wrong = ((x,) if isinstance(x, str) else x for x in (self.right, self.wrong))
+        return list(zip(right, wrong, strict=True))
 
     def source(self) -> tuple[str, str]:
         """The module's source, right and wrong. Raises LookupError when the code has moved on."""

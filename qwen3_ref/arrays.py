@@ -1,0 +1,39 @@
+"""What NumPy arrays and tensors share: which ids a model takes, and 16-bit floats raised to 32."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # NumPy's side must not load torch
+    from torch import Tensor
+
+
+def check_ids(input_ids: Any, attention_mask: Any, vocab_size: int) -> None:
+    """Raise ValueError in one sentence when arrays or tensors are not what a model takes.
+
+    input_ids (b, t), any integers; attention_mask None or (b, t).
+    """
+    kind, shape = str(input_ids.dtype), tuple(input_ids.shape)
+    if len(shape) != 2 or 0 in shape or not re.fullmatch(r"(torch\.)?u?int\d+", kind):
+        raise ValueError(
+            f"input_ids must be integers of shape (batch, tokens), at least one of each; "
+            f"got {kind} of shape {shape}."
+        )
+    wide = input_ids.long() if hasattr(input_ids, "long") else input_ids  # torch: no uint16.min()
+    low, high = int(wide.min()), int(wide.max())
+    if low < 0 or high >= vocab_size:
+        raise ValueError(
+            f"token id {low if low < 0 else high} is outside the vocabulary of {vocab_size} rows; "
+            f"encode the text with this model's tokenizer."
+        )
+    if attention_mask is not None and tuple(attention_mask.shape) != shape:
+        raise ValueError(
+            f"attention_mask has shape {tuple(attention_mask.shape)} but input_ids has {shape}; pass the "
+            f"mask of the new tokens only, the cache knows the rest."
+        )
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """16-bit floats raised to float32; float32 and float64 as they are."""
+    return x.float() if x.dtype.itemsize == 2 else x

@@ -1,0 +1,65 @@
+"""The measured table of the nano family: what each training stage changed.
+
+Each row of the table holds two stages of one run against each other, on problems of the test split
+that are drawn with a seed of their own. ROW is one of:
+
+  pretraining   loss by domain after each stage; retrieval at 1, 2 and 4 times the S1 length
+  reasoning     cold start and GRPO: pass@1, pass@8, accuracy by step
+  fusion        thinking kept, non-thinking obeyed, accuracy at six thinking budgets
+  general       mode-following, tool calls, lengths, and the price in accuracy
+  distillation  a student taught and one rewarded, from the same beginning
+  all           every one of them
+  table         what was measured, as one Markdown table
+  check         what was measured against what every run of the recipe must reach
+
+Answers go to OUT/measured/ROW/*.csv as they come, results to OUT/measured/ROW.json. A command that was
+stopped goes on from its answers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+from rich.console import Console
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of the command `measure`."""
+    parser.add_argument("row", metavar="ROW", help="see above")
+    parser.add_argument(
+        "--run", type=Path, default=Path("nano"), help="the --out of `train nano` (default: ./nano)"
+    )
+
+
+def command(args: argparse.Namespace, out: Console) -> int:
+    """Measure, print the table or check; returns the exit code, 1 if something is missing or missed."""
+    import torch
+
+    from qwen3_ref.measure.rows import ROWS, measure, stale
+    from qwen3_ref.measure.table import check, render
+    from qwen3_ref.train.run import Run
+
+    torch.set_num_threads(1)  # two threads get in each other's way on layers so small
+    if not args.run.is_dir():
+        raise ValueError(f"there is no directory {args.run}; give the --out of `train nano` as --run.")
+    run = Run(args.run)
+    if args.row == "table":
+        text, missing = render(run.out / "measured", list(ROWS))
+        print(text, end="")
+        missing += stale(run)
+    elif args.row == "check":
+        found = check(run.out / "measured", list(ROWS))
+        missing = [sentence for reached, sentence in found if not reached]
+        print("".join(f"{sentence}\n" for reached, sentence in found if reached), end="")
+    else:
+        missing = []
+        for row in ROWS if args.row == "all" else [args.row]:
+            start = time.monotonic()
+            missing += measure(run, row)
+            print(f"{row}: {args.run / 'measured' / row}.json after {time.monotonic() - start:.0f} s")
+    for sentence in dict.fromkeys(missing):
+        print(f"error: {sentence}", file=sys.stderr)
+    return 1 if missing else 0

@@ -1,0 +1,150 @@
+"""Checks for the exercises of the course: one file a notebook, one function an exercise.
+
+A check calls the student's function with inputs drawn afresh each time and answers with one line: "ok",
+or what is wrong and why. It raises nothing. Known mistakes are computed from the same inputs, so that
+an answer that equals one of them can be told which it is; the inputs are chosen so that they differ
+plainly. Calling the package's own function instead of writing one is noticed.
+"""
+
+from __future__ import annotations
+
+import copy
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from qwen3_ref.course.compare import as_array
+
+Answer = Callable[..., Any]
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True, repr=False)
+class Verdict:
+    """What a check found: `ok`, and the `line` that a notebook shows. True when ok."""
+
+    ok: bool
+    line: str
+
+    def __repr__(self) -> str:
+        return self.line
+
+    def __bool__(self) -> bool:
+        return self.ok
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One call of the answer: its arguments, what it should return, and what known mistakes return.
+
+    want: numbers, or an array of strings where a list of texts is asked for. mistakes: (remark, the
+    array that this mistake gives). tolerance: absolute, in units of `want`, beside a relative one of
+    1e-4. dtype: of the returned tensors, where the exercise asks for one.
+    """
+
+    arguments: tuple[Any, ...]
+    want: Array
+    mistakes: list[tuple[str, Array]]
+    tolerance: float = 1e-6
+    dtype: torch.dtype | None = None
+
+    def same(self, got: Array, other: Array) -> bool:
+        return got.shape == other.shape and np.allclose(got, other, rtol=1e-4, atol=self.tolerance)
+
+
+def judge(answer: Answer, trials: Callable[[np.random.Generator], Iterator[Trial]]) -> Verdict:
+    """The first remark that a trial gives rise to, or ok. The generator is seeded by the system."""
+    for trial in trials(np.random.default_rng()):
+        remark = _remark(answer, trial)
+        if remark:
+            return Verdict(False, remark)
+    return Verdict(True, "ok")
+
+
+def _remark(answer: Answer, trial: Trial) -> str:
+    """What is wrong with the answer to one trial, or ""."""
+    if not callable(answer):
+        return "pass the function itself, not what it returns: check(f), not check(f(x))"
+    given = copy.deepcopy(trial.arguments)
+    borrowed: list[str] = []
+    lent = [getattr(argument, "__code__", None) for argument in given]  # functions to work with
+
+    def watch(frame: FrameType, event: str, _: object) -> None:
+        module = frame.f_globals.get("__name__", "")
+        ours = module.partition(".")[0] in ("qwen3_ref", "transformers") and frame.f_code not in lent
+        if event == "call" and ours:
+            borrowed.append(f"{module}.{frame.f_code.co_name}")
+
+    before = sys.getprofile()
+    sys.setprofile(watch)
+    try:
+        value = answer(*given)
+    except NotImplementedError:
+        return "not written yet"
+    except Exception as error:  # whatever a student's code raises is told, not raised
+        return f"your function raises {type(error).__name__}: {error}"
+    finally:
+        sys.setprofile(before)
+    if borrowed:
+        return f"that calls {borrowed[0]}; write it yourself, then compare with it"
+    if value is None or value is ...:
+        return "not written yet: it returns nothing"
+    return _changed(given, trial.arguments) or _judged(value, trial)
+
+
+def _changed(now: tuple[Any, ...], before: tuple[Any, ...]) -> str:
+    for i, (a, b) in enumerate(zip(now, before, strict=True)):
+        if isinstance(b, (np.ndarray, torch.Tensor)) and not np.array_equal(as_array(a), as_array(b)):
+            return f"your function overwrites its argument number {i + 1}; work on a copy"
+        if isinstance(b, list) and all(isinstance(item, int) for item in b) and a != b:
+            return f"your function changes the list that is its argument number {i + 1}; make a new one"
+    return ""
+
+
+def _judged(value: Any, trial: Trial) -> str:
+    parts = list(value) if isinstance(value, (tuple, list)) else [value]
+    if trial.want.dtype.kind == "U":
+        return _judged_texts(parts, trial)
+    try:
+        got = np.stack([as_array(v) for v in parts]) if value is not parts[0] else as_array(value)
+        got = got if np.iscomplexobj(got) else got.astype(np.float64)
+    except (TypeError, ValueError):
+        return f"an array of numbers is wanted, not {type(value).__name__}"
+    if np.iscomplexobj(got):
+        return "your result is complex; wanted are real numbers, its real and its imaginary parts"
+    if not trial.same(got, trial.want):
+        for remark, wrong in trial.mistakes:
+            if trial.same(got, wrong):
+                return remark
+        if got.shape != trial.want.shape:
+            return f"your result has the shape {got.shape}; wanted is {trial.want.shape}"
+        close = np.isclose(got, trial.want, rtol=1e-4, atol=trial.tolerance)
+        first = np.unravel_index(np.argmin(close), got.shape)
+        where = f"at [{', '.join(map(str, first))}] " if first else ""
+        return f"{where}your result is {got[first]:.5g} and should be {trial.want[first]:.5g}"
+    kinds = [v.dtype for v in parts if isinstance(v, torch.Tensor)]
+    if trial.dtype is not None and any(kind != trial.dtype for kind in kinds):
+        return f"the numbers are right but come as {kinds[0]}; {trial.dtype} was asked for"
+    return ""
+
+
+def _judged_texts(parts: list[Any], trial: Trial) -> str:
+    """`_judged` for a list of strings."""
+    strangers = [part for part in parts if not isinstance(part, str)]
+    if strangers:
+        return f"a list of strings is wanted; yours holds {type(strangers[0]).__name__}"
+    want = trial.want.tolist()
+    if parts == want:
+        return ""
+    for remark, wrong in trial.mistakes:
+        if parts == wrong.tolist():
+            return remark
+    pairs = zip([*parts, "nothing"], [*want, "nothing"], strict=False)
+    first, (got, wanted) = next((i, pair) for i, pair in enumerate(pairs) if pair[0] != pair[1])
+    return f"at [{first}] your list has {got!r} and should have {wanted!r}"

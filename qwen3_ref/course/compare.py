@@ -1,0 +1,100 @@
+"""The house way to show a comparison: what, shape, largest difference, tolerance, ok.
+
+(In the spirit of the `cmp` line of Karpathy's zero-to-hero lectures.)
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+
+@dataclass(frozen=True)
+class Check:
+    """One comparison. `str(check)` is one line; `check.require()` raises AssertionError if it failed."""
+
+    what: str
+    shape: tuple[int, ...]
+    max_difference: float
+    tolerance: float
+    ok: bool
+
+    def __str__(self) -> str:
+        # Tiny differences depend on the machine's arithmetic, so the line states the bound instead.
+        difference = f"< {self.tolerance:.0e}" if self.ok else f"{self.max_difference:.2e}"
+        if self.ok and self.tolerance == 0:
+            difference = "= 0"
+        shape = "x".join(map(str, self.shape)) or "scalar"
+        verdict = "ok" if self.ok else "DIFFERENT"
+        return f"{self.what:<46} {shape:>16}  max diff {difference:>9}  {verdict}"
+
+    def require(self) -> Check:
+        """Return self, or raise AssertionError with the line when the comparison failed."""
+        if not self.ok:
+            raise AssertionError(f"{self} (tolerance {self.tolerance:.1e})")
+        return self
+
+
+def as_array(value: Any) -> np.ndarray[Any, Any]:
+    """A NumPy array of `value`: a torch tensor of any dtype and device, a list or an array."""
+    if hasattr(value, "detach"):
+        value = value.detach().cpu()
+        value = value.double() if value.is_floating_point() else value
+        value = value.numpy()
+    return np.asarray(value)
+
+
+def compare(what: str, got: Any, want: Any, *, atol: float, rtol: float = 0.0) -> Check:
+    """Compare two arrays or tensors; a shape mismatch or a NaN on one side only is a difference.
+
+    `atol` is the tolerance in the units of the values; `rtol` adds `rtol * abs(want)` to it.
+    """
+    a, b = as_array(got), as_array(want)
+    if a.shape != b.shape:
+        return Check(f"{what}: shapes {a.shape} and {b.shape}", a.shape, float("inf"), atol, False)
+    if a.size == 0:
+        return Check(what, a.shape, 0.0, atol, True)
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    same = (a == b) | (np.isnan(a) & np.isnan(b))  # equal infinities subtract to NaN otherwise
+    with np.errstate(invalid="ignore"):
+        difference = np.where(same, 0.0, np.abs(a - b))
+    difference = np.where(np.isnan(difference), np.inf, difference)
+    finite = np.where(np.isfinite(b), np.abs(b), 0.0)
+    ok = bool((difference <= atol + rtol * finite).all())
+    return Check(what, a.shape, float(difference.max()), atol, ok)
+
+
+def check_table(checks: Iterable[Check]) -> str:
+    """The lines of several checks, and a last line that counts them."""
+    rows = list(checks)
+    good = sum(row.ok for row in rows)
+    return "\n".join([*map(str, rows), f"{good} of {len(rows)} agree"])
+
+
+def official_model(directory: str | os.PathLike[str], dtype: torch.dtype = torch.float32) -> Any:
+    """transformers' model of a checkpoint directory, in evaluation mode and with eager attention, so
+    that it can return attention weights.
+
+    Progress bars and start-up warnings are off, since notebooks compare what they print.
+    Raises ImportError in one sentence if transformers is not installed.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # tqdm warns in every notebook without ipywidgets
+        try:
+            import transformers
+        except ImportError:
+            raise ImportError(
+                "comparing with the official code needs transformers; `pip install 'transformers>=5,<6'`."
+            ) from None
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        directory, dtype=dtype, attn_implementation="eager", local_files_only=True
+    )
+    return model.eval()

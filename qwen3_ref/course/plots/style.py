@@ -1,0 +1,131 @@
+"""The one style of all figures, and `save_figure`."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from cycler import cycler
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from PIL import Image
+
+from qwen3_ref.store.files import write_atomically
+
+# Okabe and Ito's palette: told apart by readers with any common colour blindness, and in grey.
+BLUE, ORANGE, GREEN, PINK, SKY, RED, YELLOW, GREY = (
+    "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#777777",
+)  # fmt: skip
+COLOURS = (BLUE, ORANGE, GREEN, RED, PINK, SKY, GREY)
+STYLE: dict[Any, Any] = {
+    "figure.dpi": 100,
+    "figure.figsize": (7.2, 3.6),
+    "figure.constrained_layout.use": True,
+    "font.size": 10,
+    "axes.titlesize": 11,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e5e5e5",
+    "axes.axisbelow": True,
+    "axes.prop_cycle": cycler(color=COLOURS),
+    "lines.linewidth": 2.0,
+    "legend.frameon": False,
+}
+matplotlib.rcParams.update(STYLE)  # once, for every figure: matplotlib reads it when a label is set
+FIGURES = Path(__file__).resolve().parents[2] / "figures"
+Drawing = tuple[Figure, dict[str, Any]]
+
+
+def new_figure(rows: int = 1, columns: int = 1, **options: Any) -> tuple[Figure, NDArray[Any]]:
+    """A figure in the house style and its axes (rows, columns); options go to `Figure.subplots`.
+
+    It belongs to no window and no global state, so nothing has to be closed.
+    """
+    figure = Figure(figsize=options.pop("figsize", None))
+    return figure, figure.subplots(rows, columns, squeeze=False, **options)
+
+
+def save_figure(
+    name: str, figure: Figure, data: Mapping[str, Any], *, alt: str, made_from: str
+) -> None:
+    """Show a figure in the notebook and keep it: figures/<name>.png and, beside it, <name>.json.
+
+    data: the plotted numbers. alt: what the picture shows, for those who cannot see it, and its
+    caption. made_from: the model or source, and the seed, behind the numbers.
+
+    The environment variable QWEN3_FIGURES decides what happens to the files: "write" (`make
+    notebooks`) replaces them, "check" (`make test`) recomputes the numbers and raises ValueError
+    where one differs from the JSON by more than 0.2%, and by default they are left alone, so that
+    playing with a notebook changes nothing.
+    """
+    record = {"alt": alt, "made_from": made_from, "data": rounded(data)}
+    mode = os.environ.get("QWEN3_FIGURES", "")
+    if mode not in ("", "write", "check"):
+        raise ValueError(f"QWEN3_FIGURES is {mode!r}; it must be 'write', 'check' or unset.")
+    target = FIGURES / f"{name}.json"
+    if mode == "check":
+        if not target.exists():
+            raise ValueError(f"figure {name} was never saved; run `make notebooks`.")
+        kept = json.loads(target.read_text(encoding="utf-8"))
+        where = _difference(kept, record)
+        if where:
+            raise ValueError(f"figure {name} shows other numbers than {target.name}: {where}")
+    drawn, buffer = io.BytesIO(), io.BytesIO()
+    figure.savefig(drawn, format="png")
+    # A palette makes the file three times smaller; no metadata, so it changes only with the picture.
+    Image.open(drawn).convert("RGB").quantize(96).save(buffer, format="png", optimize=True)
+    if mode == "write":
+        write_atomically(FIGURES / f"{name}.png", buffer.getvalue())
+        write_atomically(target, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    from IPython.core.getipython import get_ipython
+
+    if get_ipython() is not None:
+        from IPython.display import Markdown, display
+
+        bundle = {"image/png": buffer.getvalue(), "text/plain": f"[{name}] {alt}"}
+        display(bundle, raw=True, metadata={"image/png": {"alt": alt}})
+        # No notebook viewer reads that metadata to a blind reader yet, so the words are a caption too.
+        display(Markdown(f"**Figure {name}.** {alt}"))
+
+
+def rounded(value: Any, digits: int = 4) -> Any:
+    """`value` with every float at `digits` significant digits, arrays and tuples as lists."""
+    if isinstance(value, Mapping):
+        return {str(k): rounded(v, digits) for k, v in value.items()}
+    if isinstance(value, np.ndarray):
+        return rounded(value.tolist(), digits)
+    if isinstance(value, (list, tuple)):
+        return [rounded(v, digits) for v in value]
+    if isinstance(value, (bool, str)) or value is None:
+        return value
+    if isinstance(value, (int, np.integer)):
+        return int(value)
+    number = float(value)
+    return float(f"{number:.{digits}g}") if math.isfinite(number) else str(number)
+
+
+def _difference(kept: Any, now: Any, where: str = "") -> str:
+    """Where two JSON values differ by more than the machine's arithmetic explains, or ""."""
+    if isinstance(kept, dict) and isinstance(now, dict) and kept.keys() == now.keys():
+        found = (_difference(kept[k], now[k], f"{where}.{k}") for k in kept)
+    elif isinstance(kept, list) and isinstance(now, list) and len(kept) == len(now):
+        found = (_difference(a, b, f"{where}[{i}]") for i, (a, b) in enumerate(zip(kept, now, strict=True)))
+    elif isinstance(kept, (int, float)) and isinstance(now, (int, float)):
+        same = math.isclose(kept, now, rel_tol=2e-3, abs_tol=1e-9)
+        return "" if same else f"{where} is {now} and was {kept}"
+    else:
+        return "" if kept == now else f"{where} is {now!r:.80} and was {kept!r:.80}"
+    return next((text for text in found if text), "")
+
+
+# -- drawings -------------------------------------------------------------------------------------

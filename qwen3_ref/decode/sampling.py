@@ -1,0 +1,111 @@
+"""From logits to one token: filters, penalties and the draw."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is drawn. Filters apply in this order: penalties, temperature, top_k,
+    top_p, min_p (transformers' order). temperature 0 is greedy and ignores the filters.
+
+    presence_penalty is subtracted once from every token already generated; repetition_penalty
+    divides the positive (multiplies the negative) logits of every token in prompt or reply.
+    """
+
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float = 1.0
+    min_p: float = 0.0
+    presence_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+
+    def __post_init__(self) -> None:
+        rules = {
+            "temperature": (0 <= self.temperature < math.inf, "0 (greedy) or more, and finite"),
+            "top_k": (self.top_k is None or self.top_k >= 1, "None (off) or at least 1"),
+            "top_p": (0 < self.top_p <= 1, "above 0 and at most 1 (off)"),
+            "min_p": (0 <= self.min_p <= 1, "between 0 (off) and 1"),
+            "repetition_penalty": (0 < self.repetition_penalty < math.inf, "above 0 (1 is off), and finite"),
+            "presence_penalty": (-2 <= self.presence_penalty <= 2, "between -2 and 2 (0 is off)"),
+        }
+        for name, (good, allowed) in rules.items():
+            if not good:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be {allowed}.")
+
+    @classmethod
+    def greedy(cls) -> Sampling:
+        """Always the most probable token. Qwen3's thinking mode tends to loop with it."""
+        return cls(temperature=0.0)
+
+    @classmethod
+    def thinking(cls) -> Sampling:
+        """Official setting for thinking mode (2504 hybrids and Thinking-2507)."""
+        return cls(temperature=0.6, top_p=0.95, top_k=20)
+
+    @classmethod
+    def non_thinking(cls) -> Sampling:
+        """Official setting for non-thinking mode (2504 hybrids and Instruct-2507)."""
+        return cls(temperature=0.7, top_p=0.8, top_k=20)
+
+    @classmethod
+    def coder(cls) -> Sampling:
+        """Official setting of Qwen3-Coder (generation_config.json)."""
+        return cls(temperature=0.7, top_p=0.8, top_k=20, repetition_penalty=1.05)
+
+
+def probabilities(
+    logits: Tensor,
+    sampling: Sampling,
+    generated: Sequence[Sequence[int]] = (),
+    prompts: Sequence[Sequence[int]] = (),
+    num_token_ids: int | None = None,
+) -> Tensor:
+    """The distributions (b, V) that the next tokens are drawn from, float64; logits (b, V).
+
+    `generated` and `prompts`, one row each, feed the penalties. `num_token_ids`: ids from here on
+    are padding rows of the embedding and get probability 0. Raises ValueError if the logits hold NaN.
+    """
+    x = logits.detach().cpu().double()
+    if x.isnan().any():
+        raise ValueError("the logits hold NaN; check the weights, or run in float32.")
+    if sampling.repetition_penalty != 1.0:
+        for row, prompt, reply in zip(x, prompts, generated, strict=True):
+            seen = torch.tensor(sorted({*prompt, *reply}), dtype=torch.long)
+            divided, times = row[seen] / sampling.repetition_penalty, row[seen] * sampling.repetition_penalty
+            row[seen] = torch.where(row[seen] > 0, divided, times)
+    if sampling.presence_penalty:
+        for row, reply in zip(x, generated, strict=True):
+            row[torch.tensor(sorted(set(reply)), dtype=torch.long)] -= sampling.presence_penalty
+    if num_token_ids is not None:
+        x[:, num_token_ids:] = float("-inf")
+    if sampling.temperature == 0:
+        return torch.zeros_like(x).scatter(1, x.argmax(dim=-1, keepdim=True), 1.0)
+    x = x / sampling.temperature
+    if sampling.top_k is not None and sampling.top_k < x.shape[-1]:
+        x = x.masked_fill(x < x.topk(sampling.top_k, dim=-1).values[:, -1:], float("-inf"))
+    if sampling.top_p < 1:
+        ordered, index = x.softmax(-1).sort(dim=-1, descending=True, stable=True)
+        # Keep the token that crosses top_p: drop those with top_p already reached before them.
+        drop = ordered.cumsum(-1) - ordered >= sampling.top_p
+        x = x.masked_fill(torch.zeros_like(drop).scatter(1, index, drop), float("-inf"))
+    p = x.softmax(-1)
+    if sampling.min_p:
+        p = p.masked_fill(p < sampling.min_p * p.amax(dim=-1, keepdim=True), 0.0)
+    return p / p.sum(dim=-1, keepdim=True)
+
+
+def draw(p: Tensor, generators: Sequence[torch.Generator]) -> list[int]:
+    """One token id a row from p (b, V): a uniform number of the row's own generator through the
+    inverse of the running sum."""
+    u = torch.stack([torch.rand(1, dtype=torch.float64, generator=g) for g in generators])
+    total = p.cumsum(-1)
+    # u * total[-1] < total[-1], and "right" steps over zero-probability ids at the boundary.
+    ids: list[int] = torch.searchsorted(total, u * total[:, -1:], right=True)[:, 0].tolist()
+    return ids

@@ -1,0 +1,29 @@
+"""Intervals and estimates that fit the design they come from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from statistics import NormalDist
+
+
+def wilson(share: float, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """The Wilson interval of a share seen in n trials; unlike the normal one it is right at 0 and 1."""
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def rises(low: Sequence[float], high: Sequence[float]) -> bool:
+    """Whether a curve rises as far as its intervals tell: the last one lies wholly above the first, and
+    none lies wholly below one before it."""
+    falls = any(high[j] < low[i] for j in range(len(low)) for i in range(j))
+    return low[-1] > high[0] and not falls
+
+
+def pass_at_k(n: int, correct: int, k: int) -> float:
+    """The chance that at least one of k samples, drawn from n of which some are correct, is."""
+    if not 1 <= k <= n or not 0 <= correct <= n:
+        raise ValueError(f"pass@{k} needs 1 <= k <= n and 0 <= correct <= n, not n {n}, correct {correct}.")
+    return 1 - math.comb(n - correct, k) / math.comb(n, k)

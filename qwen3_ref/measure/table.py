@@ -1,0 +1,190 @@
+"""What was measured of the nano family, and how it is printed: one Markdown table."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import NormalDist, fmean, stdev
+from typing import Any
+
+from qwen3_ref.measure.accuracy import Row, summarise
+from qwen3_ref.measure.statistics import rises, wilson
+from qwen3_ref.tasks.problems import FAMILIES
+
+
+@dataclass(frozen=True)
+class Number:
+    """A value, its 95% interval (None: it was counted, not sampled), and what it rests on: n problems,
+    or tokens of a loss."""
+
+    value: float
+    low: float | None
+    high: float | None
+    n: int
+
+
+@dataclass(frozen=True)
+class Item:
+    """One line of the table. unit: "%" (values are shares), "points" (differences of shares), else as
+    the values are. before: None where there is nothing to compare with."""
+
+    what: str
+    before: Number | None
+    after: Number
+    unit: str = "%"
+
+
+def versus(what: str, pair: Iterable[Number]) -> Item:
+    """The item of a share before and after."""
+    before, after = pair
+    return Item(what, before, after)
+
+
+def share(hits: Sequence[bool]) -> Number:
+    """The share of hits, with Wilson's 95% interval."""
+    return Number(fmean(hits), *wilson(fmean(hits), len(hits)), len(hits))
+
+
+def average(values: Sequence[float], each: int = 1) -> Number:
+    """The mean, with the normal 95% interval; `n` counts each value `each` times."""
+    half = NormalDist().inv_cdf(0.975) * stdev(values) / len(values) ** 0.5
+    return Number(fmean(values), fmean(values) - half, fmean(values) + half, len(values) * each)
+
+
+def change(before: Sequence[Row], after: Sequence[Row]) -> Number:
+    """How much more often `after` is right on the same problems, as a paired difference: what is hard
+    for both does not widen the interval. Samples of one problem are averaged first: they are not
+    independent of each other. Raises ValueError if the problems differ."""
+    if [(r.problem, r.sample) for r in before] != [(r.problem, r.sample) for r in after]:
+        raise ValueError("before and after hold answers to different problems; measure them alike.")
+    gained = defaultdict[object, list[int]](list)
+    for b, a in zip(before, after, strict=True):
+        gained[a.problem].append(a.correct - b.correct)
+    return average([fmean(differences) for differences in gained.values()])
+
+
+def accuracy(rows: Sequence[Row]) -> Number:
+    """pass@1 over all rows; n counts problems."""
+    (found,) = summarise(rows, by=()).values()
+    return Number(found.pass_1, found.low, found.high, found.problems)
+
+
+def any_of(rows: Sequence[Row]) -> Number:
+    """pass@k with k = all samples of a problem: the share of problems that any of them solves."""
+    (found,) = summarise(rows, by=()).values()
+    return Number(found.pass_k, *wilson(found.pass_k, found.problems), found.problems)
+
+
+# -- what a run must reach -----------------------------------------------------------------------------
+
+AT_LEAST: Mapping[str, float] = {
+    "S3 with ABF: retrieval in 1,024 tokens": 0.75,
+    "GRPO: pass@1, its change, same problems": 0.02,
+    "Fusion: thinking accuracy": 0.75,
+    "Fusion: its change, same problems": -0.02,
+    "Fusion: /no_think obeyed": 0.95,
+    "Fusion: /think obeyed": 0.95,
+    "General RL: mode followed, ThinkFollow (several turns)": 0.98,
+    "General RL: tool call of valid format": 0.95,
+    "General RL: length limit obeyed": 0.8,
+}
+"""What each run of the recipe must measure, the shipped one too; by the line of the table."""
+ABOVE = (
+    ("S3 with ABF: retrieval in 1,024 tokens", "S3 without ABF: retrieval in 1,024 tokens"),
+    ("Fusion: accuracy with a budget of 32", "Fusion: accuracy with a budget of 0"),
+    ("Fusion: thinking accuracy", "Fusion: accuracy without thinking"),
+)
+"""Pairs where the first must be above the second, with their 95% intervals apart."""
+RISING = 3
+"""Families, at least, whose accuracy rises with the budget, within error."""
+
+
+def check(folder: Path, rows: Sequence[str]) -> list[tuple[bool, str]]:
+    """Each threshold as a sentence, and whether it is reached. A line that is not measured is not."""
+    paths = [folder / f"{row}.json" for row in rows]
+    if absent := [path for path in paths if not path.exists()]:
+        return [(False, f"{path} is not there; run `measure {path.stem}` first.") for path in absent]
+    results = [json.loads(path.read_text("utf-8")) for path in paths]
+    items = {item["what"]: item for result in results for item in result["items"]}
+    found: list[tuple[bool, str]] = []
+    for what, least in AT_LEAST.items():
+        if what not in items:
+            found.append((False, f"{what}: not measured"))
+            continue
+        value, unit = items[what]["after"], items[what]["unit"]
+        bound = cell({"value": least, "low": None}, unit)
+        found.append((value["value"] >= least, f"{what}: {cell(value, unit)}, at least {bound}"))
+    for what, other in ABOVE:
+        if what not in items or other not in items:
+            found.append((False, f"{what}: not measured"))
+            continue
+        high, low = items[what]["after"], items[other]["after"]
+        told = f"{what}: {cell(high, '%')}, above {other}: {cell(low, '%')}"
+        found.append((high["low"] > low["high"], told))
+    curves = [c for result in results for c in result.get("curves", []) if c["stage"] == "fusion"]
+    by_family = {f: [c for c in curves if c["family"] == f and c["mode"] == "thinking"] for f in FAMILIES}
+    rising = [f for f, c in by_family.items() if c and rises([p["low"] for p in c], [p["high"] for p in c])]
+    told = f"accuracy rises with the budget: {', '.join(rising) or 'no family'}, at least {RISING} families"
+    return [*found, (len(rising) >= RISING, told)]
+
+
+# -- the table -----------------------------------------------------------------------------------------
+
+
+def render(folder: Path, rows: Sequence[str]) -> tuple[str, list[str]]:
+    """The table of all rows that were measured, and a sentence for each that was not.
+
+    Raises ValueError if there is none.
+    """
+    lines, after, missing = list[str](), list[str](), list[str]()
+    for row in rows:
+        path = folder / f"{row}.json"
+        if not path.exists():
+            missing.append(f"{path} is not there; run `measure {row}` first.")
+            continue
+        data = json.loads(path.read_text(encoding="utf-8"))
+        lines += [_line(item, row) for item in data["items"]]
+        missing += data["missing"]
+        if steps := data.get("accuracy_by_step"):
+            curve = ", ".join(f"{step}: {100 * found['value']:.1f}" for step, found in steps.items())
+            asked = next(iter(steps.values()))["n"]
+            after += [f"GRPO, pass@1 in % by step ({asked} problems, `measure reasoning`): {curve}.", ""]
+        if students := data.get("table_21"):
+            after += [*_table_21(students), ""]
+    if not lines:
+        raise ValueError(f"nothing is measured in {folder}; run `measure all` first.")
+    head = ["| what | before | after | n | measured by |", "|---|---|---|---|---|"]
+    return "\n".join([*head, *lines, "", *after]).rstrip("\n") + "\n", missing
+
+
+def _line(item: Mapping[str, Any], row: str) -> str:
+    unit = item["unit"]
+    what = item["what"] + (f" ({unit})" if unit != "%" else "")
+    before = "" if item["before"] is None else cell(item["before"], unit)
+    # A value that was counted rests on itself.
+    n = "" if item["after"]["low"] is None else f"{item['after']['n']:,}"
+    return f"| {what} | {before} | {cell(item['after'], unit)} | {n} | `python -m qwen3_ref measure {row}` |"
+
+
+def cell(number: Mapping[str, Any], unit: str) -> str:
+    """"61.2% (58.0 to 64.3)" of a share; other units as they are, with two decimals."""
+    scale, digits = (100, 1) if unit in ("%", "points") else (1, 2)
+    sign = "+" if unit == "points" else ""
+    percent = "%" if unit == "%" else ""
+    text = f"{scale * number['value']:{sign}.{digits}f}{percent}"
+    if number["low"] is None:
+        return text
+    return f"{text} ({scale * number['low']:{sign}.{digits}f} to {scale * number['high']:{sign}.{digits}f})"
+
+
+def _table_21(students: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The layout of the report's Table 21: a method a line, its scores and what it cost."""
+    columns = list(next(iter(students.values())))
+    lines = [f"| student | {' | '.join(columns)} |", "|---" * (1 + len(columns)) + "|"]
+    for stage, numbers in students.items():
+        cells = [cell(numbers[c], "minutes" if c == "CPU-minutes" else "%") for c in columns]
+        lines.append(f"| {stage} | {' | '.join(cells)} |")
+    return lines

@@ -1,0 +1,1 @@
+"""Verifiable problems with a dial for difficulty, solvers that write their steps, and checkers."""

@@ -1,0 +1,56 @@
+"""`OUT/family`: the nano family as the package has it, with what other programs look for beside it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+from qwen3_ref.config import Qwen3Config
+from qwen3_ref.store.files import write_atomically
+from qwen3_ref.tokenizer import Tokenizer
+from qwen3_ref.train.run import Run
+from qwen3_ref.train.stages import EXTRA, FAMILY, SHIPPED, STAGES
+
+
+def export(run: Run) -> None:
+    """Write `OUT/family`, as the package has it: the checkpoints in bfloat16 with tokenizer, chat
+    template and generation settings, the logs of every stage that has run, and what was measured."""
+    family = run.out / FAMILY
+    models = {name: run.model(stage) for name, stage in SHIPPED.items()}  # all there, or nothing is written
+    for name, model in models.items():
+        model.bfloat16().save_pretrained(family / name)
+        run.tokenizer.save_pretrained(family / name)
+        finish_nano(family / name)
+    for path in (run.out / "measured").glob("*.json"):
+        (family / "measured").mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, family / "measured" / path.name)
+    for stage in STAGES | EXTRA:
+        for file in ("log.csv", "held_out.csv", "summary.json"):
+            if (run.out / stage / file).exists():
+                (family / "logs" / stage).mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(run.out / stage / file, family / "logs" / stage / file)
+
+
+def nano_chat_template() -> str:
+    """The Jinja template of the nano family, `chat_template.jinja` beside each of its checkpoints."""
+    path = Path(__file__).resolve().parents[1] / "data" / "nano_chat_template.jinja"
+    return path.read_text(encoding="utf-8")
+
+
+def finish_nano(directory: Path) -> None:
+    """Add what other programs look for beside a nano checkpoint: the chat template, the length of the
+    context, and the ids that end a reply (after a base model's name, the id that ends a document).
+
+    Raises OSError in one sentence.
+    """
+    ids = Tokenizer.from_pretrained(directory).control_tokens
+    stop = [ids["<|im_end|>"], ids["<|endoftext|>"]]
+    ends = stop[1:] if directory.name.endswith("-base") else stop
+    settings = {"do_sample": False, "eos_token_id": ends, "pad_token_id": stop[1]}
+    write_atomically(directory / "generation_config.json", json.dumps(settings, indent=2) + "\n")
+    named = directory / "tokenizer_config.json"
+    config = json.loads(named.read_text(encoding="utf-8"))
+    config["model_max_length"] = Qwen3Config.from_pretrained(directory).max_position_embeddings
+    write_atomically(named, json.dumps(config, indent=1, ensure_ascii=False) + "\n")
+    write_atomically(directory / "chat_template.jinja", nano_chat_template())

@@ -1,0 +1,320 @@
+"""General RL (report section 4.4): rule-based rewards for what a user notices besides the right answer.
+
+- format: exactly one think block, then an answer, then the end of the turn
+- mode: `/think` and `/no_think` in several turns; the last one is to be obeyed (the report's ThinkFollow)
+- length: a limit on the tokens of a thought, stated in the question
+- tools: a call that can be read, and whose calculation really gives the result that was asked for
+
+Each reward is a pure function of the reply. Queries of the four kinds are mixed and trained on by
+`grpo.run`: there is no second loop.
+"""
+
+from __future__ import annotations
+
+import ast
+import math
+import operator
+import random
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from qwen3_ref.chat import Json, Message, encode_chat
+from qwen3_ref.model import Qwen3
+from qwen3_ref.reply import parse_reply
+from qwen3_ref.tasks.problems import FAMILIES, Problem, make_problems, verify
+from qwen3_ref.tokenizer import Tokenizer
+from qwen3_ref.train.queries import END, Query, Sample
+from qwen3_ref.train.recipes import grpo
+from qwen3_ref.train.recipes.grpo import Grpo
+
+STEPS = 80
+"""Of the nano run; the report gives no number."""
+LONGEST, LARGEST = 100, 10**12
+_NUMBER = re.compile(r"[0-9]+(?:\.[0-9]*)?|\.[0-9]+")
+
+
+# -- the calculator ------------------------------------------------------------------------------------
+
+
+class CalculatorError(ValueError):
+    """An expression that the calculator does not take: the sentence says why."""
+
+
+_BINARY: dict[type[ast.operator], Callable[[float, float], float]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.FloorDiv: operator.floordiv,
+    ast.Mod: operator.mod,
+    ast.Pow: operator.pow,
+}
+
+
+def calculate(expression: str) -> int | float:
+    """The value of + - * / // % ** and parentheses over decimal numbers ("07" is 7), by Python's rules.
+
+    The text is parsed, never executed. Raises CalculatorError for anything else, for an expression of
+    more than 100 characters, and for a value, also on the way, beyond a million million.
+    """
+    if len(expression) > LONGEST:
+        raise CalculatorError(f"the expression has {len(expression)} characters; at most {LONGEST} are read.")
+    if not re.fullmatch(r"[0-9+\-*/%(). ]*", expression):
+        raise CalculatorError(f"{expression!r} holds more than numbers, + - * / // % ** and parentheses.")
+    plain = re.sub(r"(?<![0-9.])0+(?=[0-9])", "", expression)  # Python takes no leading zeros
+    try:
+        return _value(ast.parse(plain.strip(), mode="eval").body)
+    except (SyntaxError, RecursionError, MemoryError):
+        raise CalculatorError(f"{expression!r} is not a calculation.") from None
+    except ZeroDivisionError:
+        raise CalculatorError(f"{expression!r} divides by zero.") from None
+
+
+def _value(node: ast.expr) -> int | float:
+    if isinstance(node, ast.Constant) and type(node.value) in (int, float):
+        found: int | float = node.value  # type: ignore[assignment]
+    elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.UAdd | ast.USub):
+        inner = _value(node.operand)
+        found = -inner if isinstance(node.op, ast.USub) else inner
+    elif isinstance(node, ast.BinOp) and type(node.op) in _BINARY:
+        left, right = _value(node.left), _value(node.right)
+        if isinstance(node.op, ast.Pow):
+            _check_power(left, right)
+        found = _BINARY[type(node.op)](left, right)
+    else:
+        raise CalculatorError(f"{ast.unparse(node)!r} is not a calculation.")
+    if not abs(found) <= LARGEST:  # NaN too
+        raise CalculatorError(f"a value is larger than {LARGEST:,}.")
+    return found
+
+
+def _check_power(base: float, exponent: float) -> None:
+    """Refuse, before it is computed, what would be too large or not a real number."""
+    if base < 0 and exponent != int(exponent):
+        raise CalculatorError("a negative number to a broken power is not a real number.")
+    if base and exponent * math.log10(abs(base)) > math.log10(LARGEST):
+        raise CalculatorError(f"a value is larger than {LARGEST:,}.")
+
+
+CALCULATOR: Json = {
+    "name": "calculator",
+    "description": "Work out an expression.",
+    "parameters": {
+        "type": "object",
+        "properties": {"expression": {"type": "string"}},
+        "required": ["expression"],
+    },
+}
+"""The tool's definition, as the prompt has it."""
+
+
+def run_tool(call: Json) -> str:
+    """What a call of the calculator returns: the value, or a sentence that begins with "error"."""
+    arguments = call.get("arguments")
+    if call.get("name") != "calculator" or not isinstance(arguments, dict):
+        return f"error: there is no tool {call.get('name')!r}."
+    if set(arguments) != {"expression"} or not isinstance(arguments["expression"], str):
+        return "error: calculator takes one argument, expression, which is a string."
+    try:
+        value = calculate(arguments["expression"])
+    except CalculatorError as error:
+        return f"error: {error}"
+    return str(value) if isinstance(value, int) else f"{value:.10g}"
+
+
+# -- rewards, each a function of the reply alone -------------------------------------------------------
+
+
+def format_reward(sample: Sample) -> float:
+    """1 for exactly one think block (it may be empty), at the beginning, an answer that is not blank,
+    and the end of the turn; no other control token. Typed-out marks are no block, and spoil an answer."""
+    typed = re.search(r"</?think>|<\|im_", (sample.thought or "") + sample.answer)
+    return float(sample.well_formed and bool(sample.answer.strip()) and not typed)
+
+
+def mode_reward(sample: Sample, thinking: bool) -> float:
+    """1 if there is a thought exactly if there should be one; a block of white space is none.
+
+    Without the block that shows the mode there is nothing to judge, so the reward is 0.
+    """
+    return float(sample.thought is not None and bool(sample.thought.strip()) == thinking)
+
+
+def length_reward(sample: Sample, limit: int) -> float:
+    """1 for a finished thought of at most `limit` tokens, falling to 0 at twice as many, so that a reply
+    over the limit can see which way is shorter. A reply without a thought earns nothing."""
+    if not mode_reward(sample, True):
+        return 0.0
+    return min(1.0, max(0.0, 2.0 - sample.thought_tokens / limit))
+
+
+def tool_reward(sample: Sample, expression: str) -> float:
+    """1 for one call, between the tool_call control tokens and with nothing after it, that really works
+    out `expression`; half of it if it can be read and run but works out something else.
+
+    Really: it is run, its value must be the right one, and its numbers the same ones. A call of the
+    answer itself, found by thinking, is no calculation.
+    """
+    marks = [mark for mark in sample.marks if mark not in ("<think>", "</think>")]
+    reply = parse_reply(sample.answer, enable_thinking=False)
+    if marks != ["<tool_call>", "</tool_call>", END] or reply.problems or len(reply.tool_calls) != 1:
+        return 0.0
+    (call,) = reply.tool_calls
+    returned = run_tool(call)
+    if returned.startswith("error"):
+        return 0.0
+    numbers = [sorted(map(float, _NUMBER.findall(e))) for e in (call["arguments"]["expression"], expression)]
+    right = {"name": "calculator", "arguments": {"expression": expression}}
+    return 1.0 if returned == run_tool(right) and numbers[0] == numbers[1] else 0.5
+
+
+def asked_to_think(messages: Sequence[Message]) -> bool:
+    """The mode that a conversation asks for: the last flag in it, thinking if there is none.
+
+    A flag is a word of its own in a user's or the system's turn. A quoted one ("/no_think") is talked
+    about, not given, and an assistant cannot give itself orders.
+    """
+    said = " ".join(m["content"] for m in messages if m["role"] in ("user", "system"))
+    flags = re.findall(r"(?<!\S)/(?:no_)?think(?!\S)", said)
+    return not flags or flags[-1] == "/think"
+
+
+# -- queries -------------------------------------------------------------------------------------------
+
+Rewards = Mapping[str, Callable[[Sample], float]]
+PARTS = ("format", "mode", "correct", "length", "tool")
+
+
+@dataclass(frozen=True)
+class Task:
+    """A conversation up to the user's last turn, the rewards of what follows, and a reply that earns
+    all of them (for supervised examples)."""
+
+    messages: list[Message]
+    rewards: Rewards
+    ideal: Message
+    tools: tuple[Json, ...] = ()
+
+    def query(self, tokenizer: Tokenizer) -> Query:
+        """The reward is the mean of its parts, which are logged by name; NaN is a part not asked for."""
+
+        def score(sample: Sample) -> tuple[float, Mapping[str, float]]:
+            parts = {name: reward(sample) for name, reward in self.rewards.items()}
+            return fmean(parts.values()), {name: parts.get(name, math.nan) for name in PARTS}
+
+        return Query(tuple(encode_chat(tokenizer, self.messages, tools=self.tools)), score)
+
+
+def _ask(problem: Problem, history: Sequence[Message], said: str, more: Rewards | None = None) -> Task:
+    messages = [*history, {"role": "user", "content": problem.prompt + said}]
+    thinking = asked_to_think(messages)
+    rewards = {
+        "format": format_reward,
+        "mode": lambda sample: mode_reward(sample, thinking),
+        # A right answer in the wrong mode earns nothing: thinking is right so much more often that a
+        # thought against /no_think would otherwise pay about as well as obeying.
+        "correct": lambda sample: mode_reward(sample, thinking) * verify(problem, sample.answer),
+    }
+    thought = problem.trace if thinking else ""
+    ideal = {"role": "assistant", "reasoning_content": thought, "content": problem.answer}
+    return Task(messages, {**rewards, **(more or {})}, ideal)
+
+
+def single_turn(problem: Problem, rng: random.Random) -> Task:
+    """A question with a flag, or with none."""
+    return _ask(problem, [], _flag(rng))
+
+
+def many_turns(
+    problem: Problem, earlier: Sequence[Problem], rng: random.Random, *, switched: bool = False
+) -> Task:
+    """ThinkFollow: a question after others, each with a random flag or none; the last flag holds.
+
+    switched: the flags are drawn until the last turn has none and the earlier ones disagree, which are
+    the conversations that are got wrong. Raises ValueError if there are too few earlier turns for that.
+    """
+    if switched and len(earlier) < 2:
+        raise ValueError(f"{len(earlier)} earlier turns cannot disagree; give at least two.")
+    flags = [_flag(rng) for _ in range(len(earlier) + 1)]
+    while switched and (flags[-1] or len({*flags}) < 3):
+        flags = [_flag(rng) for _ in flags]
+    history: list[Message] = []
+    for other, flag in zip(earlier, flags, strict=False):
+        history += [
+            {"role": "user", "content": other.prompt + flag},
+            {"role": "assistant", "content": other.answer},
+        ]
+    return _ask(problem, history, flags[-1])
+
+
+def limited(problem: Problem, limit: int) -> Task:
+    """A question with a limit on the tokens of the thought."""
+    said = f" think at most {limit} tokens"
+    return _ask(problem, [], said, {"length": lambda sample: length_reward(sample, limit)})
+
+
+def tool_call(problem: Problem) -> Task:
+    """An arithmetic problem for the calculator. Only the call is asked for and judged.
+
+    Raises ValueError for a problem of another family.
+    """
+    if problem.family != "arithmetic":
+        raise ValueError(f"{problem.family} has no expression to calculate; give an arithmetic problem.")
+    expression = f"({problem.prompt.removesuffix(' mod 100')})%100"
+    call = {"name": "calculator", "arguments": {"expression": expression}}
+    messages = [{"role": "user", "content": f"calculate {problem.prompt} /no_think"}]
+    rewards = {
+        "mode": lambda sample: mode_reward(sample, False),
+        "tool": lambda sample: tool_reward(sample, expression),
+    }
+    ideal = {"role": "assistant", "reasoning_content": "", "content": "", "tool_calls": [call]}
+    return Task(messages, rewards, ideal, (CALCULATOR,))
+
+
+def make_tasks(
+    tokenizer: Tokenizer, per_kind: int, *, seed: int, split: str = "train", switched: bool = False
+) -> list[Task]:
+    """The four kinds in equal numbers, in turn: single_turn, many_turns, limited, tool_call.
+
+    A limit is 0.75, 1 or 1.5 times the length of the solver's own thought. switched: so is every
+    conversation of many turns that has two earlier ones or more; for training, not for measuring.
+    """
+    rng = random.Random(f"general {split} {seed}")
+    columns = [make_problems(f, split, per_kind, seed=seed) for f in FAMILIES]
+    pool = [p for row in zip(*columns, strict=True) for p in row]
+    short = [p for p in pool if len(p.prompt) < 120]
+    sums = make_problems("arithmetic", split, per_kind, seed=seed + 1)
+    tasks: list[Task] = []
+    for i in range(per_kind):
+        single, turned, cut = pool[3 * i : 3 * i + 3]
+        earlier = [_pick(short, rng) for _ in range(1 + int(rng.random() * 3))]
+        own = len(tokenizer.encode(f"\n{cut.trace}\n"))
+        tasks += [
+            single_turn(single, rng),
+            many_turns(turned, earlier, rng, switched=switched and len(earlier) > 1),
+            limited(cut, round(own * _pick((0.75, 1.0, 1.5), rng))),
+            tool_call(sums[i]),
+        ]
+    return tasks
+
+
+def run(
+    model: Qwen3, tokenizer: Tokenizer, directory: Path, settings: Grpo, *, per_kind: int = 500, seed: int = 0
+) -> None:
+    """`grpo.run` on tasks of all kinds; the held-out ones are of the validation split."""
+    tasks = make_tasks(tokenizer, per_kind, seed=seed, switched=True)
+    queries = [task.query(tokenizer) for task in tasks]
+    held_out = [task.query(tokenizer) for task in make_tasks(tokenizer, 32, seed=seed, split="validation")]
+    grpo.run(model, tokenizer, queries, directory, settings, seed=seed, held_out=held_out)
+
+
+def _pick(items: Sequence[Any], rng: random.Random) -> Any:
+    return items[int(rng.random() * len(items))]  # `random()` is what Python promises never to change
+
+
+def _flag(rng: random.Random) -> str:
+    return str(_pick((" /think", " /no_think", ""), rng))

@@ -1,0 +1,95 @@
+"""The map of the package: one list, from which the test of imports and the README's table are made.
+
+`python -m tests.house` writes the table into the README, from the first sentence of each docstring.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from pathlib import Path
+
+from qwen3_ref.store.files import write_atomically
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "qwen3_ref"
+ROOMS = {
+    "store": "files progress hub checkpoint shipped",
+    "": "arrays facts rope config numpy_ref moe cache model tokenizer chat reply",
+    "decode": "sampling budget generation dialogue",
+    "official": "snapshots verify",
+    "tasks": "problems documents",
+    "train": "errors state loop corpus queries rollout recipes/pretrain recipes/balance recipes/sft "
+    "recipes/grpo recipes/general_rl recipes/distill run stages export",
+    "measure": "statistics accuracy table rows balance_study",
+    "course": "compare checks/judge checks/* plots/style plots/*",
+    "commands": "common * line",
+}
+"""From the ground up, in reading order: "" is the core, the others are rooms. A file imports only from
+those before it; `*` are files that know nothing of each other."""
+
+
+def floors() -> dict[str, tuple[int, int]]:
+    """(room, place in it) of every file, by its path without ".py"; files of one place are strangers."""
+    found: dict[str, tuple[int, int]] = {}
+    for number, (room, names) in enumerate(ROOMS.items()):
+        for place, name in enumerate(names.split()):
+            if "*" not in name:
+                found[f"{room}/{name}".strip("/")] = number, place
+    for number, (room, names) in enumerate(ROOMS.items()):
+        for place, name in enumerate(names.split()):
+            if "*" in name:
+                for path in sorted((PACKAGE / room).glob(f"{name}.py")):
+                    if path.stem != "__init__":
+                        found.setdefault(path.relative_to(PACKAGE).as_posix()[:-3], (number, place))
+    return found
+
+
+def imports(path: Path) -> set[str]:
+    """Files of the package that a file imports, anywhere in it, by their paths without ".py"."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names: list[str] = []
+        if isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            names = [f"{node.module}.{alias.name}" for alias in node.names] + [node.module]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        for name in names:
+            package, _, rest = name.partition(".")
+            inner = rest.replace(".", "/")
+            if package == "qwen3_ref" and (PACKAGE / f"{inner}.py").is_file():
+                found.add(inner)
+    return found
+
+
+def says(path: Path) -> str:
+    """The first sentence of a file's docstring, on one line."""
+    text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    first = re.split(r"(?<=[.:])\s|\n\n", " ".join(text.split("\n\n")[0].split()), maxsplit=1)[0]
+    return first.rstrip(".:")
+
+
+def table() -> str:
+    """The README's table: the core file by file, and a line for each room."""
+    lines = ["| where | what lives there |", "|---|---|"]
+    for name in ROOMS[""].split():
+        lines.append(f"| [{name}.py](qwen3_ref/{name}.py) | {says(PACKAGE / f'{name}.py')} |")
+    for room in filter(None, ROOMS):
+        lines.append(f"| [{room}/](qwen3_ref/{room}) | {says(PACKAGE / room / '__init__.py')} |")
+    return "\n".join(lines)
+
+
+MARKED = re.compile(r"(?<=<!-- made by `python -m tests.house` -->\n).*?(?=\n<!-- end -->)", re.DOTALL)
+
+
+def main() -> int:
+    """Write the table into the README."""
+    readme = ROOT / "README.md"
+    text = readme.read_text(encoding="utf-8")
+    write_atomically(readme, MARKED.sub(lambda _: table(), text))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
