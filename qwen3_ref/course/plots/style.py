@@ -42,7 +42,7 @@ STYLE: dict[Any, Any] = {
     "legend.frameon": False,
 }
 matplotlib.rcParams.update(STYLE)  # once, for every figure: matplotlib reads it when a label is set
-FIGURES = Path(__file__).resolve().parents[2] / "figures"
+FIGURES = Path(__file__).resolve().parents[3] / "figures"
 Drawing = tuple[Figure, dict[str, Any]]
 
 
