@@ -1,20 +1,31 @@
-"""The KV cache: keys and values of the tokens that a model has seen."""
+"""The KV cache: keys and values of the tokens that a model has seen, and which tokens these were.
+
+Shapes: L layers, b batch, t new tokens, s all tokens so far, g KV heads (each serves a group of query
+heads), d head_dim.
+"""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from qwen3_ref.config import Qwen3Config
 
 
 class KVCache:
-    """Keys and values of all layers, allocated once; the caller owns it and passes it in.
+    """Keys and values of all layers; the caller owns it and passes it in.
 
-    All state is here: `length`, the columns in use, and `real` (b, length), which of them are
-    tokens and not padding. Two conversations need two caches; `truncate()` starts over.
+    A forward pass announces its tokens (`begin`), each layer adds its columns (`append`), and after
+    the last layer they count (`commit`). So a pass that fails or is interrupted leaves the cache as it
+    was, and the next one may go on from there.
+
+    All state is here: `keys` and `values` (L, b, g, capacity, d), `length`, the columns in use, and of
+    these `ids` and `real`. Two conversations need two caches; `truncate()` starts over. Anything with
+    these methods can take its place.
     """
 
     def __init__(
@@ -25,50 +36,160 @@ class KVCache:
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> None:
-        """Room for `length` tokens in each of `batch` rows: config.kv_cache_bytes(length, batch)."""
+        """Room for `length` tokens in each of `batch` rows: config.kv_cache_bytes(length, batch).
+
+        Raises ValueError for a batch or length that is no whole number, or below 1.
+        """
+        _require_whole("batch", batch, 1)
+        _require_whole("length", length, 1)
         shape = (config.num_hidden_layers, batch, config.num_key_value_heads, length)
-        self.keys = torch.zeros(*shape, config.head_dim, dtype=dtype, device=device)
-        self.values = torch.zeros_like(self.keys)
-        self.real = torch.zeros(batch, length, dtype=torch.bool, device=device)
+        with torch.inference_mode(False):  # made inside inference mode, it would be of no use outside
+            self.keys = torch.zeros(*shape, config.head_dim, dtype=dtype, device=device)
+            self.values = torch.zeros_like(self.keys)
+            self._ids = torch.zeros(batch, length, dtype=torch.int64, device=device)
+            self._real = torch.zeros(batch, length, dtype=torch.bool, device=device)
         self.length = 0
+        self._coming = 0  # columns of the pass under way
+
+    @property
+    def batch(self) -> int:
+        """Rows."""
+        return self.keys.shape[1]
 
     @property
     def capacity(self) -> int:
         """Columns there is room for."""
         return self.keys.shape[3]
 
-    def truncate(self, length: int = 0) -> None:
-        """Forget all columns from `length` on; the memory is kept. Raises ValueError if it is negative."""
-        if length < 0:
-            raise ValueError(f"length is {length}; it must be 0 or more, counted from the first token.")
-        self.length = min(self.length, length)
+    @property
+    def ids(self) -> Tensor:
+        """The ids it holds, (b, length)."""
+        return self._ids[:, : self.length]
 
-    def select(self, rows: list[int]) -> KVCache:
-        """A cache with these rows only, in this order: what a batch keeps when some have finished."""
-        kept = copy.copy(self)
-        kept.keys, kept.values, kept.real = self.keys[:, rows], self.values[:, rows], self.real[rows]
-        return kept
+    @property
+    def real(self) -> Tensor:
+        """Which of them are tokens and not padding, (b, length)."""
+        return self._real[:, : self.length]
 
-    def extend(self, real: Tensor) -> Tensor:
-        """Take up columns for new tokens, real (b, t); returns the whole mask (b, s) so far."""
-        b, t = real.shape
-        if b != self.real.shape[0]:
+    # -- one forward pass ----------------------------------------------------------------------
+
+    def check(self, config: Qwen3Config, dtype: torch.dtype, device: torch.device) -> None:
+        """Raise ValueError in one sentence when this cache is not one of such a model."""
+        layers, _, groups, _, head_dim = self.keys.shape
+        wanted = config.num_hidden_layers, config.num_key_value_heads, config.head_dim
+        if (layers, groups, head_dim) != wanted:
             raise ValueError(
-                f"the cache has {self.real.shape[0]} rows and the input has {b}; "
-                f"make a KVCache with batch={b}."
+                f"the cache is made for {layers} layers with {groups} KV heads of {head_dim} channels and "
+                f"the model has {wanted[0]} with {wanted[1]} of {wanted[2]}; make a KVCache with the "
+                f"model's own config."
             )
-        if self.length + t > self.capacity:
+        if self.keys.dtype != dtype:
+            raise ValueError(
+                f"the cache is {self.keys.dtype} and the model {dtype}; make a KVCache with dtype={dtype}."
+            )
+        if self.keys.device != device:
+            raise ValueError(
+                f"the cache is on {self.keys.device} and the model on {device}; make a KVCache with "
+                f"device={str(device)!r}."
+            )
+
+    def begin(self, ids: Tensor, real: Tensor) -> Tensor:
+        """Take up columns for new tokens, ids and real (b, t); returns `real` of all (b, s).
+
+        They count after `commit()`. Raises ValueError for another batch, or where there is no room.
+        """
+        b, t = ids.shape
+        if b != self.batch:
+            raise ValueError(
+                f"the cache has {self.batch} rows and the input has {b}; make a KVCache with batch={b}."
+            )
+        stop = self.length + t
+        if stop > self.capacity:
             raise ValueError(
                 f"the cache holds {self.length} of {self.capacity} tokens and {t} more do not fit; "
-                f"make a KVCache with length={self.length + t} or more."
+                f"make a KVCache with length={stop} or more, or call reserve({stop})."
             )
-        self.real[:, self.length : self.length + t] = real
-        self.length += t
-        return self.real[:, : self.length]
+        self._ids[:, self.length : stop] = ids
+        self._real[:, self.length : stop] = real
+        self._coming = t
+        return self._real[:, :stop]
 
     def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Write the new columns k, v (b, k, t, d) of one layer; returns all columns (b, k, s, d)."""
-        new = slice(self.length - k.shape[2], self.length)
+        """Write the new columns k, v (b, g, t, d) of one layer; returns all columns (b, g, s, d)."""
+        stop = self.length + k.shape[2]
+        new = slice(self.length, stop)
         self.keys[layer, :, :, new] = k
         self.values[layer, :, :, new] = v
-        return self.keys[layer, :, :, : self.length], self.values[layer, :, :, : self.length]
+        return self.keys[layer, :, :, :stop], self.values[layer, :, :, :stop]
+
+    def commit(self) -> None:
+        """The pass is through: from now on its columns count."""
+        self.length, self._coming = self.length + self._coming, 0
+
+    # -- between passes ------------------------------------------------------------------------
+
+    @torch.inference_mode(False)
+    @torch.no_grad()
+    def reserve(self, length: int) -> None:
+        """Make room for `length` columns in all, if there is less; what it holds stays."""
+        _require_whole("length", length, 0)
+        more = length - self.capacity
+        if more > 0:
+            keys, values = pad(self.keys, (0, 0, 0, more)), pad(self.values, (0, 0, 0, more))
+            ids, real = pad(self._ids, (0, more)), pad(self._real, (0, more))
+            self.keys, self.values, self._ids, self._real = keys, values, ids, real
+
+    def truncate(self, length: int = 0) -> None:
+        """Forget all columns from `length` on; the memory is kept. It never gets longer.
+
+        Raises ValueError for a length that is no whole number, or negative.
+        """
+        _require_whole("length", length, 0)
+        self.length, self._coming = min(self.length, length), 0
+
+    @torch.inference_mode(False)
+    @torch.no_grad()
+    def select(self, rows: Sequence[int]) -> KVCache:
+        """A cache of its own with these rows, in this order: what a batch keeps when some have
+        finished, or one row several times. Raises ValueError for a row that there is not."""
+        for row in rows:
+            _require_whole("a row", row, 0)
+            if row >= self.batch:
+                raise ValueError(f"there is no row {row}; the cache has {self.batch}, counted from 0.")
+        kept = copy.copy(self)
+        rows = list(rows)
+        kept.keys, kept.values = self.keys[:, rows], self.values[:, rows]
+        kept._ids, kept._real = self._ids[rows], self._real[rows]
+        return kept
+
+    def keep(self, prompt: Sequence[int], *, strict: bool = False) -> int:
+        """Keep what serves this prompt, and say how many of its tokens need not be computed again.
+
+        All columns from the first id that differs from the prompt are forgotten; and so that there are
+        logits to go on from, at least the prompt's last token is left to compute. The same prompt again
+        ("regenerate") therefore costs one token. Feed `prompt[keep(prompt):]` next.
+
+        strict: a cache whose ids and the prompt part ways before one of them ends holds another text,
+        and that is refused; without it, such a cache goes back to where they part.
+        Raises ValueError for that, for an empty prompt, or for more than one row.
+        """
+        if self.batch != 1 or len(prompt) == 0:
+            raise ValueError(
+                f"keep() needs a cache of one row and a prompt of at least one token; here are "
+                f"{self.batch} rows and {len(prompt)} tokens."
+            )
+        n = min(self.length, len(prompt))
+        same = self.ids[0, :n] == torch.as_tensor(prompt[:n], device=self.ids.device)
+        shared = int((same & self.real[0, :n]).cumprod(0).sum())
+        if strict and shared < n:
+            raise ValueError(
+                f"the cache holds another text than this prompt: they differ from token {shared} on; pass "
+                f"a new KVCache, or call its keep(prompt) to go back to where they part."
+            )
+        self.truncate(min(shared, len(prompt) - 1))
+        return self.length
+
+
+def _require_whole(name: str, value: object, least: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{name} is {value!r}; it must be a whole number, {least} or more.")

@@ -253,6 +253,16 @@ class Qwen3(nn.Module):
             self.to_empty(device=device)
             self.reset_parameters(generator or torch.Generator().manual_seed(0))
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights, and so of the KV cache and the logits."""
+        return self.model.embed_tokens.weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are, and ids have to be."""
+        return self.model.embed_tokens.weight.device
+
     @torch.no_grad()
     def reset_parameters(self, generator: torch.Generator) -> None:
         """Draw all weights again, in the order of `named_parameters()`."""
@@ -303,7 +313,7 @@ class Qwen3(nn.Module):
         is no float.
         """
         tensors = dict(self.named_official_tensors())
-        dtype = self.model.embed_tokens.weight.dtype if dtype is None else dtype
+        dtype = self.dtype if dtype is None else dtype
         _check_dtype(dtype)
         config = replace(self.config, torch_dtype=str(dtype).removeprefix("torch."))
 
@@ -348,20 +358,18 @@ class Qwen3(nn.Module):
         Raises ValueError for ids outside the vocabulary, a wrong shape, a cache that is full or of
         another dtype, or logits_to_keep below 1.
         """
-        c, dtype = self.config, self.model.embed_tokens.weight.dtype
+        c = self.config
         check_ids(input_ids, attention_mask, c.vocab_size)
         if logits_to_keep is not None and logits_to_keep < 1:
             raise ValueError(f"logits_to_keep is {logits_to_keep}; it must be at least 1, or None for all.")
-        if cache is not None and cache.keys.dtype != dtype:
-            raise ValueError(
-                f"the cache is {cache.keys.dtype} and the model {dtype}; make a KVCache with dtype={dtype}."
-            )
+        if cache is not None:
+            cache.check(c, self.dtype, self.device)
         real = torch.ones_like(input_ids, dtype=torch.bool)
         if attention_mask is not None:
             real = attention_mask.to(torch.bool)
         start = 0 if cache is None else cache.length
         if cache is not None:
-            real = cache.extend(real)
+            real = cache.begin(input_ids, real)
         positions, allowed = positions_and_mask(real, start)
         # A lone block without padding needs no mask (causal), nor does one token that sees it all.
         t = input_ids.shape[1]
@@ -374,6 +382,8 @@ class Qwen3(nn.Module):
             if trace is not None:
                 trace.hidden_states.append(x)
             x = block(x, cos, sin, mask, cache, trace)
+        if cache is not None:
+            cache.commit()
         x = self.model.norm(x)
         if trace is not None:
             trace.hidden_states.append(x)

@@ -38,15 +38,16 @@ class Scripted:
             max_position_embeddings=context, num_token_ids=TOK.num_ids, num_hidden_layers=1,
             num_key_value_heads=1, head_dim=1,
         )  # fmt: skip
-        self.model = SimpleNamespace(embed_tokens=SimpleNamespace(weight=torch.zeros(1)))
+        self.dtype, self.device = torch.float32, torch.device("cpu")
         self.computed = 0
 
     def __call__(
         self, ids: torch.Tensor, attention_mask: torch.Tensor, cache: KVCache, logits_to_keep: int
     ) -> torch.Tensor:
         self.computed += ids.numel()
-        seen = cache.extend(attention_mask.bool())
+        seen = cache.begin(ids, attention_mask.bool())
         heard, _ = cache.append(0, ids[:, None, :, None].float(), ids[:, None, :, None].float())
+        cache.commit()
         logits = torch.zeros(len(ids), 1, TOK.num_ids)
         for row, (said, real) in enumerate(zip(heard[:, 0, :, 0], seen, strict=True)):
             logits[row, 0, self.next(said[real].long().tolist())] = 9.0

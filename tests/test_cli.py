@@ -394,10 +394,10 @@ def test_turns_on_one_cache_equal_a_fresh_start(
     for text in ("hello", "how are you? " * 4, "What is it?"):
         before = [*d.messages, {"role": "user", "content": text}]
         assert list(d.ask(text)) == uncached(d, before, 12)
-        n, fresh = len(d._held), KVCache(d.model.config, 1, 256)
-        with torch.no_grad():
-            d.model(torch.tensor([d._held]), cache=fresh)
         assert d._cache is not None
+        n, fresh = d._cache.length, KVCache(d.model.config, 1, 256)
+        with torch.no_grad():
+            d.model(d._cache.ids, cache=fresh)
         for held, want in ((d._cache.keys, fresh.keys), (d._cache.values, fresh.values)):
             torch.testing.assert_close(held[..., :n, :], want[..., :n, :], atol=1e-4, rtol=0)
         whole += len(encode_chat(d.tokenizer, before, enable_thinking=thinking))

@@ -41,7 +41,6 @@ class Dialogue:
         self.prefilled = 0
         """Prompt tokens computed so far, in all turns."""
         self._cache: KVCache | None = None
-        self._held: list[int] = []  # the ids whose keys and values are in the cache
 
     def prompt(self) -> list[int]:
         """The ids of the conversation so far, ready for a reply."""
@@ -79,27 +78,16 @@ class Dialogue:
             self.messages.append(parsed.message())
 
     def _continue(self, prompt: list[int], limit: int) -> Iterator[int]:
-        config = self.model.config
-        weight, needed = self.model.model.embed_tokens.weight, len(prompt) + limit
-        if self._cache is None or self._cache.capacity < needed:
-            old, n = self._cache, len(self._held)
-            length = min(max(needed, 2 * (old.capacity if old else 0)), config.max_position_embeddings)
-            self._cache = KVCache(config, 1, length, weight.dtype, weight.device)
-            if old is not None:
-                self._cache.keys[..., :n, :] = old.keys[..., :n, :]
-                self._cache.values[..., :n, :] = old.values[..., :n, :]
-                self._cache.real[:, :n] = True
-                self._cache.length = n
+        model, needed = self.model, len(prompt) + limit
+        if self._cache is None:
+            self._cache = KVCache(model.config, 1, needed, model.dtype, model.device)
+        elif self._cache.capacity < needed:
+            twice = max(needed, 2 * self._cache.capacity)
+            self._cache.reserve(min(twice, model.config.max_position_embeddings))
         # History drops earlier thoughts, so the prompt leaves the cached ids where the last reply began.
-        shared = 0
-        while shared < min(len(self._held), len(prompt) - 1) and self._held[shared] == prompt[shared]:
-            shared += 1
-        self._cache.truncate(shared)
-        self._held = prompt[:shared]  # an interrupt in mid-forward leaves columns that do not count
-        pending = prompt[shared:]
-        self.prefilled += len(pending)
-        for token in stream(
-            self.model,
+        self.prefilled += len(prompt) - self._cache.keep(prompt)
+        return stream(
+            model,
             prompt,
             max_new_tokens=limit,
             sampling=self.sampling,
@@ -109,7 +97,4 @@ class Dialogue:
             early_stop=self.early_stop,
             tokenizer=self.tokenizer,
             cache=self._cache,
-        ):
-            self._held += pending  # computed by now; the new id is not
-            pending = [token]
-            yield token
+        )

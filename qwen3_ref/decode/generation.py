@@ -179,8 +179,9 @@ def stream(
 ) -> Iterator[int]:
     """The ids that `generate` gives for one prompt, each as soon as it is known.
 
-    cache: one of batch 1 that may hold the beginning of the prompt already (from the turn before);
-    only the rest is computed. Afterwards it holds the prompt and all of the reply but its last id.
+    cache: one of batch 1 that may hold the beginning of the prompt already (from the turn before), or
+    the prompt and more (the same prompt again); only the rest is computed. Another text in it is
+    refused. Afterwards it holds the prompt and all of the reply but its last id.
     """
     rows = _rows(
         model, [prompt], max_new_tokens, stop_ids, generator, thinking_budget, tokenizer, early_stop
@@ -221,21 +222,21 @@ def _run(
 ) -> Iterator[tuple[int, int]]:
     """Yield (row index, id) for rows that run together: left-padded, one cache; finished rows leave
     the tensors when half are finished."""
-    embedding, num_token_ids = model.model.embed_tokens.weight, model.config.num_token_ids
+    num_token_ids = model.config.num_token_ids
     if tokenizer is not None:  # it knows which rows of the embedding have a text
         num_token_ids = min(num_token_ids, tokenizer.num_ids)
     longest = max(len(row.prompt) for row in rows)
     length = longest + max(row.room for row in rows)
-    known = 0 if cache is None else cache.length
+    known = 0 if cache is None else cache.keep(rows[0].prompt, strict=True)
     if cache is None:
-        cache = KVCache(model.config, len(rows), length, embedding.dtype, embedding.device)
+        cache = KVCache(model.config, len(rows), length, model.dtype, model.device)
     pads = [longest - len(row.prompt) for row in rows]
     ids = [([0] * pad + row.prompt)[known:] for pad, row in zip(pads, rows, strict=True)]
     mask = [([0] * pad + [1] * len(row.prompt))[known:] for pad, row in zip(pads, rows, strict=True)]
     while True:
         logits = model(
-            torch.tensor(ids, device=embedding.device),
-            attention_mask=torch.tensor(mask, device=embedding.device),
+            torch.tensor(ids, device=model.device),
+            attention_mask=torch.tensor(mask, device=model.device),
             cache=cache,
             logits_to_keep=1,
         )[:, -1]

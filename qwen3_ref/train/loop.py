@@ -125,7 +125,7 @@ def _step(
     """One update. Nothing has changed yet when a number that is not finite raises."""
     for group in optimizer.param_groups:
         group["lr"] = plan.rate(step)
-    device = model.model.embed_tokens.weight.device.type
+    device = model.device.type
     with torch.autocast(device, torch.bfloat16, enabled=plan.precision == "bf16"):
         loss, numbers = step_loss(model, step)
     if not math.isfinite(value := float(loss.detach())):

@@ -217,7 +217,7 @@ def per_token(
     whole: list[Tensor] = []
     for at in range(0, n, rows):
         some = order[at : at + rows]
-        device = model.model.embed_tokens.weight.device
+        device = model.device
         batch = make_batch([prompts[i] for i in some], [replies[i] for i in some], device=device)
         parts = [*measure(reply_logits(model, batch), batch), batch.counted]
         whole = whole or [part.new_zeros(n, longest) for part in parts]

@@ -6,7 +6,7 @@ from tests.faults.switch import Fault
 
 POSITIONS = "positions = (real.cumsum(dim=1) - 1).clamp_min(0)[:, start:]"
 CAUSAL = "(real[:, None, :] & (key <= query)) | (key == query)"
-NEW = "new = slice(self.length - k.shape[2], self.length)"
+NEW = "new = slice(self.length, stop)"
 PLAIN = "plain = (start == 0 or t == 1) and bool(real.all())"
 GREEDY = "test_generate:test_greedy_equals_transformers"
 PADDING_ROWS = "test_generate:test_padding_rows_are_never_generated"
@@ -67,8 +67,8 @@ CACHE = [
         module="cache",
         right=NEW,
         wrong=(
-            "late = int(layer > 0 and self.length > k.shape[2])\n"
-            "        new = slice(self.length - k.shape[2] - late, self.length - late)"
+            "late = int(layer > 0 and self.length > 0)\n"
+            "        new = slice(self.length - late, stop - late)"
         ),
         by=("cache_chunks_3_4_2",),
     ),
@@ -78,7 +78,7 @@ CACHE = [
         words="a prompt of several tokens goes to column 0 of the cache",
         module="cache",
         right=NEW,
-        wrong="at = 0 if k.shape[2] > 1 else self.length - k.shape[2]\n        new = slice(at, at + k.shape[2])",
+        wrong="at = 0 if k.shape[2] > 1 else self.length\n        new = slice(at, at + k.shape[2])",
         by=("cache_two_turns",),
     ),
     Fault(
@@ -86,8 +86,8 @@ CACHE = [
         rows="27",
         words="truncate() leaves the old columns in place",
         module="cache",
-        right="self.length = min(self.length, length)",
-        wrong="self.length = self.length",
+        right="self.length, self._coming = min(self.length, length), 0",
+        wrong="self._coming = 0",
         by=("cache_truncated",),
     ),
     Fault(
@@ -142,8 +142,8 @@ PADDING = [
         rows="29",
         words="the cache takes padding for tokens",
         module="cache",
-        right="self.real[:, self.length : self.length + t] = real",
-        wrong="self.real[:, self.length : self.length + t] = True",
+        right="self._real[:, self.length : stop] = real",
+        wrong="self._real[:, self.length : stop] = True",
         by=("padding_dense",),
     ),
     Fault(

@@ -99,7 +99,7 @@ def count_by_domain(model: Qwen3, streams: Streams, context: int = 256, tokens: 
         raise ValueError(f"a stream has fewer than {context} tokens; give a smaller context.")
     counts = []
     for stream in streams.values():
-        rows = stream[: count * context].view(count, context).to(model.model.embed_tokens.weight.device)
+        rows = stream[: count * context].view(count, context).to(model.device)
         traces = [Trace(attention=False) for _ in rows.split(16)]
         for part, trace in zip(rows.split(16), traces, strict=True):
             model(part, trace=trace, logits_to_keep=1)
@@ -170,7 +170,7 @@ def step_loss(
     weights = Weights(balancing, coefficient, z_loss)
 
     def loss(model: Qwen3, step: int) -> tuple[Tensor, dict[str, float]]:
-        rows = make_rows(stage, tokenizer, streams, seed, step).to(model.model.embed_tokens.weight.device)
+        rows = make_rows(stage, tokenizer, streams, seed, step).to(model.device)
         lm, logits = _forward(model, rows)
         balance = balancing_loss(logits, _top_k(model), parts if balancing == "micro" else 1)
         return weights.total(lm, balance, logits), {

@@ -227,7 +227,7 @@ class _StepLoss:
         asked = [self.queries[i] for i in chosen for _ in range(s.group)]
         self.rollout = ask(model, self.tokenizer, asked, s.max_new_tokens, rng)
         self.numbers = dict(self.rollout.numbers)
-        device = model.model.embed_tokens.weight.device
+        device = model.device
         table = torch.tensor(self.rollout.rewards, device=device).view(s.prompts, s.group)
         self.advantage = advantages(table, s.by_std).flatten()
         self.numbers["mixed"] = float((self.advantage.view_as(table) != 0).any(-1).float().mean())

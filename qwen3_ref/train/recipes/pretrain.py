@@ -190,7 +190,7 @@ def step_loss(stage: Stage, tokenizer: Tokenizer, streams: Streams, seed: int) -
     """The loss of predicting every next token of a step's rows."""
 
     def loss(model: Qwen3, step: int) -> tuple[Tensor, dict[str, float]]:
-        rows = make_rows(stage, tokenizer, streams, seed, step).to(model.model.embed_tokens.weight.device)
+        rows = make_rows(stage, tokenizer, streams, seed, step).to(model.device)
         return cross_entropy(model(rows[:, :-1]), rows[:, 1:]), {"tokens": float(rows[:, 1:].numel())}
 
     return loss
@@ -201,7 +201,7 @@ def domain_losses(
     model: Qwen3, streams: Streams, context: int = 256, tokens: int = 16_384
 ) -> dict[str, float]:
     """Loss in nats per token on the beginning of each stream, in rows of `context` tokens."""
-    device = model.model.embed_tokens.weight.device
+    device = model.device
     losses = {}
     for domain, stream in streams.items():
         count = min(tokens // context, (len(stream) - 1) // context)
@@ -222,7 +222,7 @@ def retrieval_accuracy(
 ) -> float:
     """How often the right two digits are the most probable ones, for a look-up of one step in a list
     that fills `context` tokens. The list and the key are given, so nothing is generated."""
-    device = model.model.embed_tokens.weight.device
+    device = model.device
     problems = make_problems("retrieval", split, count, 1, seed, lines=lines_in(context))
     right = 0
     for problem in problems:

@@ -92,7 +92,7 @@ def step_loss(examples: Sequence[Example], tokenizer: Tokenizer, rows: int, seed
     def loss(model: Qwen3, step: int) -> tuple[Tensor, dict[str, float]]:
         epoch, i = divmod(step, len(batches(0)))
         inputs, targets = collate([examples[j] for j in batches(epoch)[i]], pad)
-        device = model.model.embed_tokens.weight.device
+        device = model.device
         inputs, targets = inputs.to(device), targets.to(device)
         return cross_entropy(model(inputs), targets), {"tokens": float(inputs.numel())}
 
