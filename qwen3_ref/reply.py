@@ -4,11 +4,71 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Generic, Literal, TypeVar
 
 from qwen3_ref.chat import Json, Message, Template, _check
+
+THINK, END_THINK, CALL, END_CALL = "<think>", "</think>", "<tool_call>", "</tool_call>"
+ENDS = ("<|im_end|>", "<|endoftext|>")
+Part = Literal["mark", "reasoning", "answer", "end"]
+T = TypeVar("T", int, str)
+
+
+class Splitter(Generic[T]):
+    """Takes a reply apart as it comes: says of each id which part it belongs to.
+
+    `marks`: the id of each mark by its name (`tokenizer.control_tokens` will do; of the four named
+    above, a mark that is not there is not looked for). `ends`: the stop ids. `inside`: the prompt has
+    opened the thought. `closed`: it has opened and closed it (non-thinking mode). Text is taken apart
+    by the same rules, in pieces whose marks stand for themselves.
+
+    A `<think>` opens a thought wherever it stands but in a thought or a tool call, and the next
+    `</think>` closes it. What is thought of a late, a second or an unclosed one is for the user to say.
+    """
+
+    def __init__(
+        self, marks: Mapping[str, T], ends: Collection[T] = (), *, inside: bool = False, closed: bool = False
+    ) -> None:
+        self._think: T | None = marks.get(THINK)
+        self._end_think: T | None = marks.get(END_THINK)
+        self._call: T | None = marks.get(CALL)
+        self._end_call: T | None = marks.get(END_CALL)
+        self._ends: Collection[T] = ends
+        self.inside = inside
+        """Whether the next id belongs to a thought. It stays true if the reply ends there."""
+        self.thoughts = int(inside or closed)
+        """How many were opened, by the prompt or by the reply."""
+        self.closed = closed
+        """Whether a thought was closed."""
+        self.closed_again = 0
+        """`</think>` in the answer behind a closed thought: the model thought on without saying so."""
+        self.in_call = False
+        self.over = False
+
+    def feed(self, token: T) -> Part:
+        """The part of the next id: "mark" if it opens or closes a thought; "reasoning"; "answer", tool
+        calls with their marks and all other marks included; "end" for a stop id and all that follows."""
+        if self.over or token in self._ends:
+            self.over = True
+            return "end"
+        if self.inside:
+            if token != self._end_think:
+                return "reasoning"
+            self.inside, self.closed = False, True
+            return "mark"
+        if token == self._think and not self.in_call:
+            self.inside = True
+            self.thoughts += 1
+            return "mark"
+        self.closed_again += token == self._end_think and self.closed and not self.in_call
+        self.in_call = token == self._call or (self.in_call and token != self._end_call)
+        return "answer"
+
+
+_AS_THEMSELVES = {mark: mark for mark in (THINK, END_THINK, CALL, END_CALL)}
+_SPLIT = re.compile("(" + "|".join(map(re.escape, (*_AS_THEMSELVES, *ENDS, "<|im_start|>"))) + ")")
 
 
 @dataclass(frozen=True)
@@ -62,35 +122,68 @@ def parse_reply(
     """
     _check([{"role": "assistant", "content": text}], tools, template)
     problems: list[str] = []
-    text, *rest = re.split(r"(?:(?:<\|im_end\|>|<\|endoftext\|>)\s*)+", text, maxsplit=1)
-    if rest and rest[0]:
-        problems.append("there is text after the end of the turn; it is left out.")
-    if "<|im_start|>" in text:
+    pieces = [piece for piece in _SPLIT.split(text) if piece]
+    if (end := next((i for i, piece in enumerate(pieces) if piece in ENDS), None)) is not None:
+        if any(piece not in ENDS and piece.strip() for piece in pieces[end:]):
+            problems.append("there is text after the end of the turn; it is left out.")
+        del pieces[end:]
+    if "<|im_start|>" in pieces:
         problems.append("a new turn starts before this one has ended.")
-    reasoning, content, complete = None, text, True
+    reasoning, content, complete = None, "".join(pieces), True
     if template in ("qwen3", "qwen3-thinking-2507"):
-        reasoning, content, complete = _thoughts(text, template, enable_thinking, problems)
+        reasoning, content, complete = _thoughts(pieces, template, enable_thinking, problems)
     types = _schemas(tools or ()) if template == "qwen3-coder" else None
     content, calls, whole = _tool_calls(content, types, problems)
     return Reply(reasoning, content, calls, complete and whole, tuple(problems))
 
 
-def _thoughts(text: str, template: str, thinking: bool, problems: list[str]) -> tuple[str | None, str, bool]:
+def _thoughts(
+    pieces: list[str], template: str, thinking: bool, problems: list[str]
+) -> tuple[str | None, str, bool]:
     """Reasoning, the rest, and whether the block is closed."""
-    begins = text.lstrip().startswith("<think>")
-    prompt_opened = template == "qwen3-thinking-2507"
-    if not begins and not prompt_opened and not (thinking and re.search("</?think>", text)):
-        return None, text, True
-    thoughts, closed, content = text.partition("</think>")
-    if begins:
-        thoughts = thoughts.lstrip().removeprefix("<think>")
-    elif "<think>" in thoughts and not prompt_opened:
-        outside, _, thoughts = thoughts.partition("<think>")
-        content = outside + content
+    begins = next((piece for piece in pieces if piece.strip()), "") == THINK
+    inside = not begins and (template == "qwen3-thinking-2507" or (thinking and _opened_before(pieces)))
+    if not begins and not inside and not thinking:
+        return None, "".join(pieces), True
+    splitter = Splitter(_AS_THEMSELVES, inside=inside)
+    before: list[str] = []
+    thought: list[str] = []
+    after: list[str] = []
+    for piece in pieces:
+        first, part = not splitter.closed, splitter.feed(piece)
+        if not first:  # the first thought is the thought
+            after.append(piece)
+        elif part != "mark":
+            (thought if part == "reasoning" else before).append(piece)
+    if splitter.thoughts == 0:
+        return None, "".join(before), True
+    outside = "" if begins else "".join(before)
+    if outside:
         problems.append("there is text before <think>; it is kept in front of the content.")
-    if not closed:
+    if not splitter.closed:
         problems.append("<think> is not closed: the reply stops before its answer.")
-    return thoughts.strip("\n") or None, content.lstrip("\n"), bool(closed)
+    if splitter.thoughts > 1:
+        problems.append("there is a second <think> behind the thought; it is kept in the content.")
+    if splitter.closed_again:
+        problems.append("there is a second </think> behind the thought; it is kept in the content.")
+    content = (outside + "".join(after)).lstrip("\n")
+    return "".join(thought).strip("\n") or None, content, splitter.closed
+
+
+def _opened_before(pieces: list[str]) -> bool:
+    """Whether a thought is closed that only the prompt can have opened: the first think mark is
+    </think>, and it does not stand in a call, between <tool_call> and </tool_call>."""
+    in_call = seen = False
+    for piece in pieces:
+        if piece == THINK and not in_call:
+            return seen
+        if piece == CALL and seen:
+            return True
+        seen = (seen or piece == END_THINK) and piece != END_CALL
+        in_call = piece == CALL or (in_call and piece != END_CALL)
+        if seen and not in_call:
+            return True
+    return seen
 
 
 def _tool_calls(text: str, types: Json | None, problems: list[str]) -> tuple[str, list[Json], bool]:

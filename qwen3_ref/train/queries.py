@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from qwen3_ref.chat import encode_chat
+from qwen3_ref.reply import Splitter
 from qwen3_ref.tasks.problems import FAMILIES, Problem, make_problems, verify
 from qwen3_ref.tokenizer import Tokenizer
 
@@ -40,9 +41,11 @@ def read_sample(tokenizer: Tokenizer, ids: Sequence[int]) -> Sample:
     names = {i: name for name, i in tokenizer.control_tokens.items()}
     marks = tuple(names[i] for i in ids if i in names)
     body = list(ids[:-1]) if ids and names.get(ids[-1]) == END else list(ids)
+    splitter = Splitter(tokenizer.control_tokens)
+    parts = [splitter.feed(i) for i in body]
     thought, spent = None, 0
-    if body and names.get(body[0]) == "<think>" and "</think>" in marks:
-        at = body.index(tokenizer.control_tokens["</think>"])
+    if parts[:1] == ["mark"] and "mark" in parts[1:]:
+        at = parts.index("mark", 1)
         thought, spent, body = tokenizer.decode(body[1:at]), at - 1, body[at + 1 :]
     return Sample(marks, thought, tokenizer.decode(body), spent, len(ids))
 

@@ -143,8 +143,8 @@ FAULTS = [
         rows="39",
         words="Thinking-2507's prompt has opened the block; the parser waits for the reply to do so",
         module="reply",
-        right='prompt_opened = template == "qwen3-thinking-2507"',
-        wrong="prompt_opened = False",
+        right='template == "qwen3-thinking-2507" or (thinking',
+        wrong="(thinking",
         by=(
             MALFORMED,
             REPLIES,
@@ -155,8 +155,8 @@ FAULTS = [
         rows="39",
         words="with thinking off, the answer up to a </think> it mentions is taken for thoughts",
         module="reply",
-        right="and not (thinking and re.search",
-        wrong="and not (re.search",
+        right='or (thinking and _opened_before(pieces)))',
+        wrong="or _opened_before(pieces))",
         by=(REPLIES,),
     ),
     Fault(
@@ -164,8 +164,8 @@ FAULTS = [
         rows="39",
         words="thoughts land in the content",
         module="reply",
-        right="and not (thinking and re.search",
-        wrong="and not (not thinking and re.search",
+        right="    if not begins and not inside and not thinking:",
+        wrong="    if not begins and not inside and thinking:",
         by=(REPLIES,),
     ),
     Fault(
