@@ -1,7 +1,15 @@
 """One thread a process, as `make test` sets it: two threads make these small tensors ten times slower,
 and sums come out the same on every run. Set before torch is imported."""
 
+from __future__ import annotations
+
 import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from qwen3_ref.train.corpus import Corpus
 
 for name, value in {
     "OMP_NUM_THREADS": "1",
@@ -10,3 +18,11 @@ for name, value in {
     "HF_HUB_OFFLINE": "1",
 }.items():
     os.environ.setdefault(name, value)
+
+
+@pytest.fixture(scope="session")
+def corpus() -> Corpus:
+    """What the trainer's tests learn from, made in a moment."""
+    from tests.helpers import small_corpus
+
+    return small_corpus()

@@ -31,7 +31,7 @@ from qwen3_ref.train.loop import Plan
 from qwen3_ref.train.recipes import balance, pretrain
 from qwen3_ref.train.recipes.balance import GlobalShares, Weights, accumulate, balancing_loss
 from qwen3_ref.train.state import STATE
-from tests.test_train import tiny
+from tests.helpers import tiny
 
 SMALL: dict[str, Any] = {
     "model_type": "qwen3_moe",

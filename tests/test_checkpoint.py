@@ -18,7 +18,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from qwen3_ref.config import ConfigError
 from qwen3_ref.model import Qwen3
@@ -26,87 +26,25 @@ from qwen3_ref.numpy_ref import NumpyQwen3
 from qwen3_ref.store import checkpoint
 from qwen3_ref.store.checkpoint import INDEX, SINGLE, CheckpointError, open_checkpoint
 from qwen3_ref.store.progress import progress
-from tests.parity import CASES as MODELS
-from tests.parity import official_model, reference
+from tests.damage import (
+    K_PROJ,
+    copy_of,
+    shard,
+    tensors_of,
+    with_bytes,
+    with_entry,
+    with_header,
+    with_index,
+    with_tensors,
+)
+from tests.helpers import CASES as MODELS
+from tests.helpers import official_model, reference
 
 LOADERS: dict[str, Callable[..., Any]] = {
     "torch": Qwen3.from_pretrained,
     "numpy": NumpyQwen3.from_pretrained,
 }
-K_PROJ = "model.layers.1.self_attn.k_proj.weight"
 Case = tuple[Callable[[Path], None], list[str]]
-
-
-def copy_of(case: str, tmp_path: Path) -> Path:
-    """A checkpoint of the parity suite, written by transformers, to be damaged."""
-    return Path(shutil.copytree(reference(case)[0], tmp_path / "checkpoint"))
-
-
-def tensors_of(directory: Path) -> dict[str, torch.Tensor]:
-    """Copies, since safetensors maps the file, which the tests then overwrite."""
-    return {name: tensor.clone() for name, tensor in load_file(directory / SINGLE).items()}
-
-
-def shard(directory: Path) -> dict[str, Any]:
-    """Cut the single file into two shards with an index; returns the index."""
-    tensors = tensors_of(directory)
-    (directory / SINGLE).unlink()
-    names = sorted(tensors)
-    parts = {"model-00001-of-00002.safetensors": names[::2], "model-00002-of-00002.safetensors": names[1::2]}
-    for file, part in parts.items():
-        save_file({name: tensors[name] for name in part}, directory / file)
-    weight_map = {name: file for file, part in parts.items() for name in part}
-    index = {"metadata": {"total_size": 1}, "weight_map": weight_map}  # a wrong total is not relied on
-    (directory / INDEX).write_text(json.dumps(index), encoding="utf-8")
-    return index
-
-
-def with_tensors(change: Callable[[dict[str, torch.Tensor]], Any]) -> Callable[[Path], None]:
-    """Damage the tensors and write a sound file."""
-
-    def damage(directory: Path) -> None:
-        tensors = tensors_of(directory)
-        change(tensors)
-        save_file(tensors, directory / SINGLE)
-
-    return damage
-
-
-def with_header(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
-    """Damage the JSON header (in place, or by returning another value) and leave the data as it is."""
-
-    def damage(directory: Path) -> None:
-        content = (directory / SINGLE).read_bytes()
-        length = int.from_bytes(content[:8], "little")
-        header = json.loads(content[8 : 8 + length])
-        header.pop("__metadata__", None)
-        other = change(header)
-        text = other if isinstance(other, bytes) else json.dumps(header if other is None else other).encode()
-        rest = content[8 + length :]
-        (directory / SINGLE).write_bytes(len(text).to_bytes(8, "little") + text + rest)
-
-    return damage
-
-
-def with_entry(**fields: Any) -> Callable[[Path], None]:
-    return with_header(lambda header: header[K_PROJ].update(fields))
-
-
-def with_bytes(change: Callable[[bytes], bytes]) -> Callable[[Path], None]:
-    def damage(directory: Path) -> None:
-        (directory / SINGLE).write_bytes(change((directory / SINGLE).read_bytes()))
-
-    return damage
-
-
-def with_index(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
-    def damage(directory: Path) -> None:
-        index = shard(directory)
-        other = change(index)
-        text = other if isinstance(other, str) else json.dumps(index)
-        (directory / INDEX).write_text(text, encoding="utf-8")
-
-    return damage
 
 
 def missing_shard(directory: Path) -> None:
@@ -201,7 +139,8 @@ CASES: dict[str, Case] = {
     "index_too_deep": (with_index(lambda i: "[" * 200_000), [INDEX, "not a safetensors index"]),
     "index_a_list": (with_index(lambda i: "[]"), [INDEX, "not a safetensors index"]),
     "weight_map_a_list": (
-        with_index(lambda i: '{"weight_map": [["a", "b.safetensors"]]}'), [INDEX, "weight_map is a list"]
+        with_index(lambda i: '{"weight_map": [["a", "b.safetensors"]]}'),
+        [INDEX, "weight_map is a list"],
     ),
     "path_above": (stray("../model.safetensors"), [INDEX, K_PROJ, "in its own directory"]),
     "path_absolute": (stray("/tmp/model.safetensors"), [INDEX, K_PROJ, "in its own directory"]),
@@ -213,17 +152,20 @@ CASES: dict[str, Case] = {
     "path_a_number": (stray(5), [INDEX, K_PROJ, "no safetensors file"]),  # type: ignore[arg-type]
     "missing_tensor": (with_tensors(lambda t: t.pop(K_PROJ)), ["checkpoint lacks", K_PROJ, "fetch"]),
     "unused_tensor": (
-        with_tensors(lambda t: t.update(extra=torch.zeros(1))), ["holds extra", "no place", "config.json"]
+        with_tensors(lambda t: t.update(extra=torch.zeros(1))),
+        ["holds extra", "no place", "config.json"],
     ),
     "unused_bias": (
-        with_tensors(lambda t: t.update({K_PROJ[:-6] + "bias": torch.zeros(32)})), ["k_proj.bias", "no place"]
+        with_tensors(lambda t: t.update({K_PROJ[:-6] + "bias": torch.zeros(32)})),
+        ["k_proj.bias", "no place"],
     ),
     "wrong_shape": (
         with_tensors(lambda t: t.update({K_PROJ: t[K_PROJ].T.contiguous()[:16]})),
         [SINGLE, K_PROJ, "(16, 32)", "(32, 32)"],
     ),
     "whole_numbers": (
-        with_tensors(lambda t: t.update({K_PROJ: t[K_PROJ].int()})), [SINGLE, K_PROJ, "I32", "unquantised"]
+        with_tensors(lambda t: t.update({K_PROJ: t[K_PROJ].int()})),
+        [SINGLE, K_PROJ, "I32", "unquantised"],
     ),
     "float8": (
         with_tensors(lambda t: t.update({K_PROJ: t[K_PROJ].to(torch.float8_e4m3fn)})),
@@ -329,9 +271,7 @@ def test_a_file_that_changes_during_the_load(
 
 
 # 100 examples, as many for each kind of damage as hypothesis likes.
-@settings(
-    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_flipped_bytes_never_raise_anything_else(data: st.DataObject, tmp_path: Path) -> None:
     source = reference("moe")[0]

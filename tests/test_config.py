@@ -15,7 +15,7 @@ import transformers
 from qwen3_ref import facts
 from qwen3_ref.config import ConfigError, Qwen3Config
 from qwen3_ref.rope import frequencies
-from tests.parity import CASES
+from tests.helpers import CASES
 
 OPEN = [name for name, model in facts.official_models().items() if model["config"]]
 DENSE = facts.official_models()["Qwen3-0.6B"]["config"]

@@ -29,8 +29,7 @@ from qwen3_ref.train.recipes.distill import (
 from qwen3_ref.train.recipes.grpo import fingerprint
 from qwen3_ref.train.recipes.sft import encode_example
 from qwen3_ref.train.rollout import HeldOut, average
-from tests.parity import harden
-from tests.test_grpo import TINY, TOKENIZER, broken, hard_model, letter_queries
+from tests.helpers import TINY, TOKENIZER, broken, hard_model, harden, letter_queries
 
 STUDENT, TEACHER = torch.tensor([0.5, 0.3, 0.2]), torch.tensor([0.25, 0.25, 0.5])
 LN = math.log

@@ -10,11 +10,12 @@ import torch
 
 from qwen3_ref.config import Qwen3Config
 from qwen3_ref.decode.sampling import Sampling
-from qwen3_ref.measure.accuracy import Row, evaluate, summarise
+from qwen3_ref.measure.accuracy import evaluate, summarise
 from qwen3_ref.measure.statistics import pass_at_k, wilson
 from qwen3_ref.model import Qwen3
 from qwen3_ref.tasks.problems import make_problems
 from qwen3_ref.tokenizer import Tokenizer
+from tests.helpers import row
 
 TOK = Tokenizer.train(["12 + 34 is 46 and so on"], 300)
 PROBLEMS = make_problems("arithmetic", "test", 5) + make_problems("counting", "test", 4)
@@ -43,15 +44,6 @@ def test_pass_at_k_by_hand() -> None:
     assert (pass_at_k(4, 0, 4), pass_at_k(4, 1, 4)) == (0.0, 1.0)
     with pytest.raises(ValueError, match="pass@5"):
         pass_at_k(4, 1, 5)
-
-
-def row(problem: int, correct: bool, **changes: Any) -> Row:
-    values: dict[str, Any] = dict(
-        problem=problem, family="arithmetic", difficulty=1, mode="thinking", budget=None, sample=0,
-        correct=correct, thinking_tokens=10, answer_tokens=3, thinking_ended="closed", ended="stop",
-        answer="1",
-    )  # fmt: skip
-    return Row(**values | changes)
 
 
 def test_summary_by_hand() -> None:

@@ -34,7 +34,8 @@ from qwen3_ref.train.recipes.general_rl import (
     tool_call,
     tool_reward,
 )
-from tests.test_grpo import SMALL, TINY, TOKENIZER, ids_of
+from tests.helpers import SMALL_GRPO as SMALL
+from tests.helpers import TINY, TOKENIZER, ids_of
 
 GOOD = "<think>\n12+34=46\n</think>\n\n46<|im_end|>"
 PLAIN = "<think>\n\n</think>\n\n46<|im_end|>"

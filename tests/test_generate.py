@@ -9,7 +9,7 @@ from qwen3_ref.config import Qwen3Config
 from qwen3_ref.decode.generation import generate, stream
 from qwen3_ref.decode.sampling import Sampling, draw, probabilities
 from qwen3_ref.model import Qwen3
-from tests.parity import cached_official, reference, token_ids
+from tests.helpers import cached_official, reference, token_ids
 
 LOGITS = torch.tensor([0.4, 0.3, 0.2, 0.1], dtype=torch.float64).log()
 

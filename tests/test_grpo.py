@@ -17,12 +17,11 @@ from qwen3_ref.config import Qwen3Config
 from qwen3_ref.decode.sampling import Sampling
 from qwen3_ref.model import Qwen3
 from qwen3_ref.tasks.problems import make_problems
-from qwen3_ref.tokenizer import Tokenizer
 from qwen3_ref.train import rollout
 from qwen3_ref.train.errors import TrainingError
 from qwen3_ref.train.queries import Query, Sample, learnable, problem_queries, problem_query, read_sample
 from qwen3_ref.train.recipes import grpo
-from qwen3_ref.train.recipes.grpo import Grpo, _StepLoss, advantages, fingerprint, k3, run, surrogate
+from qwen3_ref.train.recipes.grpo import _StepLoss, advantages, fingerprint, k3, run, surrogate
 from qwen3_ref.train.rollout import (
     HeldOut,
     average,
@@ -35,40 +34,11 @@ from qwen3_ref.train.rollout import (
     token_log_probs,
 )
 from qwen3_ref.train.state import saved_step
-from tests.parity import harden
+from tests.helpers import SMALL_GRPO as SMALL
+from tests.helpers import TINY, TOKENIZER, broken, hard_model, ids_of, letter_queries
 
-TOKENIZER = Tokenizer.train(["<think> 12+34=46 mod 100 </think>"], 256 + 26 + 6)
 MARK = TOKENIZER.control_tokens
-TINY = Qwen3Config(
-    vocab_size=TOKENIZER.num_ids,
-    hidden_size=16,
-    intermediate_size=24,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    head_dim=6,
-    rope_theta=1e4,
-    tie_word_embeddings=True,
-    max_position_embeddings=64,
-)
-SMALL = Grpo(steps=3, prompts=4, group=4, max_new_tokens=6, save_every=1, held_out_every=2)
 PROMPTS, REPLIES = [[5, 6, 7], [8], [9, 10]], [[11, 12], [13, 14, 15, 16, 17], [18]]
-
-
-def hard_model() -> Qwen3:
-    model = Qwen3(TINY)
-    harden(model)
-    return model
-
-
-def letter_queries(count: int = 6) -> list[Query]:
-    """Rewarded is the share of letters among the ids of a reply: half of them are by chance."""
-
-    def score(sample: Sample) -> tuple[float, dict[str, float]]:
-        share = sum(c.isalpha() for c in sample.answer) / sample.tokens
-        return share, {"letters": share}
-
-    return [Query((i, i + 1, i + 2), score) for i in range(count)]
 
 
 # -- log-probabilities and masks -----------------------------------------------------------------------
@@ -259,10 +229,6 @@ def test_first_update_is_reinforce_with_the_group_baseline(mean: rollout.Mean, t
 # -- samples and rewards -------------------------------------------------------------------------------
 
 
-def ids_of(text: str) -> list[int]:
-    return TOKENIZER.encode(text, allow_control_tokens=True)
-
-
 def test_only_control_ids_make_a_think_block() -> None:
     text = "<think>\n1\n</think>\n\n2"
     typed = [*TOKENIZER.encode(text), MARK["<|im_end|>"]]
@@ -402,11 +368,6 @@ def test_a_resumed_run_ends_in_the_same_bits(kl: float, tmp_path: Path) -> None:
         assert a == b
     with pytest.raises(TrainingError, match="start was"):
         run(Qwen3(TINY), TOKENIZER, letter_queries(), tmp_path / "parts", settings)
-
-
-def broken(model: Qwen3) -> None:
-    with torch.no_grad():
-        model.model.norm.weight[0] = math.nan
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ from qwen3_ref.train import corpus as text
 from qwen3_ref.train.recipes import general_rl, pretrain
 from qwen3_ref.train.recipes.general_rl import Task
 from qwen3_ref.train.run import Run
-from tests.test_evaluate import row
+from tests.helpers import row
 
 TOK = Tokenizer.train(["12 + 34 is 46 and so on"], 300)
 CONFIG = Qwen3Config(

@@ -10,7 +10,7 @@ from transformers.models.qwen3_moe.modeling_qwen3_moe import load_balancing_loss
 
 from qwen3_ref.model import Qwen3, Trace
 from qwen3_ref.moe import load_balancing_loss, route, router_load, run_experts, z_loss
-from tests.parity import reference, token_ids
+from tests.helpers import reference, token_ids
 
 # Router probabilities of three tokens over three experts; their logarithms are the logits.
 HAND = torch.tensor([[0.5, 0.25, 0.25], [0.5, 0.125, 0.375], [0.125, 0.75, 0.125]], dtype=torch.float64)

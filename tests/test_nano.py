@@ -24,7 +24,7 @@ from qwen3_ref.store import shipped
 from qwen3_ref.tasks.problems import FAMILIES, make_problems
 from qwen3_ref.tokenizer import CONTROL_TOKENS, Tokenizer
 from qwen3_ref.train import export
-from tests.test_chat import GOLDENS, arguments_of, conversations, values, words
+from tests.conversations import GOLDENS, arguments_of, conversations, values, words
 
 ROOT = Path(shipped.__file__).resolve().parents[1]
 NANO = ROOT / "data" / "nano"

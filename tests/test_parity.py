@@ -1,4 +1,4 @@
-"""Parity with transformers and with the NumPy specification: see parity.py and parity_numbers.py.
+"""Parity with transformers and with the NumPy specification: see parity.py.
 
 Below the named checks: random small configurations, the same 60 in every run.
 """
@@ -15,13 +15,16 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests import parity_numbers
-from tests.parity import ATOL, DENSE, EXACT, official_model, token_ids
+from qwen3_ref.course.compare import compare
+from qwen3_ref.model import Qwen3
+from qwen3_ref.numpy_ref import NumpyQwen3
+from tests.helpers import DENSE, official_model, token_ids
+from tests.parity import ATOL, CHECKS, EXACT
 
 
-@pytest.mark.parametrize("name", parity_numbers.CHECKS)
+@pytest.mark.parametrize("name", CHECKS)
 def test_parity(name: str) -> None:
-    parity_numbers.CHECKS[name]()
+    CHECKS[name]()
 
 
 @st.composite
@@ -81,10 +84,6 @@ def test_parity_of_random_configs(values: dict[str, Any], seed: int) -> None:
 
     The bounds are absolute. Logits here stay below 4, so float32's rounding stays below 1e-5.
     """
-    from qwen3_ref.course.compare import compare
-    from qwen3_ref.model import Qwen3
-    from qwen3_ref.numpy_ref import NumpyQwen3
-
     official = official_model(values, seed)
     ids = token_ids(values["vocab_size"], (2, 40), seed)
     with torch.no_grad(), tempfile.TemporaryDirectory() as directory:

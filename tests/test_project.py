@@ -38,6 +38,14 @@ def test_imports_go_down() -> None:
         assert not imports(files[name]), f"{name} is not empty but for its words"
 
 
+def test_no_test_file_imports_another() -> None:
+    """What several share lives in helpers, parity, conversations or damage; else order and skips leak."""
+    for path in (ROOT / "tests").rglob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        found = re.findall(r"^\s*(?:from|import) tests[. ].*\btest_\w+", text, re.MULTILINE)
+        assert not found, f"{path.name}: {found}"
+
+
 def test_the_readme_has_the_map() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert MARKED.findall(text) == [table()], "run `python -m tests.house`"

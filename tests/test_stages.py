@@ -25,9 +25,7 @@ from qwen3_ref.train import corpus as text
 from qwen3_ref.train import rollout, stages
 from qwen3_ref.train.loop import Plan, cross_entropy
 from qwen3_ref.train.recipes import distill, general_rl, grpo, pretrain, sft
-from tests.test_train import corpus, tiny
-
-__all__ = ["corpus"]  # a fixture
+from tests.helpers import tiny
 
 
 @dataclass(frozen=True)

@@ -26,32 +26,14 @@ from qwen3_ref.train.errors import TrainingError
 from qwen3_ref.train.loop import IGNORE, Plan, cross_entropy, train
 from qwen3_ref.train.recipes import pretrain, sft
 from qwen3_ref.train.state import STATE
+from tests.helpers import tiny
 
 PROBLEM = Problem("arithmetic", 2, "37+45-17 mod 100", "37+45=82\n82-17=65", "65")
 
 
 @pytest.fixture(scope="module")
-def corpus() -> text.Corpus:
-    """A corpus that is made in a moment: this package's own source, and little of the generated."""
-    sources = [path.read_text("utf-8") for path in sorted(Path(loop.__file__).parent.rglob("*.py"))]
-    code, prose = zip(*map(text.split_docstrings, sources), strict=True)
-    return {
-        "code": [f"{source}\n# {i}" for i in range(20) for source in code],
-        "language": ["\n\n".join([*docstrings, str(i)]) for i in range(40) for docstrings in prose],
-        "maths": text.maths_documents(60_000),
-        "reasoning": text.reasoning_documents(80),
-    }
-
-
-@pytest.fixture(scope="module")
 def tokenizer(corpus: text.Corpus) -> Tokenizer:
     return text.train_tokenizer(corpus)
-
-
-def tiny(seed: int = 0, **changes: Any) -> Qwen3:
-    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "head_dim": 12}
-    config = pretrain.nano_config(**(sizes | changes))
-    return Qwen3(config, generator=torch.Generator().manual_seed(seed))
 
 
 def data_loss(model: Qwen3, step: int) -> tuple[Tensor, dict[str, float]]:
@@ -121,9 +103,7 @@ def test_ctrl_c_in_a_step_loses_nothing(tmp_path: Path) -> None:
         (lambda loss: (loss - loss.detach()).abs().sqrt(), "the gradient's norm is"),  # 0 / 0 backwards
     ],
 )
-def test_nan_stops_before_it_spreads(
-    tmp_path: Path, failure: Callable[[Tensor], Tensor], what: str
-) -> None:
+def test_nan_stops_before_it_spreads(tmp_path: Path, failure: Callable[[Tensor], Tensor], what: str) -> None:
     model = tiny()
     with pytest.raises(TrainingError, match=rf"{what}.* in step 7 of 12; the state of step 4 .*intact"):
         train(model, PLAN, failing(6, failure), tmp_path)
@@ -132,9 +112,7 @@ def test_nan_stops_before_it_spreads(
     train(model, PLAN, data_loss, tmp_path)
 
 
-def test_full_disk_while_saving_keeps_the_last_state(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_full_disk_while_saving_keeps_the_last_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     train(tiny(), PLAN, data_loss, tmp_path, stop_at=4)
     before = (tmp_path / STATE).read_bytes()
 
@@ -280,9 +258,7 @@ def test_packing_by_hand(tokenizer: Tokenizer) -> None:
 
 
 @pytest.mark.parametrize("name", ["s1", "s3"])
-def test_rows_are_a_function_of_seed_and_step(
-    name: str, tokenizer: Tokenizer, corpus: text.Corpus
-) -> None:
+def test_rows_are_a_function_of_seed_and_step(name: str, tokenizer: Tokenizer, corpus: text.Corpus) -> None:
     stage = pretrain.STAGES[name]
     streams, held_out = pretrain.make_streams(tokenizer, corpus)
     rows = pretrain.make_rows(stage, tokenizer, streams, seed=0, step=5)
@@ -453,9 +429,7 @@ def test_fusion_takes_only_what_the_model_itself_got_right(
     def scripted(model: object, tok: object, problems: list[Problem], **_: Any) -> list[Any]:
         assert {p.difficulty for p in problems} == set(range(1, 7))
         texts = ["<think>\n{t}\n</think>\n\n{a}", "<think>\n{t}\n</think>\n\n?", "{a}"]
-        return [
-            parse_reply(texts[i % 3].format(t=p.trace, a=p.answer)) for i, p in enumerate(problems)
-        ]
+        return [parse_reply(texts[i % 3].format(t=p.trace, a=p.answer)) for i, p in enumerate(problems)]
 
     monkeypatch.setattr(sft, "ask", scripted)
     examples, fates = sft.fusion_examples(tiny(), tokenizer, 30, seed=0)

@@ -32,7 +32,7 @@ from qwen3_ref.official import verify as weights
 from qwen3_ref.official.snapshots import fetch
 from qwen3_ref.store.checkpoint import INDEX, SINGLE, CheckpointError
 from qwen3_ref.tokenizer import Tokenizer
-from tests.parity import CASES, reference
+from tests.helpers import CASES, reference
 
 REVISION = facts.official_models()["Qwen3-0.6B"]["revision"]
 

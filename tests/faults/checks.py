@@ -21,10 +21,12 @@ import pytest
 import torch
 
 from qwen3_ref.config import ConfigError
+from qwen3_ref.model import Qwen3
+from qwen3_ref.numpy_ref import NumpyQwen3
 from qwen3_ref.store.checkpoint import CheckpointError
 from tests.faults.switch import Fault, forget, switched_on
-from tests.parity import DENSE, MOE, official_model, scratch, token_ids
-from tests.parity_numbers import CHECKS, SLOW
+from tests.helpers import DENSE, MOE, official_model, scratch, token_ids
+from tests.parity import CHECKS, SLOW
 
 FAST = [name for name in CHECKS if name not in SLOW]
 # What a failing check may raise. Anything else (a NameError, say) is a fault written wrongly.
@@ -105,9 +107,6 @@ def weak_test_passes(fault: Fault) -> bool:
     It is what a well-known teaching repository ships: a freshly initialised model of hidden size 32
     with 4 heads of 8 and 8 tokens, here dense and MoE, PyTorch and NumPy, at that test's 1e-5.
     """
-    from qwen3_ref.model import Qwen3
-    from qwen3_ref.numpy_ref import NumpyQwen3
-
     for kind in ("dense", "moe"):
         directory, ids, logits = _weak_reference(kind)
         with switched_on(fault):
