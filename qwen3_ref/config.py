@@ -4,22 +4,25 @@ arithmetic that follows from it: parameters, bytes, FLOPs, KV cache.
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any
 
 from qwen3_ref import facts
 from qwen3_ref.rope import yarn_problem
+from qwen3_ref.store.errors import one_line, quoted
 from qwen3_ref.store.files import write_atomically
+from qwen3_ref.store.shipped import directory_of
 
 
 class ConfigError(ValueError):
     """A configuration that is incomplete, impossible, or of a model that this is not."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
 
 
 # What the official files may also hold, with the only value under which this model is the right one.
@@ -134,11 +137,8 @@ class Qwen3Config:
         models = facts.official_models()
         short = name.removeprefix("Qwen/")
         if short not in models:
-            small = {known.lower(): known for known, model in models.items() if model.get("config")}
-            wanted = name.lower().removeprefix("qwen/")
-            near = [small[match] for match in difflib.get_close_matches(wanted, small, n=3, cutoff=0.5)]
-            hint = f"did you mean {', '.join(near)}" if near else f"known: {', '.join(small.values())}"
-            raise ConfigError(f"{name!r} is not an official Qwen3 checkpoint; {hint}.")
+            hint = facts.suggestion(name)
+            raise ConfigError(f"{quoted(name)} is not an official Qwen3 checkpoint; {hint}.")
         if models[short].get("config") is None:
             raise ConfigError(f"the weights of {short} were never published, nor its config.json.")
         return cls.from_dict(models[short]["config"], source=f"the official config of {short}")
@@ -146,13 +146,12 @@ class Qwen3Config:
     @classmethod
     def from_pretrained(cls, directory: str | os.PathLike[str]) -> Qwen3Config:
         """Read `config.json` in a directory. Raises ConfigError, naming the file and the field."""
-        path = Path(directory) / "config.json"
+        path = directory_of(directory) / "config.json"
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
         except (FileNotFoundError, NotADirectoryError):
-            raise ConfigError(
-                f"there is no {path}; give a directory that holds a checkpoint and its config.json."
-            ) from None
+            otherwise = "give a directory that holds a checkpoint and its config.json"
+            raise ConfigError(f"there is no {path}; {facts.way_out(directory, otherwise)}.") from None
         except OSError as error:
             raise ConfigError(
                 f"{path} cannot be read ({error.strerror}); check its kind and permissions."

@@ -5,10 +5,15 @@ Nothing in `data/` is computed by this package: it is what the package is checke
 
 from __future__ import annotations
 
+import difflib
 import functools
 import json
+import os
+import re
 from importlib.resources import files
 from typing import Any
+
+from qwen3_ref.store.shipped import NANO
 
 
 @functools.cache
@@ -24,6 +29,42 @@ def official_models() -> dict[str, dict[str, Any]]:
     `revision`, `released`."""
     models: dict[str, dict[str, Any]] = _load("models.json")["models"]
     return models
+
+
+def known_names() -> list[str]:
+    """Every name that stands for a checkpoint: the official ones whose weights were published, and the
+    nano family's."""
+    return [name for name, model in official_models().items() if model.get("config")] + list(NANO)
+
+
+def suggestion(name: str) -> str:
+    """What a name that stands for nothing may have meant: "did you mean Qwen3-8B", or all that is known.
+
+    `name` may be a hub name ("qwen/qwen3-8b"), somebody's copy, a path or a web address, in any case.
+    """
+    small = {known.lower(): known for known in known_names()}
+    parts = [part for part in re.split(r"[/\\?#\s]+", name[:1000].lower()) if part]
+    wanted = "-".join(parts) if len(parts) == 2 and parts[0].startswith("qwen3") else ""  # "Qwen3 8B"
+    for part in [wanted, *parts, *(f"qwen3-{part}" for part in parts)]:
+        if part in small:
+            return f"did you mean {small[part]}"
+    for part in reversed(parts):  # of an owner and a name, the name
+        if near := difflib.get_close_matches(part[:100], small, n=3, cutoff=0.5):
+            return f"did you mean {', '.join(small[match] for match in near)}"
+    return f"known: {', '.join(small.values())}"
+
+
+def way_out(name_or_dir: str | os.PathLike[str], otherwise: str) -> str:
+    """The end of a sentence about a directory that lacks what was to be read: what its name may have
+    meant, if it is no directory but looks like a name, else `otherwise`."""
+    name = os.fspath(name_or_dir)
+    if not name or os.path.isdir(name) or name.startswith((".", "/", "~")) or name.count("/") > 1:
+        return otherwise
+    hint = suggestion(name)
+    official = name.removeprefix("Qwen/")
+    if hint == f"did you mean {official}":
+        return f'`official.snapshots.find_official("{official}")` gives the directory of its snapshot'
+    return hint if hint.startswith("did you mean ") else otherwise
 
 
 def about() -> dict[str, Any]:

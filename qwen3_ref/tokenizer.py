@@ -29,7 +29,9 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers
 
 from qwen3_ref import facts
 from qwen3_ref.store.files import write_atomically
+from qwen3_ref.store.fingerprint import fingerprint
 from qwen3_ref.store.hub import hub_cache
+from qwen3_ref.store.shipped import directory_of
 
 PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"  # English contractions
@@ -241,7 +243,7 @@ class Tokenizer:
 
         Raises ValueError if there is none, or if it is of another kind than Qwen3's.
         """
-        path = Path(directory) / "tokenizer.json"
+        path = directory_of(directory) / "tokenizer.json"
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
             names, pairs = data["model"]["vocab"], data["model"]["merges"]
@@ -249,9 +251,8 @@ class Tokenizer:
             normal = (data["normalizer"] or {}).get("type")
             pre = json.dumps(data["pre_tokenizer"])
         except (FileNotFoundError, NotADirectoryError):
-            raise ValueError(
-                f"there is no {path}; give a directory with a tokenizer.json, or use Tokenizer.official()."
-            ) from None
+            otherwise = "give a directory with a tokenizer.json, or use Tokenizer.official()"
+            raise ValueError(f"there is no {path}; {facts.way_out(directory, otherwise)}.") from None
         except OSError as error:
             raise ValueError(
                 f"{path} cannot be read ({error.strerror}); check its kind and permissions."
@@ -303,6 +304,19 @@ class Tokenizer:
     def num_ids(self) -> int:
         """How many ids it can produce, control tokens included: 151,669 for the official one."""
         return len(self._by_id)
+
+    @functools.cached_property
+    def ids(self) -> Sequence[int]:
+        """The ids that have a text, in order: a range, or a list where added tokens leave gaps. Rows of
+        an embedding beside them are padding, which no sampler may draw."""
+        found = sorted(self._by_id)
+        whole = range(len(found))
+        return whole if not found or found[-1] == whole[-1] else found
+
+    def fingerprint(self) -> str:
+        """The SHA-256 of what decides its ids: vocabulary, merges, control tokens."""
+        pairs = b"".join(b"%s %s\n" % (base64.b64encode(a), base64.b64encode(b)) for a, b in self.merges)
+        return fingerprint(_rank_lines(self.vocab), pairs, self.control_tokens)
 
     @property
     def stop_ids(self) -> set[int]:

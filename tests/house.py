@@ -15,7 +15,7 @@ from qwen3_ref.store.files import write_atomically
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "qwen3_ref"
 ROOMS = {
-    "store": "files progress hub checkpoint shipped",
+    "store": "errors files progress hub fingerprint shipped checkpoint",
     "": "arrays facts rope config numpy_ref moe cache model tokenizer chat reply",
     "decode": "sampling budget generation dialogue",
     "official": "snapshots verify",

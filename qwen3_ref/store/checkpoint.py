@@ -21,8 +21,10 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 from safetensors import SafetensorError
 
+from qwen3_ref.store.errors import CheckpointError
 from qwen3_ref.store.files import cannot_write, write_atomically
 from qwen3_ref.store.progress import progress
+from qwen3_ref.store.shipped import directory_of
 
 T = TypeVar("T")
 
@@ -35,16 +37,6 @@ _PACKED = re.compile(r"(.*\.mlp\.experts)\.(gate_up_proj|down_proj)")
 _SHARD = re.compile(r"[^/\\:\x00-\x1f]+\.safetensors")  # a bare file name, on any system
 _OURS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?")
 _BLOCK = 2**22  # values mapped at a time: what a load needs beyond the model itself
-
-
-class CheckpointError(Exception):
-    """A checkpoint that cannot be used: the sentence names the file, the tensor and the way out.
-
-    It is one line, whatever control characters a hostile file puts into its names.
-    """
-
-    def __init__(self, message: str) -> None:
-        super().__init__("".join(c if c.isprintable() else ascii(c)[1:-1] for c in message))
 
 
 @dataclass(frozen=True)
@@ -194,7 +186,7 @@ def open_checkpoint(directory: str | os.PathLike[str]) -> Checkpoint:
     file and an index are there, the single file counts, as in transformers.
     """
     try:
-        return _open(Path(directory))
+        return _open(directory_of(directory))
     except OSError as error:
         raise CheckpointError(
             f"{error.filename} cannot be read ({error.strerror}); check its kind and permissions."

@@ -1,10 +1,11 @@
-"""The checkpoints that come with the package, and what a name on the command line stands for."""
+"""The checkpoints that come with the package, and what a name stands for wherever a directory is taken."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
-from qwen3_ref.store.checkpoint import CheckpointError, is_complete
+from qwen3_ref.store.errors import CheckpointError
 
 NANO = ("qwen3-nano", "qwen3-nano-base", "qwen3-nano-moe", "qwen3-nano-student")
 """The checkpoints that come with the package; `train nano` makes them."""
@@ -13,12 +14,12 @@ NANO = ("qwen3-nano", "qwen3-nano-base", "qwen3-nano-moe", "qwen3-nano-student")
 def find_nano(name: str) -> Path:
     """The directory of a checkpoint of the nano family, which comes with the package.
 
-    Raises ValueError for an unknown name, CheckpointError if this installation lacks the file.
+    Raises ValueError for an unknown name, CheckpointError if this installation lacks the files.
     """
     if name not in NANO:
         raise ValueError(f"there is no nano checkpoint {name!r}; there are {', '.join(NANO)}.")
     place = Path(__file__).resolve().parents[1] / "data" / "nano" / name
-    if not is_complete(place):
+    if not all((place / file).is_file() for file in ("config.json", "model.safetensors")):
         raise CheckpointError(f"{place} is not there, so the package is incomplete; install it again.")
     return place
 
@@ -31,3 +32,9 @@ def local_directory(name: str) -> Path | None:
     if name and Path(name).is_dir():
         return Path(name)
     return find_nano(name) if name in NANO else None
+
+
+def directory_of(name_or_dir: str | os.PathLike[str]) -> Path:
+    """The directory that every `from_pretrained` reads: as given, or a nano checkpoint's by its name
+    (a directory of that name comes first). It need not exist: whoever reads it says what is missing."""
+    return local_directory(os.fspath(name_or_dir)) or Path(name_or_dir)
