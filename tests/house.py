@@ -17,7 +17,7 @@ PACKAGE = ROOT / "qwen3_ref"
 ROOMS = {
     "store": "errors files progress hub fingerprint shipped checkpoint",
     "": "arrays facts rope config numpy_ref moe cache model tokenizer chat reply",
-    "decode": "sampling budget generation dialogue",
+    "decode": "sampling budget profile generation dialogue",
     "official": "snapshots verify",
     "tasks": "problems documents",
     "train": "errors state loop corpus queries rollout recipes/pretrain recipes/balance recipes/sft "

@@ -13,12 +13,9 @@ import pytest
 import torch
 
 from qwen3_ref.cache import KVCache
-from qwen3_ref.config import Qwen3Config
-from qwen3_ref.decode.budget import EARLY_STOP, early_stop_for
+from qwen3_ref.decode.budget import EARLY_STOP, Budget
 from qwen3_ref.decode.generation import Generated, generate, stream
-from qwen3_ref.model import Qwen3
 from qwen3_ref.tokenizer import Tokenizer
-from qwen3_ref.train.recipes.pretrain import nano_config
 
 TOK = Tokenizer.train(["a small text"], 290)
 OPEN, CLOSE, END = (TOK.control_tokens[t] for t in ("<think>", "</think>", "<|im_end|>"))
@@ -35,8 +32,8 @@ class Scripted:
 
     def __init__(self, context: int = 200) -> None:
         self.config: Any = SimpleNamespace(
-            max_position_embeddings=context, num_token_ids=TOK.num_ids, num_hidden_layers=1,
-            num_key_value_heads=1, head_dim=1,
+            max_position_embeddings=context, vocab_size=TOK.num_ids, num_token_ids=TOK.num_ids,
+            num_hidden_layers=1, num_key_value_heads=1, head_dim=1,
         )  # fmt: skip
         self.dtype, self.device = torch.float32, torch.device("cpu")
         self.computed = 0
@@ -78,7 +75,7 @@ def run(
     options = {"max_new_tokens": 100, "stop_ids": {END}, "tokenizer": TOK} | options
     prompts = [[n, *PROMPT, *(extra or [])] for n in thoughts]
     model: Any = options.pop("model", None) or Scripted()
-    return generate(model, prompts, thinking_budget=budget, early_stop=STOP_TEXT, **options)
+    return generate(model, prompts, thinking_budget=Budget(budget, STOP_TEXT), **options)
 
 
 def test_official_text_is_24_ids() -> None:
@@ -169,8 +166,8 @@ def test_stream_is_the_same_reply() -> None:
     model: Any = Scripted()
     for budget in (0, 3, None):
         streamed = stream(
-            model, [7, *PROMPT], max_new_tokens=100, stop_ids={END}, thinking_budget=budget,
-            tokenizer=TOK, early_stop=STOP_TEXT,
+            model, [7, *PROMPT], max_new_tokens=100, stop_ids={END},
+            thinking_budget=Budget(budget, STOP_TEXT), tokenizer=TOK,
         )  # fmt: skip
         assert list(streamed) == run(7, budget=budget)[0]
 
@@ -193,12 +190,4 @@ def test_bad_requests(options: dict[str, Any], words: str) -> None:
 
 def test_early_stop_must_close() -> None:
     with pytest.raises(ValueError, match="early_stop is 'enough'; it must close the thought"):
-        generate(Scripted(), [[1]], max_new_tokens=1, thinking_budget=1, tokenizer=TOK, early_stop="enough")  # type: ignore[arg-type]
-
-
-def test_the_sentence_fits_the_model() -> None:
-    """A vocabulary of 1,024 words gets the short form, an official one the official sentence."""
-    small = Qwen3(nano_config(), device="meta")
-    large = Qwen3(Qwen3Config.named("Qwen3-0.6B"), device="meta")
-    assert early_stop_for(small) == "\n</think>\n\n"
-    assert early_stop_for(large) == EARLY_STOP and "limited time by the user" in EARLY_STOP
+        generate(Scripted(), [[1]], max_new_tokens=1, thinking_budget=Budget(1, "enough"), tokenizer=TOK)  # type: ignore[arg-type]

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,6 +25,7 @@ from qwen3_ref import KVCache, Qwen3, Qwen3Config, Sampling, Tokenizer, encode_c
 from qwen3_ref.commands import chat
 from qwen3_ref.commands import line as cli
 from qwen3_ref.decode.dialogue import Dialogue
+from qwen3_ref.decode.profile import Profile
 from qwen3_ref.official.verify import Finding
 
 OPEN = [name for name, model in facts.official_models().items() if model["config"]]
@@ -121,7 +123,9 @@ BUDGETS = ["--budgets", "0", "2", "none", "2", "--count", "1", "--max-new-tokens
 def test_evaluate_prints_and_writes_the_curves(
     small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, out, err = run(capsys, "evaluate", str(small), *BUDGETS, "--out", str(tmp_path / "new"))
+    told = shutil.copytree(small, tmp_path / "told")  # by its own directory how its thoughts are ended
+    (told / "generation_config.json").write_text('{"early_stop_text": "!</think>"}', encoding="utf-8")
+    code, out, err = run(capsys, "evaluate", str(told), *BUDGETS, "--out", str(tmp_path / "new"))
     assert code == 0 and err == ""
     lines = out.splitlines()
     assert lines[0].split() == ["budget", "arithmetic", "counting", "conversion", "retrieval", "all"]
@@ -129,7 +133,7 @@ def test_evaluate_prints_and_writes_the_curves(
     assert lines[5].startswith("% right of 1 test problems a family") and "16 answers" in lines[5]
     found = json.loads((tmp_path / "new" / "curves.json").read_text(encoding="utf-8"))
     assert (found["split"], found["count"], len(found["points"])) == ("test", 1, 4 * 5)
-    assert found["early_stop"] == "\n</think>\n\n"
+    assert found["early_stop"] == "!</think>"
 
 
 def test_evaluate_interrupted_goes_on(
@@ -365,16 +369,16 @@ def dialogue(small: Path, **options: Any) -> Dialogue:
     options = {"max_new_tokens": 12} | options
     sampling = options.pop("sampling", Sampling.greedy())
     generator = torch.Generator().manual_seed(options.pop("seed", 0))
-    return Dialogue(
-        Qwen3.from_pretrained(small), Tokenizer.from_pretrained(small), sampling, generator, **options
-    )
+    tok = Tokenizer.from_pretrained(small)
+    profile = replace(Profile.of(tok), thinking=sampling, non_thinking=sampling)
+    return Dialogue(Qwen3.from_pretrained(small), tok, profile, generator, **options)
 
 
 def uncached(d: Dialogue, messages: list[dict[str, Any]], n: int) -> list[int]:
     """What `generate` answers, without this conversation's cache."""
     prompt = encode_chat(d.tokenizer, messages, enable_thinking=d.enable_thinking)
     return generate(
-        d.model, [prompt], max_new_tokens=n, stop_ids=d.stop_ids, tokenizer=d.tokenizer
+        d.model, [prompt], max_new_tokens=n, stop_ids=d.profile.stop_ids, tokenizer=d.tokenizer
     )[0]
 
 
@@ -386,7 +390,7 @@ def test_turns_on_one_cache_equal_a_fresh_start(
     whole, computed, forward = 0, [0], d.model.forward
 
     def counting(input_ids: torch.Tensor, **options: Any) -> torch.Tensor:
-        if "cache" in options and options["cache"] is d._cache:
+        if "cache" in options and options["cache"] is d.cache:
             computed[0] += input_ids.numel()
         return forward(input_ids, **options)
 
@@ -394,11 +398,11 @@ def test_turns_on_one_cache_equal_a_fresh_start(
     for text in ("hello", "how are you? " * 4, "What is it?"):
         before = [*d.messages, {"role": "user", "content": text}]
         assert list(d.ask(text)) == uncached(d, before, 12)
-        assert d._cache is not None
-        n, fresh = d._cache.length, KVCache(d.model.config, 1, 256)
+        assert d.cache is not None
+        n, fresh = d.cache.length, KVCache(d.model.config, 1, 256)
         with torch.no_grad():
-            d.model(d._cache.ids, cache=fresh)
-        for held, want in ((d._cache.keys, fresh.keys), (d._cache.values, fresh.values)):
+            d.model(d.cache.ids, cache=fresh)
+        for held, want in ((d.cache.keys, fresh.keys), (d.cache.values, fresh.values)):
             torch.testing.assert_close(held[..., :n, :], want[..., :n, :], atol=1e-4, rtol=0)
         whole += len(encode_chat(d.tokenizer, before, enable_thinking=thinking))
     # Each turn computes what is new to it, and the last reply as the template writes it; no more.
@@ -454,14 +458,17 @@ def test_chat_from_a_pipe(small: Path) -> None:
     talk = "hello\n\n  \nhow are you?\n/new\nhello\n/exit\nnever\n"
     greedy = ["chat", str(small), "--max-new-tokens", "9", "--temperature", "0", "--no-think"]
     result = child(*greedy, input=talk)
-    assert result.returncode == 0 and result.stderr == ""
+    assert result.returncode == 0 and result.stderr.splitlines() == [
+        "It has no chat template; qwen3 is taken, being the commonest.",
+        "It says nothing of sampling; the official setting of qwen3 is taken.",
+    ]
     d = dialogue(small, enable_thinking=False, max_new_tokens=9)
     want = ""
     for text in ("hello", "how are you?", None, "hello"):
         if text is None:
             d.messages.clear()
             continue
-        said = d.tokenizer.decode(i for i in d.ask(text) if i not in d.stop_ids)
+        said = d.tokenizer.decode(i for i in d.ask(text) if i not in d.profile.stop_ids)
         want += re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", "", said) + "\n"
     assert result.stdout == want
     sampled = ["chat", str(small), "--max-new-tokens", "9"]
@@ -469,12 +476,11 @@ def test_chat_from_a_pipe(small: Path) -> None:
     assert one == two != other
 
 
-def fake(tokens: list[int], tok: Tokenizer, template: str = "qwen3") -> Any:
+def fake(tokens: list[int], tok: Tokenizer, template: Any = "qwen3") -> Any:
     def ask(text: str) -> Iterator[int]:
         yield from tokens
 
-    stop_ids = {tok.control_tokens["<|im_end|>"]}
-    return SimpleNamespace(tokenizer=tok, stop_ids=stop_ids, template=template, ask=ask)
+    return SimpleNamespace(tokenizer=tok, profile=Profile.of(tok, template), ask=ask)
 
 
 def test_thoughts_are_dimmed_in_a_terminal_and_marked_in_a_pipe(small: Path) -> None:
@@ -494,27 +500,11 @@ def test_thoughts_are_dimmed_in_a_terminal_and_marked_in_a_pipe(small: Path) -> 
     assert "".join(dimmed.split()) == "hmé"
 
 
-@pytest.mark.parametrize(
-    ("name", "template"),
-    [
-        ("Qwen3-0.6B", "qwen3"),
-        ("Qwen3-4B-Instruct-2507", "qwen3-instruct-2507"),
-        ("Qwen3-30B-A3B-Thinking-2507", "qwen3-thinking-2507"),
-        ("Qwen3-Coder-30B-A3B-Instruct", "qwen3-coder"),
-        ("/some/where", "qwen3"),
-        ("/home/Coder/of-Thinking-2507/Qwen3-0.6B/", "qwen3"),
-        ("/hub/models--Qwen--Qwen3-4B-Thinking-2507/snapshots/0123abcd", "qwen3-thinking-2507"),
-    ],
-)
-def test_the_template_goes_by_the_name(name: str, template: str) -> None:
-    assert chat._template(name) == template
-
-
 def test_a_base_model_is_named_as_one(small: Path, tmp_path: Path) -> None:
     base = shutil.copytree(small, tmp_path / "Tiny-Base")
     result = child("chat", str(base), "--max-new-tokens", "2", input="hello\n")
     assert result.returncode == 0
-    assert re.fullmatch(r"A Base model .* not trained on the marks of a chat.\n", result.stderr)
+    assert re.match(r"A Base model .* not trained on the marks of a chat.\nIt has no chat", result.stderr)
 
 
 def test_chat_in_a_terminal(small: Path) -> None:

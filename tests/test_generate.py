@@ -53,7 +53,7 @@ def test_numbers_that_are_no_temperature(value: float) -> None:
 @pytest.mark.parametrize("size", [0, -1])
 def test_a_batch_has_a_row(size: int) -> None:
     model = Qwen3.from_pretrained(reference("dense")[0])
-    with pytest.raises(ValueError, match=f"batch_size is {size}; it must be at least 1, or None"):
+    with pytest.raises(ValueError, match=f"batch_size is {size}; it must be a whole number, at least 1, or None"):
         generate(model, [[1, 2]], max_new_tokens=1, batch_size=size)
 
 
@@ -92,7 +92,7 @@ def test_padding_rows_never_win() -> None:
     logits = torch.zeros(151_936)
     logits[151_700] = 50.0
     for sampling in (Sampling.greedy(), Sampling.thinking(), Sampling(presence_penalty=1.0)):
-        p = probabilities(logits[None], sampling, [[1]], [[]], num_token_ids=151_669)[0]
+        p = probabilities(logits[None], sampling, [[1]], [[]], torch.arange(151_669, 151_936))[0]
         assert p[151_669:].sum() == 0 and abs(p.sum() - 1) < 1e-9
 
 

@@ -8,7 +8,6 @@ import dataclasses
 import sys
 import unicodedata
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from rich.console import Console
@@ -26,50 +25,37 @@ if TYPE_CHECKING:
 
 
 def _show(dialogue: Dialogue, text: str, out: Console) -> None:
-    """Stream one reply: thoughts dimmed in a terminal, between their marks in a pipe."""
-    control = dialogue.tokenizer.control_tokens
-    begin, end = control.get("<think>"), control.get("</think>")
+    """Stream one reply: thoughts dimmed where the terminal can, else between their marks."""
+    profile, control = dialogue.profile, dialogue.tokenizer.control_tokens
+    begin, end = control.get(profile.opening), control.get(profile.closing)
     decoder = StreamDecoder(dialogue.tokenizer)
-    # The 2507 Thinking template has opened the block already.
-    style = "dim" if dialogue.template == "qwen3-thinking-2507" else ""
+    dims = out.is_terminal and out.color_system is not None and not out.no_color
+    style = ""
 
     def write(piece: str) -> None:
         # No control characters: what a model says must not steer the terminal.
         clean = "".join(c for c in piece if c in "\n\t" or unicodedata.category(c) != "Cc")
         out.print(Text(clean, style=style), end="", soft_wrap=True)
 
+    if profile.template == "qwen3-thinking-2507":  # its prompt has opened the block already
+        style = "dim" if dims else ""
+        if not dims:
+            write(f"{profile.opening}\n")
     try:
         # Closed at once, so that a reply cut short by Ctrl-C is in the history before the next message.
         with contextlib.closing(dialogue.ask(text)) as reply:
             for token in reply:
-                if token == begin:
+                if token == begin and dims:
                     style = "dim"
-                if token in dialogue.stop_ids:
+                if token in profile.stop_ids:
                     continue
-                if token not in (begin, end) or not out.is_terminal:
+                if token not in (begin, end) or not dims:
                     write(decoder.feed(token))
                 if token == end:
                     style = ""
         write(decoder.finish())
     finally:
         out.print()
-
-
-def _own_name(model: str) -> str:
-    """The last part of a name or path; of a snapshot in the hub cache, its repository's."""
-    path = Path(model).absolute()
-    return path.parents[1].name if path.parent.name == "snapshots" else path.name
-
-
-def _template(model: str) -> Template:
-    """The chat template of a checkpoint, by its own name."""
-    name = _own_name(model).lower()
-    if "coder" in name:
-        return "qwen3-coder"
-    for kind in ("instruct", "thinking"):
-        if f"{kind}-2507" in name:
-            return "qwen3-instruct-2507" if kind == "instruct" else "qwen3-thinking-2507"
-    return "qwen3"
 
 
 def command(args: argparse.Namespace, out: Console) -> int:
@@ -86,39 +72,34 @@ def command(args: argparse.Namespace, out: Console) -> int:
                 f"({unit(download_bytes(name), 'B')})."
             )
         directory = found
-    template = args.template or _template(args.model)
     tokenizer = Tokenizer.from_pretrained(directory)
     import torch
 
-    from qwen3_ref.decode.budget import early_stop_for
     from qwen3_ref.decode.dialogue import Dialogue
-    from qwen3_ref.decode.sampling import Sampling
+    from qwen3_ref.decode.profile import Profile
     from qwen3_ref.model import Qwen3
 
-    thinks = not args.no_think and template in ("qwen3", "qwen3-thinking-2507")
-    sampling = Sampling.thinking() if thinks else Sampling.non_thinking()
-    sampling = Sampling.coder() if template == "qwen3-coder" else sampling
-    if args.temperature is not None:
-        sampling = dataclasses.replace(sampling, temperature=args.temperature)
+    profile = Profile.from_pretrained(directory, tokenizer, template=args.template)
+    if (t := args.temperature) is not None:
+        modes = {m: dataclasses.replace(getattr(profile, m), temperature=t) for m in ("thinking", "non_thinking")}
+        profile = dataclasses.replace(profile, **modes)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = args.dtype or ("bfloat16" if device == "cuda" else "float32")
     model = Qwen3.from_pretrained(directory, dtype=getattr(torch, dtype), device=device)
     dialogue = Dialogue(
         model,
         tokenizer,
-        sampling,
+        profile,
         torch.Generator().manual_seed(args.seed),
-        template=template,
         enable_thinking=not args.no_think,
         max_new_tokens=args.max_new_tokens,
         thinking_budget=args.thinking_budget,
-        early_stop=early_stop_for(model),
     )
     interactive = sys.stdin.isatty()
     errors = Console(stderr=True)
-    if _own_name(args.model).lower().endswith("-base"):
-        warning = "A Base model goes on with text; it was not trained on the marks of a chat."
-        errors.print(Text(warning, style="dim"), soft_wrap=True)
+    warning = "A Base model goes on with text; it was not trained on the marks of a chat."
+    for note in [*([warning] if profile.base else []), *profile.guesses]:
+        errors.print(Text(note, style="dim"), soft_wrap=True)
     if interactive:
         hello = f"{args.model} in {dtype} on {device}. /new starts over, /exit or Ctrl-D leaves."
         errors.print(Text(hello, style="dim"), soft_wrap=True)
@@ -173,4 +154,4 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--thinking-budget", type=at_least(0), help="cut thoughts after so many tokens")
     kinds = ["float32", "bfloat16", "float16"]
     parser.add_argument("--dtype", choices=kinds, help="(default: float32 on a CPU, bfloat16 on a GPU)")
-    parser.add_argument("--template", choices=get_args(Template), help="(default: by the name)")
+    parser.add_argument("--template", choices=get_args(Template), help="(default: as the checkpoint says)")

@@ -63,7 +63,7 @@ def command(args: argparse.Namespace, out: Console) -> int:
     """Measure the budget curves of one checkpoint on test problems, print them, and write them."""
     import torch
 
-    from qwen3_ref.decode.budget import early_stop_for
+    from qwen3_ref.decode.profile import Profile
     from qwen3_ref.measure.accuracy import BATCH, TEST_SEED, curve_table, curves, evaluate
     from qwen3_ref.model import Qwen3
 
@@ -76,10 +76,9 @@ def command(args: argparse.Namespace, out: Console) -> int:
             f"{args.model} has no <think> and </think> tokens, so it cannot have a thinking budget."
         )
     model = Qwen3.from_pretrained(directory)
-    small = model.config.num_parameters() < 10**8
-    if small:
+    if model.config.hidden_size <= 256:
         torch.set_num_threads(1)  # two threads get in each other's way on layers so small
-    early_stop = early_stop_for(model)
+    early_stop = Profile.from_pretrained(directory, tokenizer).early_stop
     if args.out is not None:
         args.out.mkdir(parents=True, exist_ok=True)
     rows = evaluate(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from qwen3_ref.model import Qwen3
+from qwen3_ref.decode.sampling import is_whole
+from qwen3_ref.reply import CALL, END_CALL, END_THINK, THINK
 from qwen3_ref.tokenizer import Tokenizer
 
 EARLY_STOP = (
@@ -18,38 +20,79 @@ line before it and, unlike the report's print, no full stop after `</think>`."""
 
 NANO_EARLY_STOP = "\n</think>\n\n"
 """The same for the nano family, 3 ids: how its thoughts end in training, and no sentence, of which
-every word would be new to it."""
+every word would be new to it. Its `generation_config.json` says so, as `early_stop_text`."""
 
 
-def early_stop_for(model: Qwen3) -> str:
-    """NANO_EARLY_STOP for a model of less than 100 million parameters, else the official EARLY_STOP."""
-    return NANO_EARLY_STOP if model.config.num_parameters() < 10**8 else EARLY_STOP
+@dataclass(frozen=True)
+class Budget:
+    """How many ids a model may spend on thinking, and the text that is fed when they are spent.
+
+    `tokens`: None counts and never cuts; 0 cuts the thought as it opens. `early_stop` closes the
+    thought with one closing mark. `opening` and `closing`: the marks of a thought, as the tokenizer
+    has them. A plain number stands for `Budget(number)` wherever a budget is taken.
+
+    Raises ValueError for a number of tokens that is no whole number, or a text that is no string.
+    """
+
+    tokens: int | None = None
+    early_stop: str = EARLY_STOP
+    opening: str = THINK
+    closing: str = END_THINK
+
+    def __post_init__(self) -> None:
+        if self.tokens is not None and not (is_whole(self.tokens) and self.tokens >= 0):
+            raise ValueError(
+                f"thinking_budget is {str(self.tokens)[:80]}; it must be a whole number of tokens, 0 or more."
+            )
+        for name in ("early_stop", "opening", "closing"):
+            if not isinstance(value := getattr(self, name), str):
+                raise ValueError(f"{name} is of type {type(value).__name__}; give a string.")
+
+    @classmethod
+    def of(cls, value: int | Budget | None) -> Budget:
+        """The budget that a number, None or a budget stands for."""
+        return value if isinstance(value, Budget) else cls(value)
+
+    def on(self, tokenizer: Tokenizer | None) -> BudgetIds | None:
+        """The same in the ids of a tokenizer; None if it, or the want of one, knows no thoughts.
+
+        Raises ValueError if there is something to cut and no way to: no tokenizer, no such marks, or
+        an early stop that does not close the thought once.
+        """
+        if tokenizer is None:
+            if self.tokens is None:
+                return None
+            raise ValueError("thinking_budget needs the tokenizer, to know <think>; pass tokenizer=.")
+        control = tokenizer.control_tokens
+        if self.opening not in control or self.closing not in control:
+            if self.tokens is None:
+                return None
+            raise ValueError(
+                f"this tokenizer has no {self.opening} and {self.closing} tokens, so its model cannot have "
+                f"a thinking_budget; leave it out."
+            )
+        text = tokenizer.encode(self.early_stop, allow_control_tokens=True)
+        opening, closing = control[self.opening], control[self.closing]
+        if self.tokens is not None and (text.count(closing) != 1 or opening in text):
+            raise ValueError(
+                f"early_stop is {self.early_stop[:200]!r}; it must close the thought with one "
+                f"{self.closing}, and open no other."
+            )
+        calls = {mark: control[mark] for mark in (CALL, END_CALL) if mark in control}
+        marks = {THINK: opening, END_THINK: closing, **calls}
+        return BudgetIds(self.tokens, opening, closing, tuple(text), marks, control.get("<|im_start|>"))
 
 
-@dataclass
-class _Budget:
-    """The ids that a thinking budget needs, and the budget itself (None: count only)."""
+@dataclass(frozen=True)
+class BudgetIds:
+    """A budget on a tokenizer: ids in place of texts.
 
+    `marks`: those that `reply.Splitter` needs, by its names. `turn`: the id that begins a turn.
+    """
+
+    tokens: int | None
     opening: int
     closing: int
-    stop_text: list[int]
-    tokens: int | None
-
-
-def _budget(tokenizer: Tokenizer | None, tokens: int | None, text: str) -> _Budget | None:
-    if tokenizer is None:
-        if tokens is not None:
-            raise ValueError("thinking_budget needs the tokenizer, to know <think>; pass tokenizer=.")
-        return None
-    marks = [tokenizer.control_tokens.get(mark) for mark in ("<think>", "</think>")]
-    if marks[0] is None or marks[1] is None:
-        if tokens is not None:
-            raise ValueError(
-                "this tokenizer has no <think> and </think> tokens, so its model cannot have a "
-                "thinking_budget; leave it out."
-            )
-        return None
-    stop_text = tokenizer.encode(text, allow_control_tokens=True)
-    if tokens is not None and stop_text.count(marks[1]) != 1:
-        raise ValueError(f"early_stop is {text!r}; it must close the thought with one </think>.")
-    return _Budget(marks[0], marks[1], stop_text, tokens)
+    stop_text: tuple[int, ...]
+    marks: Mapping[str, int]
+    turn: int | None

@@ -10,14 +10,20 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from qwen3_ref.cache import KVCache
-from qwen3_ref.decode.budget import EARLY_STOP, _Budget, _budget
-from qwen3_ref.decode.sampling import Sampling, draw, probabilities
+from qwen3_ref.decode.budget import Budget, BudgetIds
+from qwen3_ref.decode.sampling import Sampling, draw, is_whole, probabilities
 from qwen3_ref.model import Qwen3
+from qwen3_ref.reply import Splitter
 from qwen3_ref.tokenizer import Tokenizer
+
+StopIds = int | Collection[int] | Tensor | None
 
 
 class Generated(list[int]):
@@ -26,86 +32,105 @@ class Generated(list[int]):
     `ended`: "stop" (a stop id came, the last of the list) or "length" (no room left).
     `thinking_ended`: "closed" by the model, "budget", or "stop" or "length" inside the thought; None
     if there was no thought, or no tokenizer to know one by.
-    `thinking_tokens`: ids that the model spent inside the thought, marks and forced ids not counted.
-    `forced_tokens`: ids of the early-stop text that were fed instead of sampled.
-    `reasoning`: the ids between the marks, forced ones included; `answer`: those after the thought,
-    without the stop id.
+    `thinking_tokens`: ids that the model spent inside thoughts, marks and forced ids not counted.
+    `forced`: the places in the list of the early-stop text's ids, which were fed instead of sampled.
+    `reasoning`: the ids inside of thoughts, forced ones included; `answer`: all others, without the
+    marks of thoughts and the stop id.
+    `second_thought`: what of the answer the model went on to think behind a closed thought, up to and
+    with the last `</think>` there; empty in a well-formed reply. Generation does not intervene, and
+    the ids stay in `answer`, so that a strict reader sees what was said; a lenient one drops them:
+    `answer[len(second_thought):]`.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.ended: str | None = None
         self.thinking_ended: str | None = None
-        self.thinking_tokens = self.forced_tokens = 0
+        self.thinking_tokens = 0
+        self.forced: list[int] = []
         self.reasoning: list[int] = []
         self.answer: list[int] = []
+        self.second_thought: list[int] = []
+
+    @property
+    def forced_tokens(self) -> int:
+        """How many ids were fed instead of sampled."""
+        return len(self.forced)
 
 
 @dataclass
-class _Row:
+class Row:
     """One reply on its way: a machine that takes what was drawn and says which id really follows."""
 
     index: int
     prompt: list[int]
     generator: torch.Generator
     room: int
-    budget: _Budget | None
-    stop_ids: Collection[int]
+    budget: BudgetIds | None = None
+    stop_ids: Collection[int] = ()
     reply: Generated = field(default_factory=Generated)
-    inside: bool = False
     forced: deque[int] = field(default_factory=deque)
 
     def __post_init__(self) -> None:
-        if self.budget is not None:  # a template may have opened the thought already
-            marks = [i for i in self.prompt if i in (self.budget.opening, self.budget.closing)]
-            self.inside = bool(marks) and marks[-1] == self.budget.opening
+        b, turn = self.budget, self.prompt
+        marks = []
+        if b is not None:  # a template may have opened the thought already, or closed it
+            if b.turn in turn:
+                turn = turn[len(turn) - turn[::-1].index(b.turn) :]
+            marks = [i for i in turn if i in (b.opening, b.closing)]
+        inside = bool(marks) and marks[-1] == b.opening
+        self.splitter = Splitter(b.marks if b else {}, inside=inside, closed=bool(marks) and not inside)
 
     def take(self, token: int) -> int:
         """Append the drawn id, or the forced one; returns what was appended."""
-        b, reply = self.budget, self.reply
+        b, reply, splitter = self.budget, self.reply, self.splitter
         spent = b is not None and b.tokens is not None and reply.thinking_tokens >= b.tokens
-        if b is not None and spent and self.inside and not self.forced and token != b.closing:
+        if b is not None and spent and splitter.inside and not self.forced and token != b.closing:
             # The drawn id is dropped: it would be one more than the budget.
             self.forced.extend(b.stop_text)
             reply.thinking_ended = "budget"
         forced = bool(self.forced)
         if forced:
             token = self.forced.popleft()
-            reply.forced_tokens += 1
+            reply.forced.append(len(reply))
         reply.append(token)
-        if b is not None and token == b.opening and not self.inside:
-            self.inside = True
-        elif b is not None and token == b.closing and self.inside:
-            self.inside = False
-            reply.thinking_ended = reply.thinking_ended or "closed"
-        elif self.inside:
+        closed_again, part = splitter.closed_again, splitter.feed(token)
+        if part == "reasoning":
             reply.reasoning.append(token)
             reply.thinking_tokens += not forced
-        elif token not in self.stop_ids:
+        elif part == "mark" and not splitter.inside:
+            reply.thinking_ended = reply.thinking_ended or "closed"
+        elif part == "answer" and token not in self.stop_ids:
             reply.answer.append(token)
+        if splitter.closed_again > closed_again:
+            reply.second_thought = list(reply.answer)
         if token in self.stop_ids and not forced:
             reply.ended = "stop"
         elif len(reply) >= self.room:
             reply.ended = "length"
-        if reply.ended and self.inside:
+        if reply.ended and splitter.inside:
             reply.thinking_ended = reply.ended
         return token
 
 
-def check_request(
-    model: Qwen3, prompts: Sequence[Sequence[int]], max_new_tokens: int, thinking_budget: object = None
-) -> None:
-    """Raise ValueError in one sentence for an empty or over-long prompt, a bad token count or budget."""
-    if max_new_tokens < 1:
-        raise ValueError(f"max_new_tokens is {max_new_tokens}; it must be at least 1.")
-    if thinking_budget is not None:
-        whole = isinstance(thinking_budget, int) and not isinstance(thinking_budget, bool)
-        if not whole or thinking_budget < 0:  # type: ignore[operator]
-            raise ValueError(
-                f"thinking_budget is {thinking_budget!r}; it must be a whole number of tokens, 0 or more."
-            )
+def check_request(model: Qwen3, prompts: Any, max_new_tokens: object) -> list[list[int]]:
+    """The prompts as lists of numbers; lists, arrays and tensors of integers are taken.
+
+    Raises ValueError in one sentence for one flat prompt, what is no integer, an empty or over-long
+    prompt, and a bad token count.
+    """
+    if not is_whole(max_new_tokens) or max_new_tokens < 1:  # type: ignore[operator]
+        raise ValueError(f"max_new_tokens is {max_new_tokens!r}; it must be a whole number, at least 1.")
+    if isinstance(prompts, str | bytes) or not hasattr(prompts, "__iter__"):
+        raise ValueError(
+            f"prompts is a {type(prompts).__name__}; give a list of prompts, each a list of token ids."
+        )
+    rows = prompts.tolist() if isinstance(prompts, Tensor | np.ndarray) else list(prompts)
+    if rows and all(_is_id(row) for row in rows):
+        raise ValueError("prompts is one flat list of ids; give a list of prompts, if need be of one: [ids].")
     room = model.config.max_position_embeddings
-    for i, prompt in enumerate(prompts):
+    taken = [_ids(row, f"prompt {i}") for i, row in enumerate(rows)]
+    for i, prompt in enumerate(taken):
         if len(prompt) == 0:
             raise ValueError(f"prompt {i} is empty; give it at least one token.")
         if len(prompt) >= room:
@@ -113,150 +138,219 @@ def check_request(
                 f"prompt {i} has {len(prompt)} tokens and the model's context is {room}, so nothing "
                 f"can follow it; shorten the prompt, or configure YaRN (rope_scaling)."
             )
+    return taken
 
 
-@torch.inference_mode()
+def _is_id(value: object) -> bool:
+    return is_whole(value) or (isinstance(value, Tensor) and value.ndim == 0)
+
+
+def _ids(values: Any, what: str) -> list[int]:
+    """A list, an array or a tensor of ids as a list of numbers."""
+    if isinstance(values, Tensor | np.ndarray):
+        values = values.tolist()
+    if isinstance(values, str | bytes | dict) or not hasattr(values, "__iter__"):
+        raise ValueError(f"{what} is a {type(values).__name__}; give a list of token ids.")
+    found = [value.item() if isinstance(value, Tensor) and value.ndim == 0 else value for value in values]
+    for value in found:
+        if not is_whole(value) or not -(2**63) <= value < 2**63:
+            raise ValueError(f"{what} holds {str(value)[:80]!r}, which is no token id; encode texts first.")
+    return [int(value) for value in found]
+
+
+def _stop_ids(value: StopIds) -> frozenset[int]:
+    """None, a number, or several of them, as configs have it."""
+    if value is None:
+        return frozenset()
+    return frozenset(_ids([value] if _is_id(value) else value, "stop_ids"))
+
+
+def _generator(value: torch.Generator | None) -> torch.Generator:
+    """A CPU generator, with seed 0 if none is given: the draws are made there whatever the device."""
+    if value is None:
+        return torch.Generator().manual_seed(0)
+    if not isinstance(value, torch.Generator):
+        raise ValueError(f"generator is a {type(value).__name__}; give torch.Generator().manual_seed(SEED).")
+    if value.device.type != "cpu":
+        raise ValueError(
+            f"the generator is on {value.device}, and ids are drawn on the CPU, so that a seed gives the "
+            f"same text on any device; give torch.Generator().manual_seed(SEED)."
+        )
+    return value
+
+
+@dataclass
+class _Batch:
+    """Rows that may run together: all that `generate` and `stream` were asked for, checked."""
+
+    model: Qwen3
+    sampling: Sampling
+    absent: Tensor  # ids that no token has: padding rows of the embedding
+    rows: list[Row]
+
+    @classmethod
+    def of(
+        cls,
+        model: Qwen3,
+        prompts: Any,
+        *,
+        max_new_tokens: int,
+        sampling: Sampling | None = None,
+        stop_ids: StopIds = (),
+        generator: torch.Generator | None = None,
+        thinking_budget: int | Budget | None = None,
+        tokenizer: Tokenizer | None = None,
+    ) -> _Batch:
+        prompts = check_request(model, prompts, max_new_tokens)
+        if not isinstance(sampling, Sampling | None):
+            raise ValueError(f"sampling is a {type(sampling).__name__}; give a Sampling, or None for greedy.")
+        budget, ends = Budget.of(thinking_budget).on(tokenizer), _stop_ids(stop_ids)
+        config, generator = model.config, _generator(generator)
+        if budget is not None and budget.tokens is not None and max(budget.stop_text) >= config.vocab_size:
+            raise ValueError(
+                f"the early stop has the id {max(budget.stop_text)} and the model {config.vocab_size} rows in "
+                f"its embedding; use the model's own tokenizer."
+            )
+        known = range(config.num_token_ids) if tokenizer is None else tokenizer.ids
+        absent = sorted({*range(config.vocab_size)}.difference(known))
+        rows = []
+        for i, prompt in enumerate(prompts):
+            own = torch.Generator().manual_seed(int(torch.randint(2**62, (), generator=generator)))
+            room = min(max_new_tokens, config.max_position_embeddings - len(prompt))
+            rows.append(Row(i, prompt, own, room, budget, ends))
+        return cls(model, sampling or Sampling.greedy(), torch.tensor(absent, dtype=torch.long), rows)
+
+    @torch.inference_mode()
+    def run(self, rows: list[Row], cache: KVCache | None = None) -> Iterator[tuple[int, int]]:
+        """Yield (row index, id) for rows that run together: left-padded, one cache; finished rows leave
+        the tensors when half are finished. `cache` may hold the beginning of a lone row's prompt."""
+        model = self.model
+        longest = max(len(row.prompt) for row in rows)
+        if cache is None:
+            length = longest + max(row.room for row in rows)
+            cache = KVCache(model.config, len(rows), length, model.dtype, model.device)
+        known = cache.length
+        pads = [longest - len(row.prompt) for row in rows]
+        ids = [([0] * pad + row.prompt)[known:] for pad, row in zip(pads, rows, strict=True)]
+        mask = [([0] * pad + [1] * len(row.prompt))[known:] for pad, row in zip(pads, rows, strict=True)]
+        while True:
+            logits = model(
+                torch.tensor(ids, device=model.device),
+                attention_mask=torch.tensor(mask, device=model.device),
+                cache=cache,
+                logits_to_keep=1,
+            )[:, -1]
+            alive = [i for i, row in enumerate(rows) if not row.reply.ended]
+            p = probabilities(
+                logits[alive],
+                self.sampling,
+                [rows[i].reply for i in alive],
+                [rows[i].prompt for i in alive],
+                self.absent,
+            )
+            greedy = self.sampling.temperature == 0
+            drawn = p.argmax(-1).tolist() if greedy else draw(p, [rows[i].generator for i in alive])
+            for i, token in zip(alive, drawn, strict=True):
+                yield rows[i].index, rows[i].take(token)
+            running = [i for i, row in enumerate(rows) if not row.reply.ended]
+            if not running:
+                return
+            if 2 * len(running) <= len(rows):
+                rows = [rows[i] for i in running]
+                cache = cache.select(running)
+            ids = [[row.reply[-1]] for row in rows]
+            mask = [[0 if row.reply.ended else 1] for row in rows]
+
+
 def generate(
     model: Qwen3,
-    prompts: Sequence[Sequence[int]],
+    prompts: Sequence[Sequence[int]] | Tensor,
     *,
     max_new_tokens: int,
     sampling: Sampling | None = None,
-    stop_ids: Collection[int] = (),
+    stop_ids: StopIds = (),
     generator: torch.Generator | None = None,
     batch_size: int | None = None,
     on_token: Callable[[int, int], None] | None = None,
-    thinking_budget: int | None = None,
+    thinking_budget: int | Budget | None = None,
     tokenizer: Tokenizer | None = None,
-    early_stop: str = EARLY_STOP,
 ) -> list[Generated]:
     """Continue each prompt; returns the new ids of each, a stop id (if one came) included.
 
-    sampling: greedy if absent. stop_ids: a row ends after any of these. on_token(row, id) is called
-    for each new token as it comes. batch_size: how many prompts run at once (all, if absent).
+    prompts: lists, arrays or tensors of ids. sampling: greedy if absent. stop_ids: a row ends after any
+    of these (one number, several, or None). on_token(row, id) is called for each new token as it comes;
+    `row` is the place among all prompts. batch_size: how many prompts run at once (all, if absent).
     generator: a CPU torch.Generator (seed 0 if absent). Each row gets a seed of its own from it, in
     the order of the prompts, so a row's text does not depend on batch_size or on its neighbours.
     A reply ends at the model's max_position_embeddings even when max_new_tokens is larger.
 
     thinking_budget: how many ids the model may spend between `<think>` and `</think>` (line ends
-    count, the marks do not). When it wants one more, `early_stop` is fed through the cache instead
-    and the answer follows; a thought of exactly so many ids closes by itself. 0 cuts the thought as
-    it opens. It bounds, and promises nothing: a thought may end earlier, or max_new_tokens, to which
-    forced ids count too, may come first. A prompt whose thought is closed (non-thinking mode) is not
-    affected. `tokenizer` tells the marks; with it alone, parts are told apart and nothing is cut. Ids
-    that it has no text for (padding rows of the embedding) are never drawn.
+    count, the marks do not), as a number or a `Budget` with a text of its own. When it wants one more,
+    the early-stop text is fed through the cache instead and the answer follows; a thought of exactly so
+    many ids closes by itself. 0 cuts the thought as it opens. It bounds, and promises nothing: a thought
+    may end earlier, or max_new_tokens, to which forced ids count too, may come first; and a model may
+    think on behind the closing mark, without a new opening one, which is answer to the budget (see
+    `Generated.second_thought`). A prompt whose thought is closed (non-thinking mode) is not affected.
+    `tokenizer` tells the marks; with it alone, parts are told apart and nothing is cut. Ids that it has
+    no text for (padding rows of the embedding, gaps between added tokens) are never drawn.
 
-    Raises ValueError for an empty or over-long prompt, a batch_size below 1, a negative or fractional
-    budget, a budget for a tokenizer without think tokens, or NaN logits.
+    Raises ValueError for an empty or over-long prompt, arguments of the wrong kind, a budget for a
+    tokenizer without think tokens, or logits that hold NaN or infinity.
     """
-    rows = _rows(
-        model, prompts, max_new_tokens, stop_ids, generator, thinking_budget, tokenizer, early_stop
+    if batch_size is not None and not (is_whole(batch_size) and batch_size >= 1):
+        raise ValueError(
+            f"batch_size is {batch_size!r}; it must be a whole number, at least 1, or None for all at once."
+        )
+    batch = _Batch.of(
+        model,
+        prompts,
+        max_new_tokens=max_new_tokens,
+        sampling=sampling,
+        stop_ids=stop_ids,
+        generator=generator,
+        thinking_budget=thinking_budget,
+        tokenizer=tokenizer,
     )
-    if batch_size is not None and batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}; it must be at least 1, or None for all at once.")
+    rows = batch.rows
     step = batch_size or max(len(rows), 1)
     for first in range(0, len(rows), step):
-        batch = rows[first : first + step]
-        for row, token in _run(model, batch, sampling or Sampling.greedy(), tokenizer):
+        for row, token in batch.run(rows[first : first + step]):
             if on_token is not None:
                 on_token(row, token)
     return [row.reply for row in rows]
 
 
-@torch.inference_mode()
 def stream(
     model: Qwen3,
-    prompt: Sequence[int],
+    prompt: Sequence[int] | Tensor,
     *,
     max_new_tokens: int,
     sampling: Sampling | None = None,
-    stop_ids: Collection[int] = (),
+    stop_ids: StopIds = (),
     generator: torch.Generator | None = None,
-    thinking_budget: int | None = None,
+    thinking_budget: int | Budget | None = None,
     tokenizer: Tokenizer | None = None,
-    early_stop: str = EARLY_STOP,
     cache: KVCache | None = None,
 ) -> Iterator[int]:
     """The ids that `generate` gives for one prompt, each as soon as it is known.
 
     cache: one of batch 1 that may hold the beginning of the prompt already (from the turn before), or
-    the prompt and more (the same prompt again); only the rest is computed. Another text in it is
-    refused. Afterwards it holds the prompt and all of the reply but its last id.
+    all of it and a reply (the same prompt again); only the rest is computed, at least one token.
+    Afterwards it holds the prompt and all of the reply but its last id. Raises ValueError as `generate`
+    does (at the call, but for the logits), and for a cache that holds another text.
     """
-    rows = _rows(
-        model, [prompt], max_new_tokens, stop_ids, generator, thinking_budget, tokenizer, early_stop
+    batch = _Batch.of(
+        model,
+        [prompt],
+        max_new_tokens=max_new_tokens,
+        sampling=sampling,
+        stop_ids=stop_ids,
+        generator=generator,
+        thinking_budget=thinking_budget,
+        tokenizer=tokenizer,
     )
-    for _, token in _run(model, rows, sampling or Sampling.greedy(), tokenizer, cache):
-        yield token
-
-
-def _rows(
-    model: Qwen3,
-    prompts: Sequence[Sequence[int]],
-    max_new_tokens: int,
-    stop_ids: Collection[int],
-    generator: torch.Generator | None,
-    thinking_budget: int | None,
-    tokenizer: Tokenizer | None,
-    early_stop: str,
-) -> list[_Row]:
-    check_request(model, prompts, max_new_tokens, thinking_budget)
-    budget = _budget(tokenizer, thinking_budget, early_stop)
-    generator = generator or torch.Generator().manual_seed(0)
-    context = model.config.max_position_embeddings
-    rows = []
-    for i, prompt in enumerate(prompts):
-        seed = int(torch.randint(2**62, (), generator=generator))
-        own = torch.Generator().manual_seed(seed)
-        room = min(max_new_tokens, context - len(prompt))
-        rows.append(_Row(i, list(prompt), own, room, budget, stop_ids))
-    return rows
-
-
-def _run(
-    model: Qwen3,
-    rows: list[_Row],
-    sampling: Sampling,
-    tokenizer: Tokenizer | None,
-    cache: KVCache | None = None,
-) -> Iterator[tuple[int, int]]:
-    """Yield (row index, id) for rows that run together: left-padded, one cache; finished rows leave
-    the tensors when half are finished."""
-    num_token_ids = model.config.num_token_ids
-    if tokenizer is not None:  # it knows which rows of the embedding have a text
-        num_token_ids = min(num_token_ids, tokenizer.num_ids)
-    longest = max(len(row.prompt) for row in rows)
-    length = longest + max(row.room for row in rows)
-    known = 0 if cache is None else cache.keep(rows[0].prompt, strict=True)
-    if cache is None:
-        cache = KVCache(model.config, len(rows), length, model.dtype, model.device)
-    pads = [longest - len(row.prompt) for row in rows]
-    ids = [([0] * pad + row.prompt)[known:] for pad, row in zip(pads, rows, strict=True)]
-    mask = [([0] * pad + [1] * len(row.prompt))[known:] for pad, row in zip(pads, rows, strict=True)]
-    while True:
-        logits = model(
-            torch.tensor(ids, device=model.device),
-            attention_mask=torch.tensor(mask, device=model.device),
-            cache=cache,
-            logits_to_keep=1,
-        )[:, -1]
-        alive = [i for i, row in enumerate(rows) if not row.reply.ended]
-        p = probabilities(
-            logits[alive],
-            sampling,
-            [rows[i].reply for i in alive],
-            [rows[i].prompt for i in alive],
-            num_token_ids,
-        )
-        greedy = sampling.temperature == 0
-        drawn = p.argmax(-1).tolist() if greedy else draw(p, [rows[i].generator for i in alive])
-        for i, token in zip(alive, drawn, strict=True):
-            yield rows[i].index, rows[i].take(token)
-        running = [i for i, row in enumerate(rows) if not row.reply.ended]
-        if not running:
-            return
-        if 2 * len(running) <= len(rows):
-            rows = [rows[i] for i in running]
-            cache = cache.select(running)
-        ids = [[row.reply[-1]] for row in rows]
-        mask = [[0 if row.reply.ended else 1] for row in rows]
+    if cache is not None:
+        row = batch.rows[0]
+        cache.keep(row.prompt, strict=True)
+        cache.reserve(len(row.prompt) + row.room - 1)
+    return (token for _, token in batch.run(batch.rows, cache))

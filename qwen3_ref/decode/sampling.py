@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
+
+_LARGEST = sys.float_info.max
+
+
+def is_whole(value: object) -> bool:
+    """Whether it is an integer, Python's or NumPy's; true and 1.0 are none."""
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def is_number(value: object) -> bool:
+    """Whether it is an integer or a float, Python's or NumPy's; true is neither."""
+    return is_whole(value) or isinstance(value, float | np.floating)
 
 
 @dataclass(frozen=True)
 class Sampling:
     """How the next token is drawn. Filters apply in this order: penalties, temperature, top_k,
     top_p, min_p (transformers' order). temperature 0 is greedy and ignores the filters.
+
+    Ties: greedy takes the lowest id; top_k keeps every token that ties with the k-th (as transformers
+    does), so more than k may stay; top_p counts equal tokens from the lowest id on.
 
     presence_penalty is subtracted once from every token already generated; repetition_penalty
     divides the positive (multiplies the negative) logits of every token in prompt or reply.
@@ -27,17 +43,27 @@ class Sampling:
     repetition_penalty: float = 1.0
 
     def __post_init__(self) -> None:
+        t, k, r = self.temperature, self.top_k, self.repetition_penalty
         rules = {
-            "temperature": (0 <= self.temperature < math.inf, "0 (greedy) or more, and finite"),
-            "top_k": (self.top_k is None or self.top_k >= 1, "None (off) or at least 1"),
-            "top_p": (0 < self.top_p <= 1, "above 0 and at most 1 (off)"),
-            "min_p": (0 <= self.min_p <= 1, "between 0 (off) and 1"),
-            "repetition_penalty": (0 < self.repetition_penalty < math.inf, "above 0 (1 is off), and finite"),
-            "presence_penalty": (-2 <= self.presence_penalty <= 2, "between -2 and 2 (0 is off)"),
+            "temperature": (is_number(t) and 0 <= t <= _LARGEST, "0 (greedy) or more, and finite"),
+            "top_k": (
+                k is None or (is_whole(k) and k >= 1),
+                "None (off) or a whole number, at least 1",
+            ),
+            "top_p": (is_number(self.top_p) and 0 < self.top_p <= 1, "above 0 and at most 1 (off)"),
+            "min_p": (is_number(self.min_p) and 0 <= self.min_p <= 1, "between 0 (off) and 1"),
+            "repetition_penalty": (
+                is_number(r) and 0 < r <= _LARGEST,
+                "above 0 (1 is off), and finite",
+            ),
+            "presence_penalty": (
+                is_number(self.presence_penalty) and -2 <= self.presence_penalty <= 2,
+                "between -2 and 2 (0 is off)",
+            ),
         }
         for name, (good, allowed) in rules.items():
             if not good:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be {allowed}.")
+                raise ValueError(f"{name} is {str(getattr(self, name))[:80]}; it must be {allowed}.")
 
     @classmethod
     def greedy(cls) -> Sampling:
@@ -65,29 +91,37 @@ def probabilities(
     sampling: Sampling,
     generated: Sequence[Sequence[int]] = (),
     prompts: Sequence[Sequence[int]] = (),
-    num_token_ids: int | None = None,
+    absent: Tensor | None = None,
 ) -> Tensor:
     """The distributions (b, V) that the next tokens are drawn from, float64; logits (b, V).
 
-    `generated` and `prompts`, one row each, feed the penalties. `num_token_ids`: ids from here on
-    are padding rows of the embedding and get probability 0. Raises ValueError if the logits hold NaN.
+    `generated` and `prompts`, one row each, feed the penalties. `absent` (n,): ids without a
+    token, padding rows of the embedding; they get probability 0, as a logit of -inf does. Raises ValueError for NaN, for +inf, and for a row in which no token can come.
     """
-    x = logits.detach().cpu().double()
-    if x.isnan().any():
-        raise ValueError("the logits hold NaN; check the weights, or run in float32.")
+    x = logits.detach().cpu().double().clone()  # what follows writes into it
+    if not bool((x < float("inf")).all()):  # NaN is not below it either
+        raise ValueError("the logits hold NaN or infinity; check the weights, or run in float32.")
     if sampling.repetition_penalty != 1.0:
         for row, prompt, reply in zip(x, prompts, generated, strict=True):
             seen = torch.tensor(sorted({*prompt, *reply}), dtype=torch.long)
             divided, times = row[seen] / sampling.repetition_penalty, row[seen] * sampling.repetition_penalty
-            row[seen] = torch.where(row[seen] > 0, divided, times)
+            row[seen] = torch.where(row[seen] > 0, divided, times).clamp(max=_LARGEST)
     if sampling.presence_penalty:
         for row, reply in zip(x, generated, strict=True):
             row[torch.tensor(sorted(set(reply)), dtype=torch.long)] -= sampling.presence_penalty
-    if num_token_ids is not None:
-        x[:, num_token_ids:] = float("-inf")
+    if absent is not None:
+        x[:, absent] = float("-inf")
+    best = x.amax(dim=-1, keepdim=True)
+    if not bool(best.isfinite().all()):
+        raise ValueError(
+            "no token can come: every logit of a row is minus infinity; check the weights and penalties."
+        )
     if sampling.temperature == 0:
         return torch.zeros_like(x).scatter(1, x.argmax(dim=-1, keepdim=True), 1.0)
-    x = x / sampling.temperature
+    heated = x / sampling.temperature
+    # A temperature near 0 overflows: then the distances to the best, which may only go to -inf.
+    fits = heated.amax(dim=-1, keepdim=True).isfinite()
+    x = torch.where(fits, heated, (x - best) / sampling.temperature)
     if sampling.top_k is not None and sampling.top_k < x.shape[-1]:
         x = x.masked_fill(x < x.topk(sampling.top_k, dim=-1).values[:, -1:], float("-inf"))
     if sampling.top_p < 1:
@@ -106,6 +140,8 @@ def draw(p: Tensor, generators: Sequence[torch.Generator]) -> list[int]:
     inverse of the running sum."""
     u = torch.stack([torch.rand(1, dtype=torch.float64, generator=g) for g in generators])
     total = p.cumsum(-1)
+    if not bool(((total[:, -1] > 0) & total[:, -1].isfinite()).all()):
+        raise ValueError("these are no probabilities: each row of p must have a finite sum above 0.")
     # u * total[-1] < total[-1], and "right" steps over zero-probability ids at the boundary.
     ids: list[int] = torch.searchsorted(total, u * total[:, -1:], right=True)[:, 0].tolist()
     return ids

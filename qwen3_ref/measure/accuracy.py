@@ -20,7 +20,7 @@ from typing import Literal
 import torch
 
 from qwen3_ref.chat import encode_chat
-from qwen3_ref.decode.budget import EARLY_STOP
+from qwen3_ref.decode.budget import EARLY_STOP, Budget
 from qwen3_ref.decode.generation import Generated, generate
 from qwen3_ref.decode.sampling import Sampling
 from qwen3_ref.measure.statistics import pass_at_k, wilson
@@ -126,9 +126,8 @@ def evaluate(
             sampling=sampling,
             stop_ids=tokenizer.stop_ids,
             generator=torch.Generator().manual_seed(_seed(seed, mode, budget, n)),
-            thinking_budget=budget if mode == "thinking" else None,
+            thinking_budget=Budget(budget if mode == "thinking" else None, early_stop),
             tokenizer=tokenizer,
-            early_stop=early_stop,
         )
         new = [
             _row(i, problems[i], mode, budget, s, reply, tokenizer)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 from qwen3_ref.config import Qwen3Config
+from qwen3_ref.decode.budget import NANO_EARLY_STOP
 from qwen3_ref.store.files import write_atomically
 from qwen3_ref.tokenizer import Tokenizer
 from qwen3_ref.train.run import Run
@@ -39,18 +41,27 @@ def nano_chat_template() -> str:
 
 
 def finish_nano(directory: Path) -> None:
-    """Add what other programs look for beside a nano checkpoint: the chat template, the length of the
-    context, and the ids that end a reply (after a base model's name, the id that ends a document).
+    """Add what other programs look for beside a nano checkpoint, as official ones have it: the chat
+    template, the length of the context, and the ids that end a reply (after a base model's name, the id
+    that ends a document), in config.json too; and `early_stop_text`, which `Profile` reads.
 
     Raises OSError in one sentence.
     """
     ids = Tokenizer.from_pretrained(directory).control_tokens
-    stop = [ids["<|im_end|>"], ids["<|endoftext|>"]]
-    ends = stop[1:] if directory.name.endswith("-base") else stop
-    settings = {"do_sample": False, "eos_token_id": ends, "pad_token_id": stop[1]}
+    turn, text = ids["<|im_end|>"], ids["<|endoftext|>"]
+    base = directory.name.endswith("-base")
+    settings = {
+        "bos_token_id": text,
+        "do_sample": False,
+        "early_stop_text": NANO_EARLY_STOP,
+        "eos_token_id": text if base else [turn, text],
+        "pad_token_id": text,
+    }
     write_atomically(directory / "generation_config.json", json.dumps(settings, indent=2) + "\n")
+    model = replace(Qwen3Config.from_pretrained(directory), bos_token_id=text, eos_token_id=text if base else turn)
+    model.to_json(directory / "config.json")
     named = directory / "tokenizer_config.json"
     config = json.loads(named.read_text(encoding="utf-8"))
-    config["model_max_length"] = Qwen3Config.from_pretrained(directory).max_position_embeddings
+    config["model_max_length"] = model.max_position_embeddings
     write_atomically(named, json.dumps(config, indent=1, ensure_ascii=False) + "\n")
     write_atomically(directory / "chat_template.jinja", nano_chat_template())
