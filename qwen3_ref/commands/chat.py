@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import dataclasses
 import sys
 import unicodedata
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, get_args
 
 from rich.console import Console
@@ -81,8 +81,9 @@ def command(args: argparse.Namespace, out: Console) -> int:
 
     profile = Profile.from_pretrained(directory, tokenizer, template=args.template)
     if (t := args.temperature) is not None:
-        modes = {m: dataclasses.replace(getattr(profile, m), temperature=t) for m in ("thinking", "non_thinking")}
-        profile = dataclasses.replace(profile, **modes)
+        modes = (replace(mode, temperature=t) for mode in (profile.thinking, profile.non_thinking))
+        thinking, non_thinking = modes
+        profile = replace(profile, thinking=thinking, non_thinking=non_thinking)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = args.dtype or ("bfloat16" if device == "cuda" else "float32")
     model = Qwen3.from_pretrained(directory, dtype=getattr(torch, dtype), device=device)

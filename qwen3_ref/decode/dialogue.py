@@ -105,9 +105,10 @@ class Dialogue:
         """The cache with room for a reply, holding no more than what this prompt begins with: history
         drops earlier thoughts, so a prompt leaves the last one where the last reply began."""
         model, needed = self.model, len(prompt) + room
+        most = model.config.max_position_embeddings
         if self.cache is None:
             self.cache = KVCache(model.config, 1, needed, model.dtype, model.device)
         if self.cache.capacity < needed:  # twice as much, so that growing costs little in all
-            self.cache.reserve(min(max(needed, 2 * self.cache.capacity), model.config.max_position_embeddings))
+            self.cache.reserve(min(max(needed, 2 * self.cache.capacity), most))
         self.prefilled += len(prompt) - self.cache.keep(prompt)
         return self.cache

@@ -73,13 +73,13 @@ class Row:
 
     def __post_init__(self) -> None:
         b, turn = self.budget, self.prompt
-        marks = []
+        opened: list[bool] = []
         if b is not None:  # a template may have opened the thought already, or closed it
             if b.turn in turn:
                 turn = turn[len(turn) - turn[::-1].index(b.turn) :]
-            marks = [i for i in turn if i in (b.opening, b.closing)]
-        inside = bool(marks) and marks[-1] == b.opening
-        self.splitter = Splitter(b.marks if b else {}, inside=inside, closed=bool(marks) and not inside)
+            opened = [i == b.opening for i in turn if i in (b.opening, b.closing)]
+        inside = bool(opened) and opened[-1]
+        self.splitter = Splitter(b.marks if b else {}, inside=inside, closed=bool(opened) and not inside)
 
     def take(self, token: int) -> int:
         """Append the drawn id, or the forced one; returns what was appended."""
@@ -208,14 +208,15 @@ class _Batch:
         config, generator = model.config, _generator(generator)
         if budget is not None and budget.tokens is not None and max(budget.stop_text) >= config.vocab_size:
             raise ValueError(
-                f"the early stop has the id {max(budget.stop_text)} and the model {config.vocab_size} rows in "
-                f"its embedding; use the model's own tokenizer."
+                f"the early stop has the id {max(budget.stop_text)} and the model's embedding "
+                f"{config.vocab_size} rows; use the model's own tokenizer."
             )
         known = range(config.num_token_ids) if tokenizer is None else tokenizer.ids
         absent = sorted({*range(config.vocab_size)}.difference(known))
         rows = []
         for i, prompt in enumerate(prompts):
-            own = torch.Generator().manual_seed(int(torch.randint(2**62, (), generator=generator)))
+            seed = int(torch.randint(2**62, (), generator=generator))
+            own = torch.Generator().manual_seed(seed)
             room = min(max_new_tokens, config.max_position_embeddings - len(prompt))
             rows.append(Row(i, prompt, own, room, budget, ends))
         return cls(model, sampling or Sampling.greedy(), torch.tensor(absent, dtype=torch.long), rows)

@@ -91,7 +91,7 @@ class Profile:
         end_of_text = tokenizer.control_tokens.get("<|endoftext|>")
         early_stop = settings.get("early_stop_text", EARLY_STOP)
         if not isinstance(early_stop, str) or early_stop.count(END_THINK) != 1:
-            guesses.append("early_stop_text in generation_config.json does not close a thought; the official one.")
+            guesses.append("Its early_stop_text does not close a thought once; the official one is taken.")
             early_stop = EARLY_STOP
         return replace(
             official,

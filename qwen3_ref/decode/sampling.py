@@ -96,7 +96,8 @@ def probabilities(
     """The distributions (b, V) that the next tokens are drawn from, float64; logits (b, V).
 
     `generated` and `prompts`, one row each, feed the penalties. `absent` (n,): ids without a
-    token, padding rows of the embedding; they get probability 0, as a logit of -inf does. Raises ValueError for NaN, for +inf, and for a row in which no token can come.
+    token, padding rows of the embedding; they get probability 0, as a logit of -inf does. Raises
+    ValueError for NaN, for +inf, and for a row in which no token can come.
     """
     x = logits.detach().cpu().double().clone()  # what follows writes into it
     if not bool((x < float("inf")).all()):  # NaN is not below it either

@@ -58,7 +58,8 @@ def finish_nano(directory: Path) -> None:
         "pad_token_id": text,
     }
     write_atomically(directory / "generation_config.json", json.dumps(settings, indent=2) + "\n")
-    model = replace(Qwen3Config.from_pretrained(directory), bos_token_id=text, eos_token_id=text if base else turn)
+    model = Qwen3Config.from_pretrained(directory)
+    model = replace(model, bos_token_id=text, eos_token_id=text if base else turn)
     model.to_json(directory / "config.json")
     named = directory / "tokenizer_config.json"
     config = json.loads(named.read_text(encoding="utf-8"))
