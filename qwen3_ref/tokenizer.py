@@ -319,11 +319,6 @@ class Tokenizer:
         return fingerprint(_rank_lines(self.vocab), pairs, self.control_tokens)
 
     @property
-    def ids(self) -> set[int]:
-        """The ids that have a text: 0 to num_ids - 1, unless added tokens leave gaps."""
-        return set(self._by_id)
-
-    @property
     def stop_ids(self) -> set[int]:
         """The ids that end a reply: those of "<|im_end|>" and "<|endoftext|>", as far as it has them."""
         return {self.control_tokens[t] for t in ("<|im_end|>", "<|endoftext|>") if t in self.control_tokens}

@@ -19,7 +19,7 @@ from qwen3_ref.chat import Template
 from qwen3_ref.decode.budget import EARLY_STOP, Budget
 from qwen3_ref.decode.sampling import Sampling, is_whole
 from qwen3_ref.reply import END_THINK, THINK
-from qwen3_ref.store.shipped import local_directory
+from qwen3_ref.store.shipped import directory_of
 from qwen3_ref.tokenizer import Tokenizer
 
 _KNOWN: dict[str, Template] = {
@@ -76,7 +76,7 @@ class Profile:
         directory says badly, or not at all, is replaced by the official settings and said in `guesses`.
         Raises ValueError if there is no tokenizer.
         """
-        place = local_directory(os.fspath(directory)) or Path(directory)
+        place = directory_of(directory)
         tokenizer = tokenizer or Tokenizer.from_pretrained(place)
         guesses: list[str] = []
         name = name_parts(place)
