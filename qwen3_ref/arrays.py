@@ -12,7 +12,7 @@ if TYPE_CHECKING:  # NumPy's side must not load torch
 def check_ids(input_ids: Any, attention_mask: Any, vocab_size: int) -> None:
     """Raise ValueError in one sentence when arrays or tensors are not what a model takes.
 
-    input_ids (b, t), any integers; attention_mask None or (b, t).
+    input_ids (b, t), any integers; attention_mask None or (b, t), booleans or integers, 0 or 1.
     """
     kind, shape = str(input_ids.dtype), tuple(input_ids.shape)
     if len(shape) != 2 or 0 in shape or not re.fullmatch(r"(torch\.)?u?int\d+", kind):
@@ -27,10 +27,22 @@ def check_ids(input_ids: Any, attention_mask: Any, vocab_size: int) -> None:
             f"token id {low if low < 0 else high} is outside the vocabulary of {vocab_size} rows; "
             f"encode the text with this model's tokenizer."
         )
-    if attention_mask is not None and tuple(attention_mask.shape) != shape:
+    if attention_mask is None:
+        return
+    if tuple(attention_mask.shape) != shape:
         raise ValueError(
             f"attention_mask has shape {tuple(attention_mask.shape)} but input_ids has {shape}; pass the "
             f"mask of the new tokens only, the cache knows the rest."
+        )
+    kind = str(attention_mask.dtype)
+    wide = attention_mask.long() if hasattr(attention_mask, "long") else attention_mask
+    whole = re.fullmatch(r"(torch\.)?(bool|u?int\d+)", kind)
+    low, high = (int(wide.min()), int(wide.max())) if whole else (0, 0)
+    if not whole or low < 0 or high > 1:
+        found = f"numbers from {low} to {high}" if whole else kind
+        raise ValueError(
+            f"attention_mask must hold 1 or True for a token and 0 or False for padding, in integers or "
+            f"booleans; got {found} (a mask that is added to the scores is another thing)."
         )
 
 

@@ -3,7 +3,10 @@
 Parameter names are the official checkpoint's. Experts are stacked in memory, under the names that
 transformers 5 gives the stacked tensors.
 
-Shapes: b batch, t new tokens (queries), s all tokens so far (keys), h query heads, k KV heads,
+Whatever does the work can be exchanged for something faster that is called alike: any `nn.Linear`,
+`Experts`, `Attention.attend` (q, k, v, mask -> output), `Qwen3.head`, and the cache.
+
+Shapes: b batch, t new tokens (queries), s all tokens so far (keys), h query heads, g KV heads,
 d head_dim, D hidden_size, F intermediate_size, E num_experts, K num_experts_per_tok, V vocab_size.
 
 Source: Qwen3 technical report (arXiv 2505.09388) section 2; transformers 5
@@ -12,7 +15,7 @@ Source: Qwen3 technical report (arXiv 2505.09388) section 2; transformers 5
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from os import PathLike
 from pathlib import Path
@@ -26,7 +29,7 @@ from qwen3_ref.arrays import at_least_float32, check_ids
 from qwen3_ref.cache import KVCache
 from qwen3_ref.config import Qwen3Config
 from qwen3_ref.moe import route, run_experts
-from qwen3_ref.rope import frequencies
+from qwen3_ref.rope import Float64Array, frequencies
 from qwen3_ref.store.checkpoint import open_checkpoint, write_checkpoint
 from qwen3_ref.store.progress import progress
 
@@ -69,24 +72,35 @@ class RMSNorm(nn.Module):
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """RoPE, half-split: channel j turns with channel j + d/2. x (b, heads, t, d); cos, sin (b, t, d/2)."""
-    first, second = x.to(cos.dtype).chunk(2, dim=-1)
+    """RoPE, half-split: channel j turns with channel j + d/2. x (b, heads, t, d); cos, sin (b or 1, t, d/2)."""
+    first, second = x.to(cos.dtype).chunk(2, dim=-1)  # (b, heads, t, d/2) each
     cos, sin = cos[:, None], sin[:, None]  # the same angle for every head
     out = torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
     return out.to(x.dtype)
 
 
 def eager_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Grouped-query attention, spelled out: query head i reads KV head i // (h / k).
+    """Grouped-query attention, spelled out: query head i reads KV head i // (h / g).
 
-    q (b, h, t, d); k, v (b, k, s, d); mask (b, 1, t, s), True where a query may look
+    q (b, h, t, d); k, v (b, g, s, d); mask (b or 1, 1, t, s), True where a query may look
     -> output (b, h, t, d), weights (b, h, t, s).
     """
     group = q.shape[1] // k.shape[1]
-    k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)
-    scores = at_least_float32(q @ k.transpose(-1, -2)) * q.shape[-1] ** -0.5
+    k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)  # (b, h, s, d)
+    scores = at_least_float32(q @ k.transpose(-1, -2)) * q.shape[-1] ** -0.5  # (b, h, t, s)
     weights = scores.masked_fill(~mask, float("-inf")).softmax(dim=-1).to(q.dtype)
     return weights @ v, weights
+
+
+def fused_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """The same by PyTorch's kernel, which forms no weights: -> output (b, h, t, d).
+
+    Without a mask, t queries see s = t keys causally, and a single one sees all s.
+    """
+    causal = mask is None and q.shape[2] > 1
+    return F.scaled_dot_product_attention(
+        q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=q.shape[1] != k.shape[1]
+    )
 
 
 class Attention(nn.Module):
@@ -95,6 +109,7 @@ class Attention(nn.Module):
     def __init__(self, config: Qwen3Config, layer: int) -> None:
         super().__init__()
         self.layer, self.head_dim = layer, config.head_dim
+        self.attend: Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor] = fused_attention
         q_size = config.num_attention_heads * config.head_dim  # not hidden_size: head_dim is its own
         kv_size = config.num_key_value_heads * config.head_dim
         self.q_proj = nn.Linear(config.hidden_size, q_size, bias=False)
@@ -113,28 +128,24 @@ class Attention(nn.Module):
         cache: KVCache | None,
         trace: Trace | None,
     ) -> Tensor:
-        """(b, t, D) -> (b, t, D). `mask` (b, 1, t, s), or None for plain causal attention."""
+        """(b, t, D) -> (b, t, D). `mask` (b or 1, 1, t, s), or None for plain causal attention."""
         b, t, _ = x.shape
 
         def heads(projected: Tensor) -> Tensor:  # (b, t, n d) -> (b, n, t, d)
             return projected.view(b, t, -1, self.head_dim).transpose(1, 2)
 
-        q = rotate(self.q_norm(heads(self.q_proj(x))), cos, sin)
-        k = rotate(self.k_norm(heads(self.k_proj(x))), cos, sin)
-        v = heads(self.v_proj(x))
+        q = rotate(self.q_norm(heads(self.q_proj(x))), cos, sin)  # (b, h, t, d)
+        k = rotate(self.k_norm(heads(self.k_proj(x))), cos, sin)  # (b, g, t, d)
+        v = heads(self.v_proj(x))  # (b, g, t, d)
         if cache is not None:
-            k, v = cache.append(self.layer, k, v)
+            k, v = cache.append(self.layer, k, v)  # (b, g, s, d)
         if trace is not None and trace.attention:
-            if mask is None:
-                mask = torch.ones(t, t, dtype=torch.bool, device=x.device).tril()[None, None]
+            assert mask is not None  # the decoder has made one for the trace
             out, weights = eager_attention(q, k, v, mask)
             trace.attentions.append(weights)
         else:
-            causal = mask is None and t > 1
-            out = F.scaled_dot_product_attention(
-                q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=q.shape[1] != k.shape[1]
-            )
-        return self.o_proj(out.transpose(1, 2).reshape(b, t, -1))
+            out = self.attend(q, k, v, mask)  # (b, h, t, d)
+        return self.o_proj(out.transpose(1, 2).reshape(b, t, -1))  # h d -> D
 
 
 class MLP(nn.Module):
@@ -149,7 +160,7 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor, trace: Trace | None = None) -> Tensor:
         """(b, t, D) -> (b, t, D)."""
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))  # (b, t, F) inside
 
 
 class Experts(nn.Module):
@@ -161,6 +172,10 @@ class Experts(nn.Module):
         E, D, F_ = config.num_experts, config.hidden_size, config.moe_intermediate_size
         self.gate_up_proj = nn.Parameter(torch.empty(E, 2 * F_, D))
         self.down_proj = nn.Parameter(torch.empty(E, D, F_))
+
+    def forward(self, x: Tensor, weights: Tensor, experts: Tensor) -> Tensor:
+        """(n, D) -> (n, D), the tokens in a row; weights, experts (n, K), as `route` gives them."""
+        return run_experts(x, weights, experts, self.gate_up_proj, self.down_proj)
 
 
 class SparseMoe(nn.Module):
@@ -175,19 +190,13 @@ class SparseMoe(nn.Module):
 
     def forward(self, x: Tensor, trace: Trace | None = None) -> Tensor:
         """(b, t, D) -> (b, t, D)."""
-        logits = self.gate(x)
-        weights, experts = route(logits, self.top_k, self.normalize)
+        logits = self.gate(x)  # (b, t, E)
+        weights, experts = route(logits, self.top_k, self.normalize)  # (b, t, K)
         if trace is not None:
             trace.router_logits.append(logits)
             trace.expert_ids.append(experts)
             trace.expert_weights.append(weights)
-        y = run_experts(
-            x.flatten(0, 1),
-            weights.flatten(0, 1),
-            experts.flatten(0, 1),
-            self.experts.gate_up_proj,
-            self.experts.down_proj,
-        )
+        y = self.experts(x.flatten(0, 1), weights.flatten(0, 1), experts.flatten(0, 1))  # (b t, D)
         return y.view_as(x)
 
 
@@ -220,11 +229,56 @@ class Decoder(nn.Module):
 
     def __init__(self, config: Qwen3Config) -> None:
         super().__init__()
+        self.config = config
+        # Derived, and YaRN judged, once. In NumPy and no buffer: neither .to(dtype) nor "meta" alters it.
+        self.inv_freq, self.rope_factor = frequencies(
+            config.head_dim, config.rope_theta, config.rope_scaling, config.max_position_embeddings
+        )
         # Made from a tensor, since drawing one on the meta device imports 800 modules (74 MB, 0.7 s).
         empty = torch.empty(config.vocab_size, config.hidden_size)
         self.embed_tokens = nn.Embedding.from_pretrained(empty, freeze=False)
         self.layers = nn.ModuleList(Block(config, i) for i in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        *,
+        attention_mask: Tensor | None = None,
+        cache: KVCache | None = None,
+        trace: Trace | None = None,
+    ) -> Tensor:
+        """Output of the final norm, (b, t, D); arguments and errors as in `Qwen3.forward`."""
+        weight, start = self.embed_tokens.weight, 0
+        _check_tensors({"input_ids": input_ids, "attention_mask": attention_mask}, weight.device)
+        check_ids(input_ids, attention_mask, self.config.vocab_size)
+        real = torch.ones_like(input_ids, dtype=torch.bool)
+        if attention_mask is not None:
+            real = attention_mask.to(torch.bool)
+        if cache is not None:
+            cache.check(self.config, weight.dtype, weight.device)
+            start, real = cache.length, cache.begin(input_ids, real)  # real (b, s)
+        alike = bool(real.all())
+        if alike:
+            real = real[:1]  # without padding one row's positions and mask are those of all
+        # A lone block without padding needs no mask (causal), nor does one token that sees it all.
+        plain = alike and (start == 0 or input_ids.shape[1] == 1)
+        traced = trace is not None and trace.attention
+        mask = None if plain and not traced else causal_mask(real, start)[:, None]  # (b or 1, 1, t, s)
+
+        x = self.embed_tokens(input_ids.long())  # (b, t, D); embedding takes no 8- or 16-bit ids
+        positions = token_positions(real, start)
+        cos, sin = rope_tables(positions, self.inv_freq, self.rope_factor, at_least_float32(x).dtype)
+        for block in self.layers:
+            if trace is not None:
+                trace.hidden_states.append(x)
+            x = block(x, cos, sin, mask, cache, trace)
+        if cache is not None:
+            cache.commit()
+        x = self.norm(x)
+        if trace is not None:
+            trace.hidden_states.append(x)
+        return x
 
 
 class Qwen3(nn.Module):
@@ -351,46 +405,27 @@ class Qwen3(nn.Module):
     ) -> Tensor:
         """Logits (b, t, V) of input_ids (b, t), each predicting the token after it.
 
-        attention_mask (b, t): 1 for a token, 0 for left padding, of the *new* tokens only.
+        attention_mask (b, t): 1 or True for a token, 0 or False for padding, of the *new* tokens only.
+        A token's logits are what they are without the padding, wherever that stands; a pad's own logits
+        mean nothing, so pad on the left where the last position counts.
         cache: appended to; call again with the next tokens alone, one or many.
         trace: filled with hidden states, attention weights and routing.
         logits_to_keep: only the last so many positions get logits (the head is large).
-        Raises ValueError for ids outside the vocabulary, a wrong shape, a cache that is full or of
-        another dtype, or logits_to_keep below 1.
+        Raises ValueError for ids outside the vocabulary, a wrong shape, type or device, a cache that is
+        full or of another model, logits_to_keep below 1, or logits to keep at the end of right padding.
         """
-        c = self.config
-        check_ids(input_ids, attention_mask, c.vocab_size)
-        if logits_to_keep is not None and logits_to_keep < 1:
-            raise ValueError(f"logits_to_keep is {logits_to_keep}; it must be at least 1, or None for all.")
-        if cache is not None:
-            cache.check(c, self.dtype, self.device)
-        real = torch.ones_like(input_ids, dtype=torch.bool)
-        if attention_mask is not None:
-            real = attention_mask.to(torch.bool)
-        start = 0 if cache is None else cache.length
-        if cache is not None:
-            real = cache.begin(input_ids, real)
-        positions, allowed = positions_and_mask(real, start)
-        # A lone block without padding needs no mask (causal), nor does one token that sees it all.
-        t = input_ids.shape[1]
-        plain = (start == 0 or t == 1) and bool(real.all())
-        mask = None if plain else allowed[:, None]
-
-        x = self.model.embed_tokens(input_ids.long())  # embedding takes no 8- or 16-bit ids
-        cos, sin = rope_tables(c, positions, at_least_float32(x).dtype)
-        for block in self.model.layers:
-            if trace is not None:
-                trace.hidden_states.append(x)
-            x = block(x, cos, sin, mask, cache, trace)
-        if cache is not None:
-            cache.commit()
-        x = self.model.norm(x)
-        if trace is not None:
-            trace.hidden_states.append(x)
+        if logits_to_keep is not None:
+            _check_kept(logits_to_keep, attention_mask)
+        x = self.model(input_ids, attention_mask=attention_mask, cache=cache, trace=trace)
         if logits_to_keep is not None:
             x = x[:, -logits_to_keep:]
-        head = self.model.embed_tokens if c.tie_word_embeddings else self.lm_head
-        return F.linear(x, head.weight)
+        return self.head(x)
+
+    def head(self, x: Tensor) -> Tensor:
+        """Logits (b, t, V) of the final norm's output (b, t, D); a tied head is the embedding again."""
+        if self.config.tie_word_embeddings:
+            return F.linear(x, self.model.embed_tokens.weight)
+        return self.lm_head(x)
 
 
 def _check_dtype(dtype: object) -> None:
@@ -398,29 +433,58 @@ def _check_dtype(dtype: object) -> None:
         raise ValueError(f"dtype is {dtype!r}; it must be one of {', '.join(map(str, _DTYPES))}.")
 
 
-def positions_and_mask(real: Tensor, start: int) -> tuple[Tensor, Tensor]:
-    """Positions (b, t) and the mask allowed (b, t, s) of the columns from `start` on.
+def _check_tensors(given: dict[str, object], device: torch.device) -> None:
+    for name, value in given.items():
+        if value is not None and not isinstance(value, Tensor):
+            raise ValueError(f"{name} is a {type(value).__name__}; make it a tensor: torch.tensor({name}).")
+        if isinstance(value, Tensor) and value.device != device:
+            raise ValueError(
+                f"{name} is on {value.device} and the model on {device}; move it with .to(model.device)."
+            )
 
-    real (b, s): which columns are tokens. A token's position is the number of tokens before it, so
-    left padding shifts nothing; a query sees real columns up to its own. Padding sees itself alone,
-    which keeps its softmax finite; nobody looks at the result.
+
+def _check_kept(logits_to_keep: object, attention_mask: Tensor | None) -> None:
+    if type(logits_to_keep) is not int or logits_to_keep < 1:
+        raise ValueError(
+            f"logits_to_keep is {logits_to_keep!r}; it must be a whole number, at least 1, or None for all."
+        )
+    if isinstance(attention_mask, Tensor) and attention_mask.dim() == 2 and attention_mask.shape[1] > 1:
+        real = attention_mask.to(torch.bool)
+        if bool((real.any(dim=1) & ~real[:, -1]).any()):
+            raise ValueError(
+                "attention_mask ends in padding, and the logits to keep would be those of a pad; put the "
+                "padding on the left."
+            )
+
+
+def token_positions(real: Tensor, start: int) -> Tensor:
+    """Positions (b, t) of the columns from `start` on; real (b, s): which columns are tokens.
+
+    A token's position is the number of tokens before it, so padding shifts nothing.
+    """
+    return (real.cumsum(dim=1) - 1).clamp_min(0)[:, start:]
+
+
+def causal_mask(real: Tensor, start: int) -> Tensor:
+    """Where the columns from `start` on may look, (b, t, s); real (b, s): which columns are tokens.
+
+    A query sees real columns up to its own. Padding sees itself alone, which keeps its softmax finite;
+    nobody looks at the result.
     """
     column = torch.arange(real.shape[1], device=real.device)
     query, key = column[start:, None], column[None, :]
-    positions = (real.cumsum(dim=1) - 1).clamp_min(0)[:, start:]
-    return positions, (real[:, None, :] & (key <= query)) | (key == query)
+    return (real[:, None, :] & (key <= query)) | (key == query)
 
 
-def rope_tables(config: Qwen3Config, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """cos and sin (b, t, d/2) of positions (b, t).
+def rope_tables(
+    positions: Tensor, inv_freq: Float64Array, factor: float, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """`rope.cos_sin` as tensors: cos and sin (b, t, d/2) of positions (b, t), times YaRN's factor.
 
     Angles are formed in float64 and rounded once, at the end: position 30,000 times a float32
     frequency is already off by 0.002 radians. (MPS has no float64 and uses float32.)
     """
-    inv_freq, factor = frequencies(
-        config.head_dim, config.rope_theta, config.rope_scaling, config.max_position_embeddings
-    )
     wide = torch.float32 if positions.device.type == "mps" else torch.float64
     turns = torch.as_tensor(inv_freq, dtype=wide, device=positions.device)
-    angles = positions[..., None].to(wide) * turns
+    angles = positions[..., None].to(wide) * turns  # (b, t, d/2)
     return (angles.cos() * factor).to(dtype), (angles.sin() * factor).to(dtype)

@@ -26,10 +26,17 @@ def route(logits: Tensor, top_k: int, normalize: bool) -> tuple[Tensor, Tensor]:
     logits (..., E) -> weights (..., K) in at least float32, experts (..., K) int64, best first.
     """
     probabilities = at_least_float32(logits).softmax(dim=-1)
-    weights, experts = probabilities.topk(top_k, dim=-1)
+    experts = best(probabilities, top_k)
+    weights = probabilities.gather(-1, experts)
     if normalize:
         weights = weights / weights.sum(dim=-1, keepdim=True)
     return weights, experts
+
+
+def best(probabilities: Tensor, top_k: int) -> Tensor:
+    """The top_k most probable experts, (..., E) -> (..., K), best first, and of equals the lower index,
+    as NumPy's stable sort has it: `torch.topk` promises no order, and every kernel has its own."""
+    return probabilities.argsort(dim=-1, descending=True, stable=True)[..., :top_k]
 
 
 def run_experts(
@@ -74,7 +81,7 @@ def router_load(logits: Tensor, top_k: int, mask: Tensor | None = None) -> Route
     logits = at_least_float32(logits.flatten(0, -2))
     probabilities = logits.softmax(dim=-1)
     rows = torch.ones_like(probabilities[:, 0]) if mask is None else mask.flatten().to(logits)
-    chosen = torch.zeros_like(probabilities).scatter(1, probabilities.topk(top_k, dim=-1).indices, 1)
+    chosen = torch.zeros_like(probabilities).scatter(1, best(probabilities, top_k), 1)
     total = rows.sum().clamp_min(1)
     return RouterLoad(
         share=(chosen * rows[:, None]).sum(0).div(total).detach(),
@@ -94,15 +101,38 @@ def load_balancing_loss(
     convention: some projects divide the share by top_k, and then it is 1). With `global_share` (E,),
     the choices counted over the global batch (all ranks and accumulation steps), this micro-batch
     contributes its own probabilities only: the global-batch loss of arXiv 2501.11873.
+    mask (b, t): 0 for padding. Raises ValueError where there is no MoE layer, or for another mask.
     """
-    pooled = torch.cat([layer.flatten(0, -2) for layer in router_logits])
-    pooled_mask = None if mask is None else mask.flatten().repeat(len(router_logits))
+    pooled, pooled_mask = _pooled(router_logits, mask)
     load = router_load(pooled, top_k, pooled_mask)
     share = load.share if global_share is None else global_share.to(load.share)
     return pooled.shape[-1] * (share * load.probability).sum()
 
 
-def z_loss(router_logits: Sequence[Tensor]) -> Tensor:
-    """Mean over tokens of logsumexp(logits) squared (ST-MoE); keeps router logits small. A scalar."""
-    pooled = torch.cat([at_least_float32(layer.flatten(0, -2)) for layer in router_logits])
-    return pooled.logsumexp(dim=-1).square().mean()
+def z_loss(router_logits: Sequence[Tensor], mask: Tensor | None = None) -> Tensor:
+    """Mean over tokens of logsumexp(logits) squared (ST-MoE); keeps router logits small. A scalar.
+
+    mask (b, t): 0 for padding, which does not count. Raises ValueError as `load_balancing_loss` does.
+    """
+    pooled, pooled_mask = _pooled(router_logits, mask)
+    squares = at_least_float32(pooled).logsumexp(dim=-1).square()
+    if pooled_mask is None:
+        return squares.mean()
+    rows = pooled_mask.to(squares)
+    return (squares * rows).sum() / rows.sum().clamp_min(1)
+
+
+def require_layers(router_logits: Sequence[Tensor]) -> None:
+    """Raise ValueError where there is no layer to balance: a dense model's, or an unused trace."""
+    if len(router_logits) == 0:
+        raise ValueError("there are no router logits: no layer of the model has experts to balance.")
+
+
+def _pooled(router_logits: Sequence[Tensor], mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """The logits of all layers' tokens, L of (b, t, E) -> (L b t, E), and their mask (L b t,)."""
+    require_layers(router_logits)
+    shape = router_logits[0].shape[:-1]
+    if mask is not None and mask.shape != shape:
+        raise ValueError(f"mask has shape {tuple(mask.shape)} and the tokens {tuple(shape)}; they must agree.")
+    pooled = torch.cat([layer.flatten(0, -2) for layer in router_logits])
+    return pooled, None if mask is None else mask.flatten().repeat(len(router_logits))

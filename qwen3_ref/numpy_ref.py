@@ -3,7 +3,7 @@
 Every function's body is the formula; the dtype of the inputs is the dtype of the arithmetic, so
 float64 gives the numbers that everything else is held against. No torch here.
 
-Shapes: b batch, t new tokens (queries), s all tokens so far (keys), h query heads, k KV heads,
+Shapes: b batch, t new tokens (queries), s all tokens so far (keys), h query heads, g KV heads,
 d head_dim, D hidden_size, F intermediate_size, E num_experts, K num_experts_per_tok, V vocab_size.
 
 Source: Qwen3 technical report (arXiv 2505.09388) section 2; transformers 5
@@ -64,9 +64,9 @@ def rotate(x: Array, cos: Array, sin: Array) -> Array:
 
 
 def attention(q: Array, k: Array, v: Array, allowed: Array) -> tuple[Array, Array]:
-    """Grouped-query attention: query head i reads KV head i // (h / k).
+    """Grouped-query attention: query head i reads KV head i // (h / g).
 
-    q (b, h, t, d); k, v (b, k, s, d); allowed (b, t, s), True where a query may look
+    q (b, h, t, d); k, v (b, g, s, d); allowed (b, t, s), True where a query may look
     -> output (b, h, t, d), weights (b, h, t, s).
     """
     group = q.shape[1] // k.shape[1]
@@ -91,8 +91,8 @@ def route(logits: Array, top_k: int, normalize: bool) -> tuple[Array, Array]:
 class NumpyCache:
     """Keys and values of every layer so far, and which columns are real tokens (not left padding)."""
 
-    keys: list[Array] = field(default_factory=list)  # per layer (b, k, s, d), normalised and rotated
-    values: list[Array] = field(default_factory=list)  # per layer (b, k, s, d)
+    keys: list[Array] = field(default_factory=list)  # per layer (b, g, s, d), normalised and rotated
+    values: list[Array] = field(default_factory=list)  # per layer (b, g, s, d)
     real: Array | None = None  # (b, s) bool
 
     @property
@@ -101,13 +101,13 @@ class NumpyCache:
         return 0 if self.real is None else int(self.real.shape[1])
 
     def append(self, layer: int, k: Array, v: Array) -> tuple[Array, Array]:
-        """Add the new keys and values of one layer; returns all of them."""
+        """Add the new keys and values of one layer behind the `length` that count; returns all of them."""
         if layer == len(self.keys):
             self.keys.append(k)
             self.values.append(v)
         else:
-            self.keys[layer] = np.concatenate([self.keys[layer], k], axis=2)
-            self.values[layer] = np.concatenate([self.values[layer], v], axis=2)
+            self.keys[layer] = np.concatenate([self.keys[layer][:, :, : self.length], k], axis=2)
+            self.values[layer] = np.concatenate([self.values[layer][:, :, : self.length], v], axis=2)
         return self.keys[layer], self.values[layer]
 
 
@@ -139,17 +139,17 @@ class NumpyQwen3:
     ) -> Array:
         """Logits (b, t, V) of input_ids (b, t).
 
-        attention_mask (b, t) is 0 at left padding. `cache` is appended to. `trace`, any object with
+        attention_mask (b, t) is 0 at padding. `cache` is appended to. `trace`, any object with
         the lists of `qwen3_ref.model.Trace`, is filled with what happened inside.
-        Raises ValueError for ids outside the vocabulary or a wrong shape.
+        Raises ValueError for ids outside the vocabulary, or a wrong shape or type.
         """
         ids = np.asarray(input_ids)
-        real = np.ones(ids.shape, bool) if attention_mask is None else np.asarray(attention_mask) > 0
-        check_ids(ids, real, self.config.vocab_size)
+        mask = np.ones(ids.shape, bool) if attention_mask is None else np.asarray(attention_mask)
+        check_ids(ids, mask, self.config.vocab_size)
         cache = NumpyCache() if cache is None else cache
-        start = cache.length
-        cache.real = real if cache.real is None else np.concatenate([cache.real, real], axis=1)
-        positions, allowed = positions_and_mask(cache.real, start)
+        start, real = cache.length, mask.astype(bool)
+        real = real if cache.real is None else np.concatenate([cache.real, real], axis=1)
+        positions, allowed = positions_and_mask(real, start)
 
         x = self.weights["model.embed_tokens.weight"][ids]  # (b, t, D)
         c = self.config
@@ -161,6 +161,7 @@ class NumpyQwen3:
             if trace is not None:
                 trace.hidden_states.append(x)
             x = self.block(layer, x, cos, sin, allowed, cache, trace)
+        cache.real = real  # only now: a pass that fails on the way leaves the cache as it was
         x = rms_norm(x, self.weights["model.norm.weight"], c.rms_norm_eps)
         if trace is not None:
             trace.hidden_states.append(x)

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from qwen3_ref.arrays import at_least_float32
 from qwen3_ref.model import Qwen3, Trace
-from qwen3_ref.moe import load_balancing_loss
+from qwen3_ref.moe import best, load_balancing_loss, require_layers
 from qwen3_ref.moe import z_loss as router_z_loss
 from qwen3_ref.tokenizer import Tokenizer
 from qwen3_ref.train.loop import StepLoss, cross_entropy
@@ -45,18 +45,20 @@ def choices(logits: Tensor, top_k: int, mask: Tensor | None = None) -> Tensor:
     mask (b, t): 0 for padding, which chooses nobody.
     """
     logits = at_least_float32(logits.detach())  # bfloat16 cannot count beyond 256
-    chosen = torch.zeros_like(logits).scatter(-1, logits.topk(top_k, dim=-1).indices, 1)
+    chosen = torch.zeros_like(logits).scatter(-1, best(logits.softmax(dim=-1), top_k), 1)
     return chosen if mask is None else chosen * mask[..., None]
 
 
 def count_picks(router_logits: Sequence[Tensor], top_k: int, mask: Tensor | None = None) -> Tensor:
     """How often each expert is chosen: L of (b, t, E) -> (L, E); a row sums to top_k times the tokens."""
+    require_layers(router_logits)
     return torch.stack([choices(logits, top_k, mask).sum((0, 1)) for logits in router_logits])
 
 
 def co_activation(router_logits: Sequence[Tensor], top_k: int, mask: Tensor | None = None) -> Tensor:
     """How often two experts work on the same token: L of (b, t, E) -> (L, E, E), symmetric, with how
     often each is chosen at all on the diagonal."""
+    require_layers(router_logits)
     chosen = torch.stack([choices(logits, top_k, mask).flatten(0, 1) for logits in router_logits])
     return chosen.mT @ chosen
 
@@ -124,26 +126,34 @@ class Weights:
             known = ", ".join(get_args(Balancing))
             raise ValueError(f"there is no balancing {self.balancing!r}; there are {known}.")
 
-    def total(self, lm: Tensor, balance: Tensor, router_logits: Sequence[Tensor]) -> Tensor:
-        """The sum, a scalar; "none" leaves balancing out."""
+    def total(
+        self, lm: Tensor, balance: Tensor, router_logits: Sequence[Tensor], mask: Tensor | None = None
+    ) -> Tensor:
+        """The sum, a scalar; "none" leaves balancing out. mask (b, t): 0 for padding."""
         total = lm if self.balancing == "none" else lm + self.coefficient * balance
-        return total + self.z_loss * router_z_loss(router_logits) if self.z_loss else total
+        return total + self.z_loss * router_z_loss(router_logits, mask) if self.z_loss else total
 
 
 def balancing_loss(
-    router_logits: Sequence[Tensor], top_k: int, micro_batches: int = 1, shares: Tensor | None = None
+    router_logits: Sequence[Tensor],
+    top_k: int,
+    micro_batches: int = 1,
+    shares: Tensor | None = None,
+    mask: Tensor | None = None,
 ) -> Tensor:
     """The mean balancing loss of the layers, L of (b, t, E), a scalar.
 
     The b rows are split into `micro_batches` equal parts, each with the shares of its own tokens; one
     part is the global-batch loss. shares (L, E): the shares in a global batch that these rows are
-    only a part of; then the gradient is of these rows' own probabilities.
+    only a part of; then the gradient is of these rows' own probabilities. mask (b, t): 0 for padding.
     """
+    require_layers(router_logits)
+    masks = [None] * micro_batches if mask is None else list(mask.chunk(micro_batches))
     losses = []
     for i, layer in enumerate(router_logits):
         share = None if shares is None else shares[i]
-        parts = layer.chunk(micro_batches)
-        losses += [load_balancing_loss([part], top_k, global_share=share) for part in parts]
+        parts = zip(layer.chunk(micro_batches), masks, strict=True)
+        losses += [load_balancing_loss([part], top_k, rows, share) for part, rows in parts]
     return torch.stack(losses).mean()
 
 
