@@ -72,8 +72,11 @@ class RMSNorm(nn.Module):
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """RoPE, half-split: channel j turns with channel j + d/2. x (b, heads, t, d); cos, sin (b or 1, t, d/2)."""
-    first, second = x.to(cos.dtype).chunk(2, dim=-1)  # (b, heads, t, d/2) each
+    """RoPE, half-split: channel j turns with channel j + d/2.
+
+    x (b, heads, t, d); cos, sin (b or 1, t, d/2) -> (b, heads, t, d), in the dtype of x.
+    """
+    first, second = x.to(cos.dtype).chunk(2, dim=-1)
     cos, sin = cos[:, None], sin[:, None]  # the same angle for every head
     out = torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
     return out.to(x.dtype)
@@ -134,9 +137,10 @@ class Attention(nn.Module):
         def heads(projected: Tensor) -> Tensor:  # (b, t, n d) -> (b, n, t, d)
             return projected.view(b, t, -1, self.head_dim).transpose(1, 2)
 
-        q = rotate(self.q_norm(heads(self.q_proj(x))), cos, sin)  # (b, h, t, d)
-        k = rotate(self.k_norm(heads(self.k_proj(x))), cos, sin)  # (b, g, t, d)
-        v = heads(self.v_proj(x))  # (b, g, t, d)
+        # q (b, h, t, d); k, v (b, g, t, d)
+        q = rotate(self.q_norm(heads(self.q_proj(x))), cos, sin)
+        k = rotate(self.k_norm(heads(self.k_proj(x))), cos, sin)
+        v = heads(self.v_proj(x))
         if cache is not None:
             k, v = cache.append(self.layer, k, v)  # (b, g, s, d)
         if trace is not None and trace.attention:

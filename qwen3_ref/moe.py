@@ -133,6 +133,9 @@ def _pooled(router_logits: Sequence[Tensor], mask: Tensor | None) -> tuple[Tenso
     require_layers(router_logits)
     shape = router_logits[0].shape[:-1]
     if mask is not None and mask.shape != shape:
-        raise ValueError(f"mask has shape {tuple(mask.shape)} and the tokens {tuple(shape)}; they must agree.")
+        raise ValueError(
+            f"mask has shape {tuple(mask.shape)} and the router logits are of {tuple(shape)} tokens; give "
+            f"one value for each token."
+        )
     pooled = torch.cat([layer.flatten(0, -2) for layer in router_logits])
     return pooled, None if mask is None else mask.flatten().repeat(len(router_logits))

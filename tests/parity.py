@@ -433,7 +433,7 @@ def rope_in_sixteen_bits() -> None:
     finally:
         model_module.rotate = original
     assert set(seen) == {torch.float32}, seen
-    cos, sin = rope_tables(model.config, positions, torch.float32)
+    cos, sin = rope_tables(positions, model.model.inv_freq, model.model.rope_factor, torch.float32)
     theta = model.config.rope_theta
     angles = positions[..., None].double() * theta ** (-torch.arange(0, 16, 2).double() / 16)
     compare("cos", cos, angles.cos(), atol=1e-6).require()
@@ -517,8 +517,8 @@ def rope_tables_at_long_positions() -> None:
     values = Qwen3Config.named("Qwen3-0.6B").to_dict() | dict(rope_scaling=yarn)
     config = Qwen3Config.from_dict(values)
     where = [0, 40_959, 65_537, 131_071]
-    cos, sin = rope_tables(config, torch.tensor([where]), torch.float32)
     inv_freq, factor = frequencies(128, 1e6, yarn, config.max_position_embeddings)
+    cos, sin = rope_tables(torch.tensor([where]), inv_freq, factor, torch.float32)
     exact_cos, exact_sin = cos_sin(np.array([where]), inv_freq, factor)
     with localcontext() as context:
         context.prec = 50

@@ -5,15 +5,20 @@ from __future__ import annotations
 from tests.faults.switch import Fault
 
 FUSED = "q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=q.shape[1] != k.shape[1]"
+ATTEND = "out = self.attend(q, k, v, mask)"
 REPEAT = "k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)"
-HEAD = "head = self.model.embed_tokens if c.tie_word_embeddings else self.lm_head"
+HEAD = """\
+        if self.config.tie_word_embeddings:
+            return F.linear(x, self.model.embed_tokens.weight)
+"""
 RENORMALISE = """\
     if normalize:
         weights = weights / weights.sum(dim=-1, keepdim=True)
 """
 CHOICE = """\
     probabilities = at_least_float32(logits).softmax(dim=-1)
-    weights, experts = probabilities.topk(top_k, dim=-1)
+    experts = best(probabilities, top_k)
+    weights = probabilities.gather(-1, experts)
 """
 
 
@@ -23,8 +28,8 @@ ATTENTION = [
         rows="6",
         words="scores are divided by sqrt(hidden / heads)",
         module="model",
-        right=FUSED,
-        wrong=FUSED + ", scale=(x.shape[-1] / q.shape[1]) ** -0.5",
+        right=ATTEND,
+        wrong=ATTEND.replace("(q,", "(q * (self.head_dim * q.shape[1] / x.shape[-1]) ** 0.5,"),
         by=("logits_dense",),
     ),
     Fault(
@@ -32,8 +37,8 @@ ATTENTION = [
         rows="6",
         words="scores are divided by sqrt(hidden_size)",
         module="model",
-        right=FUSED,
-        wrong=FUSED + ", scale=x.shape[-1] ** -0.5",
+        right=ATTEND,
+        wrong=ATTEND.replace("(q,", "(q * (self.head_dim / x.shape[-1]) ** 0.5,"),
         by=("logits_dense",),
     ),
     Fault(
@@ -107,7 +112,7 @@ ATTENTION = [
         rows="24",
         words="every token sees the whole prompt",
         module="model",
-        right="causal = mask is None and t > 1",
+        right="causal = mask is None and q.shape[2] > 1",
         wrong="causal = False",
         by=("logits_dense",),
     ),
@@ -164,7 +169,7 @@ HEADS = [
         words="the embedding is the head of untied models too",
         module="model",
         right=HEAD,
-        wrong="head = self.model.embed_tokens",
+        wrong=HEAD.replace("if self.config.tie_word_embeddings", "if True"),
         by=("logits_dense",),
     ),
     Fault(
@@ -173,7 +178,7 @@ HEADS = [
         words="tied where the config says untied",
         module="model",
         right=HEAD,
-        wrong=HEAD.replace("if c", "if not c"),
+        wrong=HEAD.replace("if self", "if not self"),
         by=("logits_dense",),
     ),
     Fault(
@@ -182,7 +187,7 @@ HEADS = [
         words="a tied model has a head of its own that nobody loaded",
         module="model",
         right=HEAD,
-        wrong=HEAD.replace("self.model.embed_tokens if", "nn.Linear(c.hidden_size, c.vocab_size) if"),
+        wrong=HEAD.replace("self.model.embed_tokens", "nn.Linear(x.shape[-1], self.config.vocab_size)"),
         by=("logits_dense_tied",),
     ),
 ]
@@ -229,11 +234,7 @@ EXPERTS = [
         words="only the choice is made in bfloat16: near-ties go astray",
         module="moe",
         right=CHOICE,
-        wrong=CHOICE.replace(
-            "weights, experts = probabilities.topk(top_k, dim=-1)",
-            "experts = probabilities.bfloat16().topk(top_k, dim=-1).indices\n"
-            "    weights = probabilities.gather(-1, experts)",
-        ),
+        wrong=CHOICE.replace("best(probabilities, top_k)", "best(probabilities.bfloat16(), top_k)"),
         by=("dtypes_of_norm_and_router",),
     ),
     Fault(

@@ -13,8 +13,8 @@ FAULTS = [
         rows="measured",
         words="RoPE turns queries and keys alike, and their product depends on the distance alone.",
         module="model",
-        right="positions, allowed = positions_and_mask(real, start)\n",
-        wrong="positions, allowed = positions_and_mask(real, start)\n        positions = positions + 1\n",
+        right="positions = token_positions(real, start)\n",
+        wrong="positions = token_positions(real, start) + 1\n",
     ),
     Fault(
         name="padded_rows_start_late",
@@ -24,8 +24,8 @@ FAULTS = [
             "It is a bug only where prefill and decoding disagree, or one row's positions serve another."
         ),
         module="model",
-        right="positions = (real.cumsum(dim=1) - 1).clamp_min(0)[:, start:]",
-        wrong="positions = column[start:].expand(real.shape[0], -1)",
+        right="return (real.cumsum(dim=1) - 1).clamp_min(0)[:, start:]",
+        wrong="return torch.arange(start, real.shape[1], device=real.device).expand(real.shape[0], -1)",
     ),
     Fault(
         name="positions_of_padding_are_negative",

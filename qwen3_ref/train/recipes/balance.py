@@ -148,12 +148,13 @@ def balancing_loss(
     only a part of; then the gradient is of these rows' own probabilities. mask (b, t): 0 for padding.
     """
     require_layers(router_logits)
-    masks = [None] * micro_batches if mask is None else list(mask.chunk(micro_batches))
     losses = []
     for i, layer in enumerate(router_logits):
         share = None if shares is None else shares[i]
-        parts = zip(layer.chunk(micro_batches), masks, strict=True)
-        losses += [load_balancing_loss([part], top_k, rows, share) for part, rows in parts]
+        parts = layer.chunk(micro_batches)
+        masks = [None] * len(parts) if mask is None else mask.chunk(micro_batches)
+        for part, real in zip(parts, masks, strict=True):
+            losses.append(load_balancing_loss([part], top_k, real, share))
     return torch.stack(losses).mean()
 
 
