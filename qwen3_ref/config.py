@@ -4,6 +4,7 @@ arithmetic that follows from it: parameters, bytes, FLOPs, KV cache.
 
 from __future__ import annotations
 
+import difflib
 import json
 import math
 import os
@@ -12,9 +13,9 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from qwen3_ref import facts
-from qwen3_ref.rope import yarn_problem
+from qwen3_ref.rope import YARN_BOUNDS, yarn_problem
 from qwen3_ref.store.errors import one_line, quoted
-from qwen3_ref.store.files import write_atomically
+from qwen3_ref.store.files import read_json, write_atomically
 from qwen3_ref.store.shipped import directory_of
 
 
@@ -34,6 +35,30 @@ _FIXED: dict[str, Any] = {
     "shared_expert_intermediate_size": 0,
     "hidden_act": "silu",
 }
+# The same for names of other families, which change what is computed when a file of ours holds them.
+_FOREIGN: dict[str, Any] = {
+    "mlp_bias": False,
+    "is_causal": True,
+    "use_bidirectional_attention": False,
+    "partial_rotary_factor": 1,
+    "attn_logit_softcapping": None,
+    "final_logit_softcapping": None,
+    "logit_scale": 1,
+    "logits_scaling": 1,
+    "embedding_multiplier": 1,
+    "residual_multiplier": 1,
+    "attention_multiplier": None,
+    "dual_chunk_attention_config": None,
+    "n_shared_experts": 0,
+    "num_shared_experts": 0,
+    "first_k_dense_replace": 0,
+    "n_group": 1,
+    "topk_group": 1,
+    "routed_scaling_factor": 1,
+    "scoring_func": "softmax",
+    "num_nextn_predict_layers": 0,
+}
+_ROPE_KEYS = ("rope_type", "rope_theta", *YARN_BOUNDS, "truncate")
 _ARCHITECTURES = {"qwen3": "Qwen3ForCausalLM", "qwen3_moe": "Qwen3MoeForCausalLM"}
 _MOE_FIELDS = ("num_experts", "num_experts_per_tok", "moe_intermediate_size", "norm_topk_prob")
 _SIZES = (
@@ -50,12 +75,16 @@ _SIZES = (
 _DTYPES = ("float32", "bfloat16", "float16", "float64")
 
 
-def _whole(value: Any, least: int = 1) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+_LARGEST = 2**31 - 1  # what any count may be; that of layers and experts, below
+_CONFIG_BYTES = 4_000_000
+
+
+def _whole(value: Any, least: int = 1, most: int = _LARGEST) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
 
 
 def _number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= 1e15
 
 
 def _flag(value: Any) -> bool:
@@ -64,13 +93,16 @@ def _flag(value: Any) -> bool:
 
 # Rules of the fields that have one: (whether a value is allowed, what is allowed in words).
 _Rule = tuple[Callable[[Any], bool], str]
-_COUNT: _Rule = _whole, "a whole number, at least 1"
+_COUNT: _Rule = _whole, "a whole number, at least 1 and below 2^31"
+_LAYERS: _Rule = lambda v: _whole(v, 1, 1000), "a whole number, at least 1 and at most 1,000"
+_EXPERTS: _Rule = lambda v: _whole(v, 1, 10_000), "a whole number, at least 1 and at most 10,000"
 _WEIGHT: _Rule = lambda v: _number(v) and v >= 0, "a number, 0 or more"
 _TRUTH: _Rule = _flag, "true or false"
 _ID: _Rule = lambda v: v is None or _whole(v, 0), "a token id (a whole number) or null"
 _RULES: dict[str, _Rule] = {
     **dict.fromkeys(_SIZES, _COUNT),
-    "rope_theta": (lambda v: _number(v) and v > 1, "a number above 1"),
+    "num_hidden_layers": _LAYERS,
+    "rope_theta": (lambda v: _number(v) and v > 1, "a number above 1 and up to 1e15"),
     "rms_norm_eps": (lambda v: _number(v) and v > 0, "a number above 0"),
     **dict.fromkeys(("attention_dropout", "initializer_range", "router_aux_loss_coef"), _WEIGHT),
     **dict.fromkeys(("tie_word_embeddings", "output_router_logits"), _TRUTH),
@@ -81,7 +113,11 @@ _RULES: dict[str, _Rule] = {
         "a list of layer numbers from 0",
     ),
 }
-_MOE_RULES: dict[str, _Rule] = {**dict.fromkeys(_MOE_FIELDS, _COUNT), "norm_topk_prob": _TRUTH}
+_MOE_RULES: dict[str, _Rule] = {
+    **dict.fromkeys(_MOE_FIELDS, _COUNT),
+    "num_experts": _EXPERTS,
+    "norm_topk_prob": _TRUTH,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,7 +184,7 @@ class Qwen3Config:
         """Read `config.json` in a directory. Raises ConfigError, naming the file and the field."""
         path = directory_of(directory) / "config.json"
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
+            values = read_json(path, _CONFIG_BYTES)
         except (FileNotFoundError, NotADirectoryError):
             otherwise = "give a directory that holds a checkpoint and its config.json"
             raise ConfigError(f"there is no {path}; {facts.way_out(directory, otherwise)}.") from None
@@ -156,7 +192,7 @@ class Qwen3Config:
             raise ConfigError(
                 f"{path} cannot be read ({error.strerror}); check its kind and permissions."
             ) from None
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             raise ConfigError(f"{path} cannot be read as JSON ({error}); fetch it again.") from None
         if not isinstance(values, dict):
             raise ConfigError(f"{path} holds a {type(values).__name__}, not an object; fetch it again.")
@@ -169,22 +205,20 @@ class Qwen3Config:
         model_type = values.get("model_type")
         if not isinstance(model_type, str) or model_type not in _ARCHITECTURES:
             raise ConfigError(
-                f"model_type in {source} is {model_type!r}; "
+                f"model_type in {source} is {quoted(model_type)}; "
                 f"this package runs {' and '.join(map(repr, _ARCHITECTURES))}."
             )
-        for name, right in _FIXED.items():
-            if name in values and values[name] is not None and values[name] != right:
-                raise ConfigError(
-                    f"{name} in {source} is {values[name]!r}, which is another architecture than "
-                    f"Qwen3's text models ({right!r}); run it with transformers."
-                )
+        problem = _foreign(values)
+        if problem:
+            raise ConfigError(f"{problem[0]} in {source} {problem[1]}")
         known = {field.name for field in fields(cls)}
         taken = {k: v for k, v in values.items() if k in known}
         taken.update(_rope(values, source))
         taken["torch_dtype"] = values.get("torch_dtype") or values.get("dtype") or "bfloat16"
         ends = taken.get("eos_token_id")
         if isinstance(ends, list) and ends:
-            taken["eos_token_id"] = ends[0]
+            wrong = [end for end in ends if not _whole(end, 0)]
+            taken["eos_token_id"] = wrong[0] if wrong else ends[0]
         layers = values.get("mlp_only_layers")
         taken["mlp_only_layers"] = () if layers is None else layers
         if isinstance(layers, list):
@@ -236,6 +270,16 @@ class Qwen3Config:
     def is_moe(self) -> bool:
         """Whether feed-forward layers are mixtures of experts."""
         return self.model_type == "qwen3_moe"
+
+    @property
+    def context_length(self) -> int:
+        """How many tokens a prompt and its reply may have together: `max_position_embeddings`, or with
+        YaRN `factor` times the length that it stretches, which is what the model card's setting means."""
+        scaling = {k: v for k, v in (self.rope_scaling or {}).items() if v is not None}
+        if scaling.get("rope_type") != "yarn" or "factor" not in scaling:
+            return self.max_position_embeddings
+        original = scaling.get("original_max_position_embeddings", self.max_position_embeddings)
+        return int(original * scaling["factor"])
 
     @property
     def num_token_ids(self) -> int:
@@ -333,40 +377,102 @@ class Qwen3Config:
         return 2 * products + 4 * self.num_hidden_layers * heads * context_length
 
 
-def _rope(values: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """`rope_theta` and `rope_scaling` from either spelling."""
-    for name in ("rope_parameters", "rope_scaling"):
-        if not isinstance(values.get(name), Mapping | None):
-            raise ConfigError(
-                f"{name} in {source} is {values[name]!r}; it must be an object with a rope_type, or null."
+def _foreign(values: Mapping[str, Any]) -> tuple[str, str] | None:
+    """(field, what is wrong with it) of a config.json that is of another architecture, or None."""
+    for name, right in (_FIXED | _FOREIGN).items():
+        if values.get(name) is not None and values[name] != right:
+            words = "must be absent" if right is None else f"{right!r}"
+            return name, (
+                f"is {quoted(values[name])}, which is another architecture than Qwen3's text models "
+                f"({words}); run it with transformers."
             )
-    new = values.get("rope_parameters")
-    theta = (new or {}).get("rope_theta", values.get("rope_theta"))
-    scaling = values.get("rope_scaling") if new is None else new
-    if scaling is not None:
-        scaling = {k: v for k, v in scaling.items() if k not in ("rope_theta", "type")} | {
-            "rope_type": scaling.get("rope_type", scaling.get("type", "default"))
-        }
-        if scaling["rope_type"] == "default":
-            scaling = None
+    kinds = values.get("layer_types")
+    if kinds is not None:
+        layers = values.get("num_hidden_layers")
+        if not isinstance(kinds, list) or any(kind != "full_attention" for kind in kinds):
+            return "layer_types", (
+                f"is {quoted(kinds)}; every layer of Qwen3's text models has 'full_attention', so run this "
+                f"one with transformers."
+            )
+        if len(kinds) != layers:
+            return "layer_types", f"names {len(kinds)} layers where num_hidden_layers is {quoted(layers)}."
+    if values.get("sliding_window") is not None and values.get("use_sliding_window") is not False:
+        return "sliding_window", (
+            f"is {quoted(values['sliding_window'])}; this model looks at the whole text, so set "
+            f"use_sliding_window to false if the window was off in training, or run it with transformers."
+        )
+    ours = {field.name for field in fields(Qwen3Config)}
+    known = {*ours, *_FIXED, *_FOREIGN, "rope_parameters"}
+    for name, value in values.items():
+        if value is None or name in known:
+            continue
+        if name in _ROPE_KEYS or name == "type" and value in ("yarn", "default", "linear", "dynamic"):
+            return name, "stands outside of rope_scaling, where nothing reads it; move it there."
+        near = difflib.get_close_matches(name[:60], [*ours, "rope_parameters"], n=1, cutoff=0.9)
+        if near and name not in ("pad_token_id", "sep_token_id"):
+            return quoted(name), f"is no setting of this model; did you mean {near[0]}?"
+        if any(word in name.lower() for word in ("rope", "rotary", "yarn")):
+            return quoted(name), (
+                "is no setting of this model, and what it says of the positions would be lost; give "
+                "rope_theta and rope_scaling."
+            )
+    return None
+
+
+def _rope(values: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """`rope_theta` and `rope_scaling` from either spelling, or from both if they do not contradict."""
+    found: dict[str, Any] = {}
+    where: dict[str, str] = {}
+    for place in ("rope_parameters", "rope_scaling", ""):  # "": on top
+        given = values.get(place) if place else {"rope_theta": values.get("rope_theta")}
+        if not isinstance(given, Mapping | None):
+            raise ConfigError(
+                f"{place} in {source} is {quoted(given)}; it must be an object with a rope_type, or null."
+            )
+        for key, value in (given or {}).items():
+            name = "rope_type" if key == "type" else key
+            if value is None or name == "partial_rotary_factor" and value == 1:
+                continue
+            if name not in _ROPE_KEYS:
+                raise ConfigError(f"{source}: {_unknown_rope_key(name, place)}")
+            # transformers 5 writes rope_type "default" beside what a user adds in rope_scaling
+            if name not in found or name == "rope_type" and found[name] == "default":
+                found[name], where[name] = value, place
+            elif found[name] != value and not (name == "rope_type" and value == "default"):
+                raise ConfigError(
+                    f"{source}: {name} is {quoted(found[name])} in {where[name]} and {quoted(value)} "
+                    f"{'in ' + place if place else 'on top'}; keep the one that the model was trained with."
+                )
+    theta, kind = found.pop("rope_theta", None), found.get("rope_type", "default")
+    if kind == "default" and (idle := [name for name in found if name != "rope_type"]):
+        raise ConfigError(
+            f"{source}: {idle[0]} in {where[idle[0]]} does nothing without rope_type 'yarn'; give that, or "
+            f"remove it."
+        )
     if theta is None:
         raise ConfigError(
             f"rope_theta is missing in {source}; there is no safe default (10,000 is wrong for every "
             f"official Qwen3), so take it from the official config.json."
         )
-    return {"rope_theta": theta, "rope_scaling": scaling}
+    return {"rope_theta": theta, "rope_scaling": None if kind == "default" else found}
+
+
+def _unknown_rope_key(name: str, place: str = "rope_scaling") -> str:
+    near = difflib.get_close_matches(str(name)[:60], _ROPE_KEYS, n=1)
+    hint = f"did you mean {near[0]}" if near else f"known: {', '.join(_ROPE_KEYS)}"
+    return f"{quoted(name)} in {place} is no setting of RoPE; {hint}."
 
 
 def _impossible(c: Qwen3Config) -> str | None:
     """Why a config cannot be, in one sentence, or None."""
     if c.model_type not in tuple(_ARCHITECTURES):
-        return f"model_type is {c.model_type!r}; it must be 'qwen3' or 'qwen3_moe'."
+        return f"model_type is {quoted(c.model_type)}; it must be 'qwen3' or 'qwen3_moe'."
     for name in _MOE_FIELDS if c.is_moe else ():
         if getattr(c, name) is None:
             return f"{name} is missing; a 'qwen3_moe' model needs it and it has no safe default."
     for name, (allowed, words) in (_RULES | (_MOE_RULES if c.is_moe else {})).items():
         if not allowed(getattr(c, name)):
-            return f"{name} is {getattr(c, name)!r}; it must be {words}."
+            return f"{name} is {quoted(getattr(c, name))}; it must be {words}."
     if c.num_attention_heads % c.num_key_value_heads:
         return (
             f"num_attention_heads {c.num_attention_heads} is not divisible by num_key_value_heads "
@@ -376,15 +482,42 @@ def _impossible(c: Qwen3Config) -> str | None:
         return f"head_dim is {c.head_dim}; it must be even, since RoPE turns channels in pairs."
     for name, right in _FIXED.items():
         if getattr(c, name, right) != right:
-            return f"{name} is {getattr(c, name)!r}; Qwen3's text models have {right!r}."
+            return f"{name} is {quoted(getattr(c, name))}; Qwen3's text models have {right!r}."
     if c.rope_scaling is not None:
         if not isinstance(c.rope_scaling, Mapping):
-            return f"rope_scaling is {c.rope_scaling!r}; it must be an object with a rope_type, or null."
+            found = quoted(c.rope_scaling)
+            return f"rope_scaling is {found}; it must be an object with a rope_type, or null."
         kind = c.rope_scaling.get("rope_type")
         if kind not in ("default", "yarn"):
-            return f"rope_type {kind!r} in rope_scaling is not supported; use 'yarn' or none."
+            return f"rope_type {quoted(kind)} in rope_scaling is not supported; use 'yarn' or none."
+        if unknown := [key for key in c.rope_scaling if key not in _ROPE_KEYS]:
+            return _unknown_rope_key(unknown[0])
+        if c.rope_scaling.get("rope_theta") not in (None, c.rope_theta):
+            return f"rope_theta is {c.rope_theta} and another in rope_scaling; keep one of them."
         if kind == "yarn" and (problem := yarn_problem(c.rope_scaling, c.max_position_embeddings)):
             return problem
+        if c.context_length > _LARGEST:
+            return f"factor in rope_scaling makes a context of {c.context_length:,}; give a smaller one."
+    beyond = [layer for layer in c.mlp_only_layers if layer >= c.num_hidden_layers]
+    if beyond:
+        return (
+            f"mlp_only_layers names layer {beyond[0]} and the last of {c.num_hidden_layers} layers is "
+            f"{c.num_hidden_layers - 1}; layers count from 0."
+        )
+    widths = [c.vocab_size, c.intermediate_size, c.num_attention_heads * c.head_dim]
+    if c.is_moe:
+        assert c.num_experts is not None and c.moe_intermediate_size is not None
+        widths.append(c.num_experts * c.moe_intermediate_size)
+        if c.num_experts * c.num_hidden_layers > 65_536:
+            return (
+                f"num_experts {c.num_experts:,} in num_hidden_layers {c.num_hidden_layers:,} make more than "
+                f"65,536 experts, five times those of the largest Qwen3; check both."
+            )
+    if c.hidden_size * max(widths) > 2**40:
+        return (
+            f"hidden_size is {c.hidden_size:,} beside a width of {max(widths):,}, a matrix of more than a "
+            f"trillion weights; check the sizes."
+        )
     if not c.is_moe:
         given = [name for name in _MOE_FIELDS if getattr(c, name) is not None]
         return f"{given[0]} is set but model_type is 'qwen3'; use 'qwen3_moe'." if given else None

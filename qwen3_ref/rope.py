@@ -16,7 +16,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from qwen3_ref.store.errors import quoted
+
 Float64Array = NDArray[np.float64]
+YARN_BOUNDS = {
+    "factor": (1, 10**6),
+    "original_max_position_embeddings": (1, 2**31 - 1),
+    "attention_factor": (1e-6, 10**6),
+    "beta_fast": (1e-6, 10**6),
+    "beta_slow": (1e-6, 10**6),
+    "mscale": (1e-6, 10**6),
+    "mscale_all_dim": (1e-6, 10**6),
+}
+"""The numbers of YaRN and between what they make sense; beyond, powers and logarithms would overflow."""
 
 
 def default_frequencies(head_dim: int, theta: float) -> Float64Array:
@@ -86,15 +98,16 @@ def yarn_frequencies(
 def yarn_problem(scaling: Mapping[str, Any], max_position_embeddings: int) -> str | None:
     """Why YaRN cannot be computed from a `rope_scaling`, in one sentence, or None. Null is absent."""
     given = {key: value for key, value in scaling.items() if value is not None}
-    at_least_1 = ("factor", "original_max_position_embeddings")
-    for name in (*at_least_1, "attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim"):
+    for name, (least, most) in YARN_BOUNDS.items():
         value = given.get(name, 1)
-        number = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf
-        if not number or name in at_least_1 and value < 1:
-            words = "at least 1" if name in at_least_1 else "above 0"
-            return f"{name} in rope_scaling is {value!r}; it must be a number, {words}."
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or not least <= value <= most:
+            words = f"{'at least 1' if least == 1 else f'above 0 (from {least})'} and up to {most:,}"
+            return f"{name} in rope_scaling is {quoted(value)}; it must be a number, {words}."
     if type(given.get("truncate", True)) is not bool:
-        return f"truncate in rope_scaling is {given['truncate']!r}; it must be true or false."
+        return f"truncate in rope_scaling is {quoted(given['truncate'])}; it must be true or false."
+    fast, slow = given.get("beta_fast", 32.0), given.get("beta_slow", 1.0)
+    if fast <= slow:
+        return f"beta_fast in rope_scaling is {fast}, which must be above beta_slow, {slow}; exchange them."
     original = given.get("original_max_position_embeddings", max_position_embeddings)
     if "factor" not in given and original >= max_position_embeddings:
         return (

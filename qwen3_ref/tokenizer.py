@@ -28,7 +28,7 @@ import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers
 
 from qwen3_ref import facts
-from qwen3_ref.store.files import write_atomically
+from qwen3_ref.store.files import read_json, write_atomically
 from qwen3_ref.store.fingerprint import fingerprint
 from qwen3_ref.store.hub import hub_cache
 from qwen3_ref.store.shipped import directory_of
@@ -76,6 +76,7 @@ CONTROL_TOKENS = (
 )
 """All 26 in id order, 151,643 to 151,668; the official file calls only the first 14 "special"."""
 
+_TOKENIZER_BYTES = 100_000_000  # the official file has 11.4 million
 _NFC = normalizers.NFC()  # the library's tables for both paths: `unicodedata` changes with Python
 _RANKS_SHA256 = "b2b1b8dfb5cc5f024bafc373121c6aba3f66f9a5a0269e243470a1de16a33186"
 Backend = Literal["fast", "python"]
@@ -245,7 +246,7 @@ class Tokenizer:
         """
         path = directory_of(directory) / "tokenizer.json"
         try:
-            data = json.loads(path.read_text(encoding="utf-8"))
+            data = read_json(path, _TOKENIZER_BYTES)
             names, pairs = data["model"]["vocab"], data["model"]["merges"]
             added = {token["content"]: token["id"] for token in data["added_tokens"]}
             normal = (data["normalizer"] or {}).get("type")

@@ -32,7 +32,7 @@ class Scripted:
 
     def __init__(self, context: int = 200) -> None:
         self.config: Any = SimpleNamespace(
-            max_position_embeddings=context, vocab_size=TOK.num_ids, num_token_ids=TOK.num_ids,
+            context_length=context, vocab_size=TOK.num_ids, num_token_ids=TOK.num_ids,
             num_hidden_layers=1, num_key_value_heads=1, head_dim=1,
         )  # fmt: skip
         self.dtype, self.device = torch.float32, torch.device("cpu")

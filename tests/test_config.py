@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -178,6 +179,7 @@ def test_official_values_have_the_published_hash(name: str) -> None:
     assert proof["sha256"] in hashes
 
 
+FOUR = {"rope_type": "yarn", "original_max_position_embeddings": 32768, "factor": 4.0}
 YARN = {"rope_type": "yarn", "original_max_position_embeddings": 32768}
 WRONG: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     (DENSE, {"rope_theta": None}, "rope_theta is missing in .*no safe default"),
@@ -222,6 +224,54 @@ WRONG: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     (DENSE, {"rope_scaling": YARN | {"truncate": 1}}, "truncate in rope_scaling is 1; .*true or false"),
     (DENSE, {"rope_scaling": {"rope_type": "yarn"}}, "factor is missing in rope_scaling"),
     (DENSE, {"rope_scaling": YARN | {"original_max_position_embeddings": 40960}}, "factor is missing"),
+    # settings that passed and failed in the first forward pass
+    (DENSE, {"rope_scaling": YARN | {"factor": 10**20}}, "factor in rope_scaling is 1000.*up to 1,000,000"),
+    (DENSE, {"rope_scaling": YARN | {"factor": True}}, "factor in rope_scaling is True"),
+    (DENSE, {"rope_scaling": FOUR | {"beta_fast": 5e-324}}, "beta_fast in rope_scaling is 5e-324"),
+    (DENSE, {"rope_scaling": FOUR | {"beta_slow": 1e308}}, r"beta_slow in rope_scaling is 1e\+308"),
+    (DENSE, {"rope_scaling": FOUR | {"beta_slow": 32}}, "is 32.0, which must be above beta_slow, 32"),
+    (DENSE, {"rope_scaling": FOUR | {"mscale": 1e308}}, "mscale in rope_scaling is "),
+    (DENSE, {"rope_scaling": FOUR | {"attention_factor": 1e-300}}, "attention_factor in rope_scaling is "),
+    (DENSE, {"rope_scaling": YARN | {"factor": 1e6}}, "makes a context of 32,768,000,000"),
+    (DENSE, {"rope_theta": 1e300}, "rope_theta is 1e.300; it must be a number above 1 and up to 1e15"),
+    (DENSE, {"rope_theta": True}, "rope_theta is True"),
+    # unknown and misspelt settings, odd places, contradictions
+    (DENSE, {"rope_scaling": FOUR | {"beta_fst": 32}}, "'beta_fst' in rope_scaling .*mean beta_fast"),
+    (DENSE, {"rope_scaling": FOUR | {"x": 1}}, "'x' in rope_scaling is no setting of RoPE; known: rope_type"),
+    (DENSE, {"rope_parameters": {"full_attention": {}}}, "'full_attention' in rope_parameters"),
+    (DENSE, {"rope_scaling": {"factor": 4.0}}, "factor in rope_scaling does nothing without"),
+    (DENSE, {"rope_parameters": FOUR, "rope_scaling": FOUR | {"factor": 8}}, "factor is 4.0 in .* and 8 in "),
+    (DENSE, {"rope_parameters": {"rope_theta": 1e4}}, "is 10000.0 in rope_parameters and 1000000 on top"),
+    (DENSE, {"rope_scaling": FOUR | {"type": "linear"}}, "rope_type is 'yarn' in rope_scaling and 'linear'"),
+    (DENSE, {"factor": 4.0}, "factor in .* stands outside of rope_scaling"),
+    (DENSE, {"original_max_position_embeddings": 32768}, "stands outside of rope_scaling"),
+    (DENSE, {"rope_scalling": FOUR}, "'rope_scalling' in .* did you mean rope_scaling"),
+    (DENSE, {"yarn_factor": 4.0}, "'yarn_factor' in .* what it says of the positions would be lost"),
+    (DENSE, {"rotary_pct": 0.5}, "'rotary_pct' in "),
+    (DENSE, {"partial_rotary_factor": 0.5}, "partial_rotary_factor in .* is 0.5, which is another"),
+    (DENSE, {"rope_scaling": FOUR | {"partial_rotary_factor": 0.5}}, "partial_rotary_factor' in rope_"),
+    (MOE, {"norm_topk_probs": False}, "'norm_topk_probs' in .* did you mean norm_topk_prob"),
+    # other architectures
+    (DENSE, {"layer_types": ["full_attention"] * 27 + ["linear_attention"]}, "layer_types in .* 'full_att"),
+    (DENSE, {"layer_types": ["full_attention"] * 27}, "layer_types in .* names 27 layers where .* is 28"),
+    (DENSE, {"layer_types": "full_attention"}, "layer_types in .* is 'full_attention'; every layer"),
+    (DENSE, {"sliding_window": 4096, "use_sliding_window": None}, "sliding_window in .* is 4096"),
+    (MOE, {"n_shared_experts": 1}, "n_shared_experts in .* is 1, which is another"),
+    (MOE, {"scoring_func": "sigmoid"}, "scoring_func in .* is 'sigmoid', which is another"),
+    (DENSE, {"dual_chunk_attention_config": {}}, "dual_chunk_attention_config in .*must be absent"),
+    # sizes, judged before anything is built
+    (DENSE, {"num_hidden_layers": 1_000_000}, "num_hidden_layers is 1000000; .* at most 1,000"),
+    (MOE, {"num_experts": 1_000_000}, "num_experts is 1000000; .* at most 10,000"),
+    (MOE, {"num_experts": 10_000}, "num_experts 10,000 in num_hidden_layers 48 make more than 65,536"),
+    (DENSE, {"hidden_size": 2**31 - 1}, "hidden_size is 2,147,483,647 beside a width of 151,936"),
+    (DENSE, {"vocab_size": 2**31}, "vocab_size is 2147483648; .* below 2.31"),
+    (DENSE, {"max_position_embeddings": 10**25}, "max_position_embeddings is 1000"),
+    (DENSE, {"intermediate_size": 10**1000}, "a whole number of 1,001 digits"),
+    (DENSE, {"mlp_only_layers": [28]}, "mlp_only_layers names layer 28 and the last of 28 layers is 27"),
+    (MOE, {"mlp_only_layers": [48]}, "mlp_only_layers names layer 48 and the last of 48 layers is 47"),
+    (DENSE, {"eos_token_id": [1, "2"]}, "eos_token_id is '2'; it must be a token id"),
+    (DENSE, {"hidden_act": "x" * 5000}, "hidden_act in .* is 'xxx.*[.]{3}, which is another"),
+    (DENSE, {"model_type": ["qwen3"] * 5000}, "model_type in .* is .*[.]{3}; this package"),
 ]
 
 
@@ -234,6 +284,73 @@ def test_wrong_configs(
     with pytest.raises(ConfigError, match=words) as caught:
         Qwen3Config.from_pretrained(tmp_path)
     assert "config.json" in str(caught.value) and "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize("field", [*Qwen3Config.__dataclass_fields__, *FOUR])
+@pytest.mark.parametrize("number", [10**1000, -(10**1000), 10**5000, 1e300], ids=["a", "b", "c", "d"])
+def test_numbers_that_no_float_holds(field: str, number: Any) -> None:
+    """In any field, given as Python gives them, where no JSON reader has stopped them."""
+    change = {"rope_scaling": FOUR | {field: number}} if field in FOUR else {field: number}
+    with pytest.raises(ConfigError) as caught:
+        Qwen3Config.from_dict(MOE | change)
+    assert len(str(caught.value)) < 400
+
+
+def test_no_official_or_saved_config_is_refused() -> None:
+    """What transformers itself writes: all its keys at their defaults; and nulls are absent."""
+    for name in OPEN:
+        mine = Qwen3Config.named(name)
+        kind = transformers.Qwen3MoeConfig if mine.is_moe else transformers.Qwen3Config
+        values = kind.from_dict(mine.to_dict()).to_dict()
+        assert Qwen3Config.from_dict(values) == replace(mine, torch_dtype=values["dtype"] or "bfloat16")
+    given = DENSE | {"sliding_window": 4096, "use_sliding_window": False, "partial_rotary_factor": 1.0}
+    given |= {"rope_parameters": {"rope_type": None, "factor": None}, "yarn_factor": None}
+    assert Qwen3Config.from_dict(given) == Qwen3Config.named("Qwen3-0.6B")
+
+
+@pytest.mark.parametrize("place", ["rope_parameters", "rope_scaling"])
+@pytest.mark.parametrize("top", [True, False])
+def test_yarn_beside_rope_parameters(place: str, top: bool) -> None:
+    """A config saved by transformers 5, to which somebody adds rope_scaling as the model card says; and
+    theta is found wherever it stands. transformers gives the same."""
+    plain = {"rope_type": "default", "rope_theta": 1e6}
+    other = "rope_scaling" if place == "rope_parameters" else "rope_parameters"
+    values = {k: v for k, v in DENSE.items() if k not in ("rope_theta", "rope_scaling")}
+    values |= {place: dict(FOUR), other: plain} | ({"rope_theta": 1e6} if top else {})
+    mine = Qwen3Config.from_dict(values)
+    assert (mine.rope_theta, dict(mine.rope_scaling or {})) == (1e6, FOUR)
+    if place == "rope_scaling" and top:
+        theirs = transformers.Qwen3Config.from_dict(values).rope_parameters
+        assert theirs == FOUR | {"rope_theta": 1e6}
+    inside = {k: v for k, v in DENSE.items() if k != "rope_theta"}
+    inside["rope_scaling"] = FOUR | {"rope_theta": 5e6}
+    assert Qwen3Config.from_dict(inside).rope_theta == 5e6
+    assert transformers.Qwen3Config.from_dict(inside).rope_parameters["rope_theta"] == 5e6
+
+
+def test_yarn_makes_room() -> None:
+    """The model card's setting for 131,072 tokens leaves max_position_embeddings at 40,960."""
+    config = Qwen3Config.named("Qwen3-8B")
+    assert config.context_length == 40_960
+    assert replace(config, rope_scaling=FOUR).context_length == 131_072
+    assert replace(config, rope_scaling=FOUR | {"factor": 1.5}).context_length == 49_152
+    lengths = replace(config, rope_scaling=YARN, max_position_embeddings=131_072)
+    assert lengths.context_length == 131_072
+    assert replace(config, rope_scaling={"rope_type": "yarn", "factor": 2}).context_length == 81_920
+    assert replace(config, rope_scaling={"rope_type": "default"}).context_length == 40_960
+
+
+@pytest.mark.parametrize("extreme", [(1, 10**6), (1.0001, 10**6), (10**6, 1)])
+def test_what_the_config_lets_pass_can_be_computed(extreme: tuple[float, float]) -> None:
+    """The outermost settings of YaRN that pass give finite angles, as NumPy and Python compute them."""
+    factor, original = extreme
+    for theta in (1.0000000001, 1e4, 10**15):
+        for more in ({}, {"beta_fast": 10**6, "beta_slow": 1e-6}, {"mscale": 10**6, "mscale_all_dim": 1e-6}):
+            scaling = {"rope_type": "yarn", "factor": factor, "original_max_position_embeddings": original}
+            c = replace(Qwen3Config.named("Qwen3-0.6B"), rope_theta=theta, rope_scaling=scaling | more)
+            angles, scale = frequencies(c.head_dim, c.rope_theta, c.rope_scaling, c.max_position_embeddings)
+            assert np.isfinite(angles).all() and 0 < scale < 1e9
 
 
 def test_a_factor_may_follow_from_the_lengths() -> None:

@@ -39,7 +39,7 @@ def family_table() -> Table:
             _short(c.num_active_parameters()) if c.is_moe else "",
             str(c.num_hidden_layers),
             f"{c.num_experts}/{c.num_experts_per_tok}" if c.is_moe else "",
-            f"{c.max_position_embeddings:,}",
+            f"{c.context_length:,}",
             unit(c.weight_bytes(), "B"),
         )
     return table
@@ -66,7 +66,7 @@ def model_table(config: Qwen3Config) -> Table:
     head = "shared with the output" if c.tie_word_embeddings else "output head of its own"
     rows += [
         ("", "vocabulary", f"{c.vocab_size:,} rows, {head}"),
-        ("", "context", f"{c.max_position_embeddings:,} tokens, rope_theta {c.rope_theta:,.0f}"),
+        ("", "context", f"{c.context_length:,} tokens, rope_theta {c.rope_theta:,.0f}"),
     ]
     if c.rope_scaling is not None:
         rows.append(("", "rope_scaling", ", ".join(f"{k} {v}" for k, v in c.rope_scaling.items())))
@@ -77,7 +77,7 @@ def model_table(config: Qwen3Config) -> Table:
         ("Memory", "weights in bf16", f"{unit(c.weight_bytes(), 'B')} ({c.weight_bytes():,} bytes)"),
     ]
     for length in _LENGTHS:
-        beyond = " (beyond the context)" if length > c.max_position_embeddings else ""
+        beyond = " (beyond the context)" if length > c.context_length else ""
         size = unit(c.kv_cache_bytes(length), "B")
         rows.append(("", f"KV cache, {length // 1024}K tokens", f"{size} in bf16{beyond}"))
     for length, when in ((0, "the first of a text"), (32_768, "after 32K tokens")):

@@ -61,7 +61,7 @@ class Dialogue:
         got no word of a reply is then not kept.
         """
         self.messages.append({"role": "user", "content": text})
-        thinking, context = self.enable_thinking, self.model.config.max_position_embeddings
+        thinking, context = self.enable_thinking, self.model.config.context_length
         try:
             prompt = self.prompt()
             room = min(self.max_new_tokens, context - len(prompt))
@@ -105,7 +105,7 @@ class Dialogue:
         """The cache with room for a reply, holding no more than what this prompt begins with: history
         drops earlier thoughts, so a prompt leaves the last one where the last reply began."""
         model, needed = self.model, len(prompt) + room
-        most = model.config.max_position_embeddings
+        most = model.config.context_length
         if self.cache is None:
             self.cache = KVCache(model.config, 1, needed, model.dtype, model.device)
         if self.cache.capacity < needed:  # twice as much, so that growing costs little in all

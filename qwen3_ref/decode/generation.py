@@ -128,7 +128,7 @@ def check_request(model: Qwen3, prompts: Any, max_new_tokens: object) -> list[li
     rows = prompts.tolist() if isinstance(prompts, Tensor | np.ndarray) else list(prompts)
     if rows and all(_is_id(row) for row in rows):
         raise ValueError("prompts is one flat list of ids; give a list of prompts, if need be of one: [ids].")
-    room = model.config.max_position_embeddings
+    room = model.config.context_length
     taken = [_ids(row, f"prompt {i}") for i, row in enumerate(rows)]
     for i, prompt in enumerate(taken):
         if len(prompt) == 0:
@@ -217,7 +217,7 @@ class _Batch:
         for i, prompt in enumerate(prompts):
             seed = int(torch.randint(2**62, (), generator=generator))
             own = torch.Generator().manual_seed(seed)
-            room = min(max_new_tokens, config.max_position_embeddings - len(prompt))
+            room = min(max_new_tokens, config.context_length - len(prompt))
             rows.append(Row(i, prompt, own, room, budget, ends))
         return cls(model, sampling or Sampling.greedy(), torch.tensor(absent, dtype=torch.long), rows)
 
@@ -283,7 +283,7 @@ def generate(
     `row` is the place among all prompts. batch_size: how many prompts run at once (all, if absent).
     generator: a CPU torch.Generator (seed 0 if absent). Each row gets a seed of its own from it, in
     the order of the prompts, so a row's text does not depend on batch_size or on its neighbours.
-    A reply ends at the model's max_position_embeddings even when max_new_tokens is larger.
+    A reply ends at the config's `context_length` even when max_new_tokens is larger.
 
     thinking_budget: how many ids the model may spend between `<think>` and `</think>` (line ends
     count, the marks do not), as a number or a `Budget` with a text of its own. When it wants one more,

@@ -1,13 +1,71 @@
-"""Writing files whole or not at all, and saying in a sentence why that failed."""
+"""Reading files within bounds, writing them whole or not at all, and saying in a sentence why that failed."""
 
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
+import stat
 from pathlib import Path
+from typing import Any, BinaryIO
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_MOST_VALUES = 1_500_000  # in one JSON text: two and a half times those of the official tokenizer.json
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file for reading, if it is one: a pipe would wait for ever and a device may never end.
+
+    Raises OSError with its file name and the reason, as `open` does.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        kind = "Is a directory" if path.is_dir() else "it is a device or a pipe, not a file"
+        raise OSError(errno.EINVAL, kind, str(path))
+    return path.open("rb")
+
+
+def read_json(path: Path, most: int) -> Any:
+    """The JSON of a file of at most `most` bytes. Raises OSError, and ValueError as `parse_json` does."""
+    with open_regular(path) as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise ValueError(f"it has more than {most:,} bytes")
+    return parse_json(content)
+
+
+def parse_json(content: bytes) -> Any:
+    """JSON of bounded depth, number of values and digits, judged before it costs memory or time, with no
+    key twice in one object, in UTF-8. Raises ValueError with the reason."""
+    if sum(map(content.count, (b"[", b"{", b","))) > _MOST_VALUES:
+        raise ValueError(f"it holds more than {_MOST_VALUES:,} values")
+    try:
+        text = content.decode("utf-8")
+        return json.loads(text, object_pairs_hook=_once, parse_int=_whole, parse_float=_fraction)
+    except RecursionError:
+        raise ValueError("its lists are too deep") from None
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > 30:
+        raise ValueError(f"it holds a whole number of {len(digits):,} digits")
+    return int(digits)
+
+
+def _fraction(digits: str) -> float:
+    if len(digits) > 400:
+        raise ValueError(f"it holds a number of {len(digits):,} digits")
+    return float(digits)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object whose keys are all different; ValueError for a repeated one."""
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise ValueError(f"it names {twice[:80]!r} twice")
+    return values
 
 
 def write_atomically(path: str | os.PathLike[str], content: str | bytes) -> None:

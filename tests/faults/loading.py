@@ -48,8 +48,8 @@ CONFIG = [
         rows="7",
         words="rope_theta inside rope_parameters is not seen",
         module="config",
-        right='(new or {}).get("rope_theta", values.get("rope_theta"))',
-        wrong='values.get("rope_theta", 10_000.0)',
+        right='theta, kind = found.pop("rope_theta", None), ',
+        wrong='found.pop("rope_theta", None)\n    theta, kind = values.get("rope_theta", 10_000.0), ',
         by=("logits_dense",),
     ),
     Fault(
@@ -85,8 +85,8 @@ CONFIG = [
         rows="35",
         words="rope_scaling's `type` (before `rope_type`) is not seen",
         module="config",
-        right='scaling.get("rope_type", scaling.get("type", "default"))',
-        wrong='scaling.get("rope_type", "default")',
+        right='            name = "rope_type" if key == "type" else key\n',
+        wrong='            name = key\n            if name == "type":\n                continue\n',
         by=("test_config:test_both_spellings_are_the_same",),
     ),
     Fault(
