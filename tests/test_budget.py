@@ -6,6 +6,7 @@ so a forced id that did not go through the cache, or a row that lost its cache, 
 
 from __future__ import annotations
 
+import itertools
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 
 from qwen3_ref.cache import KVCache
 from qwen3_ref.decode.budget import EARLY_STOP, Budget
-from qwen3_ref.decode.generation import Generated, generate, stream
+from qwen3_ref.decode.generation import Generated, Row, generate, stream
 from qwen3_ref.tokenizer import Tokenizer
 
 TOK = Tokenizer.train(["a small text"], 290)
@@ -191,3 +192,126 @@ def test_bad_requests(options: dict[str, Any], words: str) -> None:
 def test_early_stop_must_close() -> None:
     with pytest.raises(ValueError, match="early_stop is 'enough'; it must close the thought"):
         generate(Scripted(), [[1]], max_new_tokens=1, thinking_budget=Budget(1, "enough"), tokenizer=TOK)  # type: ignore[arg-type]
+
+
+# -- what is recorded -------------------------------------------------------------------------------------
+
+
+def row(budget: Any = None, prompt: list[int] | None = None, room: int = 99, stop: Any = (END,)) -> Row:
+    ids = Budget(budget, STOP_TEXT).on(TOK)
+    return Row(0, [*PROMPT, *(prompt or [])], torch.Generator(), room, ids, stop)
+
+
+def fed(machine: Row, *ids: int) -> Generated:
+    for token in ids:
+        machine.take(token)
+    return machine.reply
+
+
+def test_the_places_of_forced_ids() -> None:
+    for want, budget in ((5, 3), (5, 0), (5, None), (3, 3)):
+        (reply,) = run(want, budget=budget)
+        assert [reply[i] for i in reply.forced] == (STOP if reply.thinking_ended == "budget" else [])
+        assert all(b == a + 1 for a, b in itertools.pairwise(reply.forced))
+        assert reply.forced_tokens == len(reply.forced)
+        own = [token for i, token in enumerate(reply) if i not in set(reply.forced)]
+        assert reply.thinking_tokens == sum(token in THOUGHT for token in own)
+
+
+def test_thinking_on_behind_the_mark_is_recorded() -> None:
+    """The nano at a budget of 0: cut, then it thinks on as if nothing were, and closes a second time."""
+    machine = row(budget=0)
+    reply = fed(machine, OPEN, THOUGHT[0], *STOP[1:], *THOUGHT[:3], CLOSE, *ANSWER, END)
+    after = STOP[STOP.index(CLOSE) + 1 :]
+    assert reply == [OPEN, *STOP, *THOUGHT[:3], CLOSE, *ANSWER, END] and reply.ended == "stop"
+    assert (reply.thinking_ended, reply.thinking_tokens) == ("budget", 0)
+    assert reply.second_thought == [*after, *THOUGHT[:3], CLOSE]
+    assert reply.answer == [*reply.second_thought, *ANSWER], "strict: nothing is taken away"
+    assert reply.answer[len(reply.second_thought) :] == ANSWER, "lenient"
+    reply = fed(row(), OPEN, *THOUGHT[:2], CLOSE, THOUGHT[2], CLOSE, THOUGHT[3], CLOSE, *ANSWER, END)
+    assert reply.second_thought == [THOUGHT[2], CLOSE, THOUGHT[3], CLOSE] and reply.thinking_ended == "closed"
+    reply = fed(row(prompt=[OPEN, CLOSE]), THOUGHT[0], CLOSE, *ANSWER, END)  # non-thinking mode
+    assert reply.second_thought == [THOUGHT[0], CLOSE] and reply.thinking_ended is None
+
+
+def test_a_well_formed_reply_has_no_second_thought() -> None:
+    for budget in (None, 3, 0):
+        assert run(5, budget=budget)[0].second_thought == []
+    again = fed(row(), OPEN, THOUGHT[0], CLOSE, ANSWER[0], OPEN, THOUGHT[1], CLOSE, ANSWER[1], END)
+    assert again.second_thought == [] and again.reasoning == THOUGHT[:2] and again.answer == ANSWER
+    assert again.thinking_tokens == 2, "thoughts that are opened count, wherever they stand"
+
+
+def test_thoughts_that_are_opened_again_share_the_budget() -> None:
+    machine = row(budget=2)
+    reply = fed(machine, OPEN, *THOUGHT[:2], CLOSE, OPEN, THOUGHT[2], *STOP[1:], *ANSWER, END)
+    assert reply == [OPEN, *THOUGHT[:2], CLOSE, OPEN, *STOP, *ANSWER, END]
+    assert (reply.thinking_tokens, reply.thinking_ended) == (2, "budget")
+
+
+def test_a_mark_in_a_tool_call_opens_no_thought() -> None:
+    call, end_call = TOK.control_tokens["<tool_call>"], TOK.control_tokens["</tool_call>"]
+    reply = fed(row(budget=1), call, OPEN, *THOUGHT[:3], CLOSE, end_call, END)
+    assert reply.answer == [call, OPEN, *THOUGHT[:3], CLOSE, end_call] and reply.forced == []
+    assert reply.second_thought == [] and reply.thinking_ended is None
+
+
+def test_only_the_last_turn_says_whether_a_thought_is_open() -> None:
+    """An earlier turn that was cut off inside its thought opens none in this one."""
+    cut = [*PROMPT, OPEN, THOUGHT[0], END]
+    (reply,) = (fed(Row(0, [*cut, *PROMPT], torch.Generator(), 9, Budget(0).on(TOK), {END}), *ANSWER, END),)
+    assert reply == [*ANSWER, END] and reply.answer == ANSWER
+    bare = Row(0, [1, OPEN], torch.Generator(), 9, Budget(5).on(TOK), {END})  # no turns at all
+    assert fed(bare, THOUGHT[0], CLOSE).reasoning == THOUGHT[:1]
+
+
+def test_a_stop_id_in_the_early_stop_ends_nothing() -> None:
+    machine = row(budget=0, stop=(END, STOP[0]))
+    reply = fed(machine, OPEN, THOUGHT[0], *STOP[1:], *ANSWER, END)
+    assert reply == [OPEN, *STOP, *ANSWER, END] and reply.ended == "stop"
+
+
+# -- the budget itself ------------------------------------------------------------------------------------
+
+
+def test_a_number_is_a_budget_with_the_official_text() -> None:
+    assert Budget.of(7) == Budget(7) == Budget(7, EARLY_STOP, "<think>", "</think>")
+    assert Budget.of(None).tokens is None and Budget.of(budget := Budget(1, "</think>")) is budget
+    options: Any = {"max_new_tokens": 20, "stop_ids": END, "tokenizer": TOK}
+    plain: Any = Scripted()
+    number = generate(plain, [[5, *PROMPT]], thinking_budget=2, **options)[0]
+    official = TOK.encode(EARLY_STOP, allow_control_tokens=True)
+    assert number == [OPEN, *THOUGHT[:2], *official[:17]] and number.forced_tokens == 17
+    assert number == generate(plain, [[5, *PROMPT]], thinking_budget=Budget(2), **options)[0]
+
+
+def test_marks_of_another_name() -> None:
+    tok = Tokenizer.train(["a small text"], 270, ["<|im_end|>", "<why>", "</why>"])
+    marks = Budget(1, "</why>", "<why>", "</why>").on(tok)
+    assert marks is not None and Budget().on(tok) is None
+    opening, closing = tok.control_tokens["<why>"], tok.control_tokens["</why>"]
+    machine = Row(0, [1], torch.Generator(), 99, marks, ())
+    assert fed(machine, opening, 5, 6, 7) == [opening, 5, closing, 7]
+    assert (machine.reply.reasoning, machine.reply.answer) == ([5], [7])
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        (dict(tokens=1.0), "thinking_budget is 1.0; it must be a whole number"),
+        (dict(tokens="5"), "thinking_budget is 5; it"),
+        (dict(tokens=-(10**400)), "thinking_budget is -1000"),
+        (dict(early_stop=None), "early_stop is of type NoneType; give a string"),
+        (dict(opening=5), "opening is of type int"),
+    ],
+)
+def test_bad_budgets(fields: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        Budget(**fields)
+
+
+def test_an_early_stop_closes_once_and_opens_nothing() -> None:
+    for text in ("</think></think>", "<think>a</think>", ""):
+        with pytest.raises(ValueError, match="must close the thought with one </think>, and open"):
+            Budget(1, text).on(TOK)
+        assert Budget(None, text).on(TOK) is not None, "nothing is cut"

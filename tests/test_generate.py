@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
 
+from qwen3_ref.cache import KVCache
 from qwen3_ref.config import Qwen3Config
+from qwen3_ref.decode.budget import Budget
 from qwen3_ref.decode.generation import generate, stream
 from qwen3_ref.decode.sampling import Sampling, draw, probabilities
 from qwen3_ref.model import Qwen3
+from qwen3_ref.tokenizer import Tokenizer
 from tests.helpers import cached_official, reference, token_ids
 
 LOGITS = torch.tensor([0.4, 0.3, 0.2, 0.1], dtype=torch.float64).log()
@@ -219,3 +227,184 @@ def test_reply_ends_at_the_context() -> None:
     model = Qwen3.from_pretrained(reference("dense")[0])
     prompt = token_ids(160, (1, 508))[0].tolist()
     assert len(generate(model, [prompt], max_new_tokens=50)[0]) == 4
+
+
+# -- arguments as they come -------------------------------------------------------------------------------
+
+
+class Counting:
+    """Says the ids 1, 2, 3, ... after a prompt that ends in 0; a model of 40 rows."""
+
+    def __init__(self, vocab_size: int = 40) -> None:
+        self.config: Any = SimpleNamespace(
+            max_position_embeddings=30, vocab_size=vocab_size, num_token_ids=vocab_size,
+            num_hidden_layers=1, num_key_value_heads=1, head_dim=1,
+        )  # fmt: skip
+        self.dtype, self.device = torch.float32, torch.device("cpu")
+
+    def __call__(self, ids: torch.Tensor, cache: KVCache, **_: Any) -> torch.Tensor:
+        cache.begin(ids, torch.ones_like(ids, dtype=torch.bool))
+        cache.append(0, ids[:, None, :, None].float(), ids[:, None, :, None].float())
+        cache.commit()
+        ids = (ids[:, -1:] + 1) % self.config.vocab_size
+        return torch.nn.functional.one_hot(ids, self.config.vocab_size).float()
+
+
+class Elsewhere(torch.Generator):
+    """A generator of a machine with a GPU."""
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cuda")
+
+
+def count(prompts: Any = ((7, 0),), n: Any = 4, **options: Any) -> list[list[int]]:
+    model: Any = options.pop("model", None) or Counting()
+    return [list(reply) for reply in generate(model, prompts, max_new_tokens=n, **options)]
+
+
+@pytest.mark.parametrize(
+    "stop_ids",
+    [2, {2}, [2, 9], (2,), frozenset({2}), np.int64(2), np.array([9, 2]), torch.tensor(2), torch.tensor([2])],
+    ids=str,
+)
+def test_stop_ids_in_every_form(stop_ids: Any) -> None:
+    assert count(stop_ids=stop_ids) == [[1, 2]]
+    assert list(stream(Counting(), [7, 0], max_new_tokens=4, stop_ids=stop_ids)) == [1, 2]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("stop_ids", [None, (), [], set(), torch.tensor([], dtype=torch.long)], ids=str)
+def test_no_stop_ids(stop_ids: Any) -> None:
+    assert count(stop_ids=stop_ids) == [[1, 2, 3, 4]]
+
+
+@pytest.mark.parametrize(
+    "prompts",
+    [
+        [[7, 0], [8, 3, 0]],
+        ((7, 0), (8, 3, 0)),
+        [torch.tensor([7, 0]), torch.tensor([8, 3, 0])],
+        [np.array([7, 0], np.int32), [np.int64(8), 3, 0]],
+        [list(torch.tensor([7, 0])), range(3, -1, -1)],
+        ([7, 0], iter([8, 0])),
+    ],
+    ids=str,
+)
+def test_prompts_in_every_form(prompts: Any) -> None:
+    assert count(prompts) == [[1, 2, 3, 4]] * 2
+    both = torch.tensor([[7, 0], [8, 0]])
+    assert count(both) == count(both.numpy()) == [[1, 2, 3, 4]] * 2
+    assert list(stream(Counting(), torch.tensor([7, 0]), max_new_tokens=2)) == [1, 2]  # type: ignore[arg-type]
+    assert count([]) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (dict(prompts=[1, 2]), "prompts is one flat list of ids; give a list of prompts"),
+        (dict(prompts=torch.tensor([1, 2])), "prompts is one flat list of ids"),
+        (dict(prompts="hello"), "prompts is a str; give a list of prompts"),
+        (dict(prompts=5), "prompts is a int; give a list"),
+        (dict(prompts=["hello"]), "prompt 0 is a str; give a list of token ids"),
+        (dict(prompts=[[1], None]), "prompt 1 is a NoneType"),
+        (dict(prompts=[[1, 2.0]]), "prompt 0 holds '2.0', which is no token id"),
+        (dict(prompts=torch.ones(1, 2)), "prompt 0 holds '1.0', which is no token id"),
+        (dict(prompts=[[True]]), "prompt 0 holds 'True', which is no token id"),
+        (dict(prompts=[[10**400]]), "prompt 0 holds '1000"),
+        (dict(prompts=[[[1, 2]]]), "prompt 0 holds '.1, 2.', which is no token id"),
+        (dict(n=True), "max_new_tokens is True; it must be a whole number, at least 1"),
+        (dict(n=1.5), "max_new_tokens is 1.5"),
+        (dict(n=None), "max_new_tokens is None"),
+        (dict(batch_size=True), "batch_size is True; it must be a whole number, at least 1"),
+        (dict(batch_size=2.0), "batch_size is 2.0"),
+        (dict(batch_size="2"), "batch_size is '2'"),
+        (dict(stop_ids="2"), "stop_ids is a str; give a list of token ids"),
+        (dict(stop_ids=2.5), "stop_ids is a float"),
+        (dict(stop_ids=True), "stop_ids is a bool"),
+        (dict(stop_ids=[2, None]), "stop_ids holds 'None', which is no token id"),
+        (dict(sampling=0.7), "sampling is a float; give a Sampling, or None for greedy"),
+        (dict(generator=7), "generator is a int; give torch.Generator"),
+        (dict(generator=Elsewhere()), "the generator is on cuda, and ids are drawn on the CPU"),
+        (dict(thinking_budget="5"), "thinking_budget is 5; it must be a whole number"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_arguments_of_the_wrong_kind_get_a_sentence(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words) as caught:
+        count(**options)
+    assert str(caught.value).endswith(".") and len(str(caught.value)) < 400
+    if not {"prompts", "batch_size"} & options.keys():
+        options = {"max_new_tokens" if k == "n" else k: v for k, v in options.items()}
+        with pytest.raises(ValueError, match=words):  # at the call, not at the first id
+            stream(Counting(), [1], **{"max_new_tokens": 4} | options)  # type: ignore[arg-type]
+
+
+# -- on the way -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("batch_size", [None, 1, 2, 5])
+def test_on_token_says_the_place_among_all_prompts(batch_size: int | None) -> None:
+    heard: list[tuple[int, int]] = []
+    prompts = [[7, n] for n in (0, 10, 20, 30, 5)]
+    replies = count(prompts, on_token=lambda row, token: heard.append((row, token)), batch_size=batch_size)
+    assert sorted(heard) == sorted((i, token) for i, reply in enumerate(replies) for token in reply)
+    for i, reply in enumerate(replies):
+        assert [token for row, token in heard if row == i] == reply
+    if batch_size is None:  # as they come: a token of each row in turn
+        assert heard[:5] == [(i, reply[0]) for i, reply in enumerate(replies)]
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_a_listener_that_raises_leaves_all_whole(error: type[BaseException]) -> None:
+    """And it listens outside of inference mode: tensors that it makes can be trained on."""
+    model = Qwen3.from_pretrained(reference("dense")[0])
+    want = generate(model, [[5, 9], [7]], max_new_tokens=4)
+    weight = torch.nn.Parameter(torch.ones(2))
+
+    def listen(row: int, token: int) -> None:
+        assert not torch.is_inference_mode_enabled()
+        (weight * torch.ones(2)).sum().backward()
+        if row == 1:
+            raise error
+
+    with pytest.raises(error):
+        generate(model, [[5, 9], [7]], max_new_tokens=4, on_token=listen)
+    assert not torch.is_inference_mode_enabled() and torch.is_grad_enabled()
+    assert generate(model, [[5, 9], [7]], max_new_tokens=4) == want
+
+
+# -- which ids there are ----------------------------------------------------------------------------------
+
+
+def with_added(tok: Tokenizer, *ids: int) -> Tokenizer:
+    """The tokenizer with tokens more at these ids."""
+    return Tokenizer(tok.vocab, tok.merges, tok.control_tokens | {f"<|new{i}|>": i for i in ids})
+
+
+def test_added_tokens_are_drawn_and_gaps_between_them_never() -> None:
+    """Rows beyond the vocabulary hold added tokens at 300 and 303: those may come, 301 and 302 not."""
+    tok = with_added(Tokenizer.train(["a small text"], 290), 300, 303)
+    model: Any = Counting(305)
+
+    def said(first: int, **options: Any) -> list[int]:
+        return count([[first]], 1, model=model, **options)[0]
+
+    assert said(299, tokenizer=tok) == [300] and said(302, tokenizer=tok) == [303]
+    for last in (300, 301, 303):  # what would follow has no text
+        assert said(last, tokenizer=tok) == [0], "the lowest of the ids that are left"
+        assert said(last) == [last + 1], "without a tokenizer all rows of such a model count"
+        hot = Sampling(temperature=100.0)
+        seen = {said(last, tokenizer=tok, sampling=hot, generator=torch.Generator().manual_seed(s))[0]
+                for s in range(200)}  # fmt: skip
+        assert seen <= set(tok.ids) and len(seen) > 50
+
+
+def test_an_early_stop_of_ids_that_the_model_lacks_is_refused() -> None:
+    tok = with_added(Tokenizer.train(["a small text"], 290), 300)
+    text = Budget(1, "<|new300|></think>")
+    with pytest.raises(ValueError, match="the early stop has the id 300 and the model's embedding 300 rows"):
+        count(model=Counting(300), tokenizer=tok, thinking_budget=text)
+    opening = tok.control_tokens["<think>"]
+    none = replace(text, tokens=0)
+    got = count([[opening, 5]], 3, model=Counting(301), tokenizer=tok, thinking_budget=none)
+    assert got[0][:2] == [300, tok.control_tokens["</think>"]], "an added token may be forced"

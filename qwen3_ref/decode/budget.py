@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from qwen3_ref.decode.sampling import is_whole
-from qwen3_ref.reply import CALL, END_CALL, END_THINK, THINK
+from qwen3_ref.reply import END_THINK, THINK
 from qwen3_ref.tokenizer import Tokenizer
 
 EARLY_STOP = (
@@ -78,8 +78,7 @@ class Budget:
                 f"early_stop is {self.early_stop[:200]!r}; it must close the thought with one "
                 f"{self.closing}, and open no other."
             )
-        calls = {mark: control[mark] for mark in (CALL, END_CALL) if mark in control}
-        marks = {THINK: opening, END_THINK: closing, **calls}
+        marks = {**control, THINK: opening, END_THINK: closing}
         return BudgetIds(self.tokens, opening, closing, tuple(text), marks, control.get("<|im_start|>"))
 
 

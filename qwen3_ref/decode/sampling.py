@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,8 +20,13 @@ def is_whole(value: object) -> bool:
 
 
 def is_number(value: object) -> bool:
-    """Whether it is an integer or a float, Python's or NumPy's; true is neither."""
-    return is_whole(value) or isinstance(value, float | np.floating)
+    """Whether it is a finite float or an integer that fits one, Python's or NumPy's; true is neither."""
+    if not is_whole(value) and not isinstance(value, float | np.floating):
+        return False
+    try:
+        return math.isfinite(value)  # type: ignore[arg-type]
+    except OverflowError:
+        return False
 
 
 @dataclass(frozen=True)
@@ -43,19 +49,13 @@ class Sampling:
     repetition_penalty: float = 1.0
 
     def __post_init__(self) -> None:
-        t, k, r = self.temperature, self.top_k, self.repetition_penalty
+        k, t, r = self.top_k, self.temperature, self.repetition_penalty
         rules = {
-            "temperature": (is_number(t) and 0 <= t <= _LARGEST, "0 (greedy) or more, and finite"),
-            "top_k": (
-                k is None or (is_whole(k) and k >= 1),
-                "None (off) or a whole number, at least 1",
-            ),
+            "temperature": (is_number(t) and t >= 0, "0 (greedy) or more, and finite"),
+            "top_k": (k is None or (is_whole(k) and k >= 1), "None (off) or a whole number, at least 1"),
             "top_p": (is_number(self.top_p) and 0 < self.top_p <= 1, "above 0 and at most 1 (off)"),
             "min_p": (is_number(self.min_p) and 0 <= self.min_p <= 1, "between 0 (off) and 1"),
-            "repetition_penalty": (
-                is_number(r) and 0 < r <= _LARGEST,
-                "above 0 (1 is off), and finite",
-            ),
+            "repetition_penalty": (is_number(r) and r > 0, "above 0 (1 is off), and finite"),
             "presence_penalty": (
                 is_number(self.presence_penalty) and -2 <= self.presence_penalty <= 2,
                 "between -2 and 2 (0 is off)",
