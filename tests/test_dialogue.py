@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -34,16 +36,17 @@ def small_model() -> Qwen3:
     return Qwen3(config)
 
 
-def says(monkeypatch: pytest.MonkeyPatch, *texts: str) -> list[dict[str, Any]]:
-    """From now on the model says these texts, one a turn; returns what each turn was asked with."""
+@contextmanager
+def says(*texts: str) -> Iterator[list[dict[str, Any]]]:
+    """In here the model says these texts, one a turn; gives what each turn was asked with."""
     asked: list[dict[str, Any]] = []
 
     def scripted(model: Any, prompt: list[int], **options: Any) -> Iterator[int]:
         asked.append(options | {"prompt": prompt})
         return iter(TOK.encode(texts[len(asked) - 1], allow_control_tokens=True))
 
-    monkeypatch.setattr(module, "stream", scripted)
-    return asked
+    with mock.patch.object(module, "stream", scripted):
+        yield asked
 
 
 def talk(**options: Any) -> Dialogue:
@@ -56,17 +59,17 @@ OWN = Profile("qwen3", frozenset({END}), THINKING, QUIET, early_stop="enough</th
 
 
 @pytest.mark.parametrize("thinking", [True, False])
-def test_everything_it_was_given_reaches_the_generation(thinking: bool, monkeypatch: Any) -> None:
-    asked = says(monkeypatch, "a<|im_end|>", "b<|im_end|>")
+def test_everything_it_was_given_reaches_the_generation(thinking: bool) -> None:
     d = talk(profile=OWN, enable_thinking=thinking, thinking_budget=3, max_new_tokens=9)
-    list(d.ask("hello"))
-    (options,) = asked
+    with says("a<|im_end|>", "b<|im_end|>") as asked:
+        list(d.ask("hello"))
+        d.enable_thinking, d.thinking_budget = not thinking, Budget(5, "now</think>")
+        list(d.ask("again"))
+    options = asked[0]
     assert options["sampling"] == (THINKING if thinking else QUIET)
     assert options["thinking_budget"] == Budget(3, "enough</think>")
     assert options["stop_ids"] == {END} and options["max_new_tokens"] == 9
     assert options["generator"] is d.generator and options["tokenizer"] is TOK
-    d.enable_thinking, d.thinking_budget = not thinking, Budget(5, "now</think>")
-    list(d.ask("again"))
     assert asked[1]["sampling"] == (QUIET if thinking else THINKING)
     assert asked[1]["thinking_budget"] == Budget(5, "now</think>")
 
@@ -92,17 +95,18 @@ def test_a_budget_cuts_with_the_checkpoints_own_text() -> None:
     ],
 )
 def test_a_reply_is_read_in_the_mode_it_was_asked_in(
-    thinking: bool, reply: str, message: dict[str, str], monkeypatch: Any
+    thinking: bool, reply: str, message: dict[str, str]
 ) -> None:
-    says(monkeypatch, reply, "next<|im_end|>")
     d = talk(enable_thinking=thinking)
-    for n, _ in enumerate(d.ask("hello")):
-        if n == 0:
-            d.enable_thinking = not thinking  # for the next message; this one is under way
-    got = {k: v for k, v in d.messages[-1].items() if k not in ("role", "tool_calls") and v is not None}
+    with says(reply, "next<|im_end|>"):
+        for n, _ in enumerate(d.ask("hello")):
+            if n == 0:
+                d.enable_thinking = not thinking  # for the next message; this one is under way
+        turn = d.messages[-1]
+        list(d.ask("again"))
+    got = {k: v for k, v in turn.items() if k not in ("role", "tool_calls") and v is not None}
     got = {k: v for k, v in got.items() if v or k == "content"}
     assert got == message
-    list(d.ask("again"))
     assert TOK.encode(message["content"]) == [] or message["content"] in TOK.decode(d.prompt())
 
 
@@ -116,12 +120,12 @@ def test_a_reply_is_read_in_the_mode_it_was_asked_in(
     ],
 )
 @pytest.mark.parametrize("thinking", [True, False])
-def test_a_reply_that_is_put_back_loses_no_word(reply: str, thinking: bool, monkeypatch: Any) -> None:
+def test_a_reply_that_is_put_back_loses_no_word(reply: str, thinking: bool) -> None:
     """Of the answer; earlier thoughts are dropped by the template."""
-    says(monkeypatch, reply + "<|im_end|>", "next<|im_end|>")
     d = talk(enable_thinking=thinking)
-    list(d.ask("hello"))
-    list(d.ask("again"))
+    with says(reply + "<|im_end|>", "next<|im_end|>"):
+        list(d.ask("hello"))
+        list(d.ask("again"))
     answer = reply.split("</think>", 1)[1] if reply.startswith("<think>") else reply
     text = TOK.decode(d.prompt())
     for word in answer.split():
@@ -172,7 +176,7 @@ def test_what_fails_before_a_word_is_said_is_not_kept() -> None:
     assert list(d.ask("again")) == want[0], "the cache is none the worse"
 
 
-def test_a_turn_that_repeats_the_whole_prompt_computes_its_last_token(monkeypatch: Any) -> None:
+def test_a_turn_that_repeats_the_whole_prompt_computes_its_last_token() -> None:
     """History shares all of the prompt when the same message is asked again after /new."""
     greedy = Profile("qwen3", frozenset({END}), Sampling.greedy(), Sampling.greedy())
     d = talk(max_new_tokens=5, profile=greedy)
@@ -197,10 +201,20 @@ def test_the_cache_grows_with_the_conversation() -> None:
 # -- one prompt on a cache ------------------------------------------------------------------------------
 
 
+def test_a_cache_that_is_given_grows() -> None:
+    model, prompt = small_model(), TOK.encode("how are you?")
+    cache = KVCache(model.config, 1, 4)
+    try:
+        said = list(stream(model, prompt, cache=cache, max_new_tokens=6, tokenizer=TOK))
+    except ValueError as error:
+        pytest.fail(str(error))
+    assert len(said) == 6 and cache.capacity == len(prompt) + 5 == cache.length
+
+
 def test_the_same_prompt_again_on_its_cache() -> None:
     """"Regenerate": the same ids, and one token computed anew; more of the text goes on from there."""
     model, prompt = small_model(), TOK.encode("how are you?")
-    cache = KVCache(model.config, 1, 4)  # too small: it grows
+    cache = KVCache(model.config, 1, 64)
     ask = {"max_new_tokens": 6, "tokenizer": TOK}
     first = list(stream(model, prompt, cache=cache, **ask))  # type: ignore[arg-type]
     assert cache.length == len(prompt) + 5

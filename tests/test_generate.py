@@ -237,7 +237,7 @@ class Counting:
 
     def __init__(self, vocab_size: int = 40) -> None:
         self.config: Any = SimpleNamespace(
-            max_position_embeddings=30, vocab_size=vocab_size, num_token_ids=vocab_size,
+            context_length=30, vocab_size=vocab_size, num_token_ids=vocab_size,
             num_hidden_layers=1, num_key_value_heads=1, head_dim=1,
         )  # fmt: skip
         self.dtype, self.device = torch.float32, torch.device("cpu")
@@ -382,9 +382,10 @@ def with_added(tok: Tokenizer, *ids: int) -> Tokenizer:
 
 
 def test_added_tokens_are_drawn_and_gaps_between_them_never() -> None:
-    """Rows beyond the vocabulary hold added tokens at 300 and 303: those may come, 301 and 302 not."""
+    """Of the spare rows, 300 on, added tokens have 300 and 303: those may come, 301 and 302 not."""
     tok = with_added(Tokenizer.train(["a small text"], 290), 300, 303)
     model: Any = Counting(305)
+    model.config.num_token_ids = 300
 
     def said(first: int, **options: Any) -> list[int]:
         return count([[first]], 1, model=model, **options)[0]
@@ -392,7 +393,7 @@ def test_added_tokens_are_drawn_and_gaps_between_them_never() -> None:
     assert said(299, tokenizer=tok) == [300] and said(302, tokenizer=tok) == [303]
     for last in (300, 301, 303):  # what would follow has no text
         assert said(last, tokenizer=tok) == [0], "the lowest of the ids that are left"
-        assert said(last) == [last + 1], "without a tokenizer all rows of such a model count"
+        assert said(last) == [0], "without a tokenizer the spare rows are padding"
         hot = Sampling(temperature=100.0)
         seen = {said(last, tokenizer=tok, sampling=hot, generator=torch.Generator().manual_seed(s))[0]
                 for s in range(200)}  # fmt: skip

@@ -7,6 +7,7 @@ import io
 import json
 import tomllib
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from qwen3_ref import facts
 from qwen3_ref.chat import encode_chat, render_chat
 from qwen3_ref.commands.line import main
+from qwen3_ref.config import Qwen3Config
 from qwen3_ref.course.compare import official_model
 from qwen3_ref.decode.generation import generate
 from qwen3_ref.model import Qwen3
@@ -197,6 +200,36 @@ def test_the_replies_are_worth_comparing() -> None:
 @pytest.mark.parametrize("name", shipped.NANO)
 def test_official_file_names(name: str) -> None:
     assert {path.name for path in shipped.find_nano(name).iterdir()} == FILES
+
+
+@pytest.mark.parametrize("name", shipped.NANO)
+def test_a_fresh_export_is_what_the_package_has(name: str, tmp_path: Path) -> None:
+    """Saved and finished as `train nano export` does it: every file but the weights, byte for byte."""
+    place, directory = shipped.find_nano(name), tmp_path / name
+    config = replace(Qwen3Config.from_pretrained(place), bos_token_id=None, eos_token_id=None)
+    Qwen3(config).bfloat16().save_pretrained(directory)
+    Tokenizer.from_pretrained(place).save_pretrained(directory)
+    export.finish_nano(directory)
+    for file in FILES - {"model.safetensors"}:
+        assert (directory / file).read_bytes() == (place / file).read_bytes(), file
+
+
+@pytest.mark.parametrize("name", shipped.NANO)
+def test_its_settings_are_where_official_ones_are(name: str) -> None:
+    """As in the official files of its kind, with its own ids: a chat model ends its turn, a base model
+    its document. So other engines, which know these files alone, stop."""
+    directory, tok = shipped.find_nano(name), our_tokenizer(shipped.find_nano(name))
+    base = name.endswith("-base")
+    official = facts.official_models()["Qwen3-0.6B-Base" if base else "Qwen3-0.6B"]
+    ids = {151_643: tok.control_tokens["<|endoftext|>"], 151_645: tok.control_tokens["<|im_end|>"]}
+    ours = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    for key in ("bos_token_id", "eos_token_id"):
+        assert ours[key] == ids[official["config"][key]], key
+    ours = json.loads((directory / "generation_config.json").read_text(encoding="utf-8"))
+    values = official["generation_config"]["values"]
+    assert ours["bos_token_id"] == ids[values["bos_token_id"]]
+    ends = values["eos_token_id"]
+    assert ours["eos_token_id"] == ([ids[i] for i in ends] if isinstance(ends, list) else ids[ends])
 
 
 def test_they_are_small_and_part_of_the_package() -> None:

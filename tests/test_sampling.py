@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -95,11 +96,10 @@ def test_ties_at_the_kth_place_stay_as_in_transformers() -> None:
 
 
 @pytest.mark.parametrize("u", [0.0, 1 - 2**-53])
-def test_the_ends_of_the_uniform_number_draw_no_impossible_id(u: float, monkeypatch: Any) -> None:
-    monkeypatch.setattr(torch, "rand", lambda *shape, **_: torch.full(shape, u, dtype=torch.float64))
-    generators = [torch.Generator()] * 3
+def test_the_ends_of_the_uniform_number_draw_no_impossible_id(u: float) -> None:
     p = torch.tensor([[0, 0, 0.3, 0.7, 0], [0, 1.0, 0, 0, 0], [0.1] * 5], dtype=torch.float64)
-    assert draw(p, generators) == ([2, 1, 0] if u == 0 else [3, 1, 4])
+    with mock.patch.object(torch, "rand", lambda *shape, **_: torch.full(shape, u, dtype=torch.float64)):
+        assert draw(p, [torch.Generator()] * 3) == ([2, 1, 0] if u == 0 else [3, 1, 4])
 
 
 @pytest.mark.parametrize("row", [[0.0, 0.0], [math.nan, 1.0], [INF, 0.0], [1.0, math.nan]])

@@ -8,7 +8,6 @@ in `Sampling`.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 from dataclasses import dataclass, replace
@@ -19,6 +18,7 @@ from qwen3_ref.chat import Template
 from qwen3_ref.decode.budget import EARLY_STOP, Budget
 from qwen3_ref.decode.sampling import Sampling, is_whole
 from qwen3_ref.reply import END_THINK, THINK
+from qwen3_ref.store.files import open_regular, read_json
 from qwen3_ref.store.shipped import directory_of
 from qwen3_ref.tokenizer import Tokenizer
 
@@ -191,23 +191,23 @@ def _ends(settings: dict[str, Any], tokenizer: Tokenizer, guesses: list[str]) ->
     """The ids of generation_config.json's eos_token_id, a number or a list, that have a text."""
     value = settings.get("eos_token_id")
     values = value if isinstance(value, list) else [] if value is None else [value]
-    good = frozenset(int(v) for v in values if is_whole(v) and v in tokenizer.ids)
-    if len(good) < len(set(map(str, values))):
+    good = [v for v in values if is_whole(v) and v in tokenizer.ids]
+    if len(good) < len(values):
         guesses.append("eos_token_id in generation_config.json holds what is no token; that is left out.")
     elif not good and not tokenizer.stop_ids:
         guesses.append("Neither it nor its tokenizer names a token that ends a reply; only the limit does.")
-    return good
+    return frozenset(good)
 
 
 def _json(path: Path, guesses: list[str]) -> dict[str, Any]:
-    """A file's object; an empty one, and a guess, if it holds something else."""
-    text = _text(path, guesses)
-    if text is None:
-        return {}
+    """A file's object; an empty one for a missing file, and, with a guess, for one of another kind."""
     try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        value = None
+        value = read_json(path, _LARGEST_FILE)
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError):
+        guesses.append(f"{path.name} cannot be read and is left out.")
+        return {}
     if not isinstance(value, dict):
         guesses.append(f"{path.name} is no JSON object and is left out.")
         return {}
@@ -215,12 +215,14 @@ def _json(path: Path, guesses: list[str]) -> dict[str, Any]:
 
 
 def _text(path: Path, guesses: list[str]) -> str | None:
-    """What a file says, or None: a missing file is none, and one that cannot be read is a guess too."""
-    if not path.exists():
-        return None
+    """What a file says; None for a missing file, and, with a guess, for one that cannot be read."""
     try:
-        if path.is_file() and path.stat().st_size <= _LARGEST_FILE:  # no pipe, no endless device
-            return path.read_text(encoding="utf-8")
+        with open_regular(path) as file:
+            content = file.read(_LARGEST_FILE + 1)
+        if len(content) <= _LARGEST_FILE:
+            return content.decode("utf-8")
+    except FileNotFoundError:
+        return None
     except (OSError, ValueError):
         pass
     guesses.append(f"{path.name} cannot be read and is left out.")

@@ -15,6 +15,7 @@ def _catalogue() -> tuple[list[Fault], list[Fault]]:
     from tests.faults import (
         attention_and_experts,
         balancing,
+        decoding,
         equivalent,
         loading,
         measuring,
@@ -28,7 +29,7 @@ def _catalogue() -> tuple[list[Fault], list[Fault]]:
     torch = [*norms_and_rope.FAULTS, *attention_and_experts.FAULTS]
     faults = [*torch, *specification.FAULTS, *loading.FAULTS, *serving.FAULTS]
     faults += [*text.FAULTS, *training.FAULTS, *balancing.FAULTS]
-    faults += measuring.FAULTS
+    faults += [*measuring.FAULTS, *decoding.FAULTS]
     return faults, equivalent.FAULTS
 
 

@@ -1,0 +1,289 @@
+"""Faults of sampling, budgets, profiles, dialogue and the chat command."""
+
+from __future__ import annotations
+
+from tests.faults.switch import Fault
+
+ANY_SETTING = "test_sampling:test_whatever_the_setting_an_id_that_can_come"
+SAMPLING = [
+    Fault(
+        name="infinite_logits_pass",
+        words="only NaN is looked for among the logits",
+        module="decode.sampling",
+        right='if not bool((x < float("inf")).all()):',
+        wrong="if bool(x.isnan().any()):",
+        by=("test_sampling:test_infinite_logits_are_refused",),
+    ),
+    Fault(
+        name="hopeless_rows_pass",
+        words="a row in which every logit is minus infinity is sampled from",
+        module="decode.sampling",
+        right="if not bool(best.isfinite().all()):",
+        wrong="if False:",
+        by=("test_sampling:test_a_row_in_which_no_token_can_come",),
+    ),
+    Fault(
+        name="low_temperature_overflows",
+        words="logits are divided by a temperature near 0 as they are",
+        module="decode.sampling",
+        right="torch.where(fits, heated, (x - best) / sampling.temperature)",
+        wrong="heated",
+        by=("test_sampling:test_a_temperature_near_0_is_greedy_and_shares_among_equals",),
+    ),
+    Fault(
+        name="callers_logits_written_over",
+        words="float64 logits are penalised in place",
+        module="decode.sampling",
+        right=".double().clone()",
+        wrong=".double()",
+        by=(ANY_SETTING,),
+    ),
+    Fault(
+        name="uniform_0_draws_the_impossible",
+        words="a uniform 0 draws the first id, whatever its probability",
+        module="decode.sampling",
+        right="u * total[:, -1:], right=True",
+        wrong="u * total[:, -1:], right=False",
+        by=("test_sampling:test_the_ends_of_the_uniform_number_draw_no_impossible_id",),
+    ),
+    Fault(
+        name="ties_at_the_kth_place_dropped",
+        words="exactly k tokens stay, whichever come first",
+        module="decode.sampling",
+        right='x.masked_fill(x < x.topk(sampling.top_k, dim=-1).values[:, -1:], float("-inf"))',
+        wrong=(
+            'torch.full_like(x, float("-inf")).scatter(1, x.topk(sampling.top_k, dim=-1).indices, '
+            "x.topk(sampling.top_k, dim=-1).values)"
+        ),
+        by=("test_sampling:test_ties_at_the_kth_place_stay_as_in_transformers",),
+    ),
+    Fault(
+        name="true_is_a_number",
+        words="True passes for 1",
+        module="decode.sampling",
+        right="isinstance(value, int | np.integer) and not isinstance(value, bool)",
+        wrong="isinstance(value, int | np.integer)",
+        by=("test_sampling:test_a_setting_of_the_wrong_kind_is_refused_in_a_sentence",),
+    ),
+    Fault(
+        name="sums_of_nan_are_drawn_from",
+        words="the draw trusts what it is given",
+        module="decode.sampling",
+        right="if not bool(((total[:, -1] > 0) & total[:, -1].isfinite()).all()):",
+        wrong="if False:",
+        by=("test_sampling:test_what_is_no_distribution_is_not_drawn_from",),
+    ),
+]
+GENERATION = [
+    Fault(
+        name="gaps_between_added_tokens_drawn",
+        words="all ids below the tokenizer's last one count as tokens",
+        module="decode.generation",
+        right="else tokenizer.ids\n",
+        wrong="else range(max(tokenizer.ids) + 1)\n",
+        by=("test_generate:test_added_tokens_are_drawn_and_gaps_between_them_never",),
+    ),
+    Fault(
+        name="added_tokens_never_drawn",
+        words="what the config calls spare rows stays spare, whatever the tokenizer has added",
+        module="decode.generation",
+        right="else tokenizer.ids\n",
+        wrong="else set(tokenizer.ids) & set(range(config.num_token_ids))\n",
+        by=("test_generate:test_added_tokens_are_drawn_and_gaps_between_them_never",),
+    ),
+    Fault(
+        name="row_number_restarts_in_each_batch",
+        words="on_token gets the place in the batch",
+        module="decode.generation",
+        right="yield rows[i].index, rows[i].take(token)",
+        wrong="yield i, rows[i].take(token)",
+        by=("test_generate:test_on_token_says_the_place_among_all_prompts",),
+    ),
+    Fault(
+        name="another_text_on_the_cache",
+        words="a cache that holds another text is quietly cut back",
+        module="decode.generation",
+        right="cache.keep(row.prompt, strict=True)",
+        wrong="cache.keep(row.prompt)",
+        by=("test_dialogue:test_the_same_prompt_again_on_its_cache",),
+    ),
+    Fault(
+        name="a_full_cache_ends_the_reply",
+        words="a cache that is given does not grow",
+        module="decode.generation",
+        right="        cache.reserve(len(row.prompt) + row.room - 1)\n",
+        wrong="        cache.reserve(0)\n",
+        by=("test_dialogue:test_a_cache_that_is_given_grows",),
+    ),
+    Fault(
+        name="forced_places_from_1",
+        words="places of forced ids are counted from 1",
+        module="decode.generation",
+        right="            reply.forced.append(len(reply))\n",
+        wrong="            reply.forced.append(len(reply) + 1)\n",
+        by=("test_budget:test_the_places_of_forced_ids",),
+    ),
+    Fault(
+        name="second_thought_unnoticed",
+        words="only the first mark behind a closed thought is noted",
+        module="decode.generation",
+        right="if splitter.closed_again > closed_again:",
+        wrong="if splitter.closed_again > closed_again and not reply.second_thought:",
+        by=("test_budget:test_thinking_on_behind_the_mark_is_recorded",),
+    ),
+    Fault(
+        name="second_thought_without_its_thought",
+        words="in non-thinking mode a closing mark counts for nothing",
+        module="decode.generation",
+        right="closed=bool(opened) and not inside",
+        wrong="closed=False",
+        by=("test_budget:test_thinking_on_behind_the_mark_is_recorded",),
+    ),
+    Fault(
+        name="earlier_turns_open_thoughts",
+        words="a thought that an earlier turn left open is open in this one",
+        module="decode.generation",
+        right="            if b.turn in turn:\n",
+        wrong="            if False:\n",
+        by=("test_budget:test_only_the_last_turn_says_whether_a_thought_is_open",),
+    ),
+    Fault(
+        name="early_stop_that_opens",
+        words="an early stop may open a thought of its own",
+        module="decode.budget",
+        right="(text.count(closing) != 1 or opening in text)",
+        wrong="(text.count(closing) != 1)",
+        by=("test_budget:test_an_early_stop_closes_once_and_opens_nothing",),
+    ),
+]
+BY_NAME = "test_profile:test_without_a_template_the_words_of_its_name"
+BY_CONTENT = "test_profile:test_other_templates_by_what_they_contain"
+PROFILE = [
+    Fault(
+        name="template_by_a_piece_of_the_name",
+        words="a checkpoint called decoder is a coder",
+        module="decode.profile",
+        right='if "coder" in name:',
+        wrong='if "coder" in "-".join(name):',
+        by=(BY_NAME,),
+    ),
+    Fault(
+        name="name_before_template",
+        words="what a checkpoint is called counts more than the template that lies in it",
+        module="decode.profile",
+        right="    if text is None:\n        found = _by_name(name)",
+        wrong="    if text is None or _by_name(name):\n        found = _by_name(name)",
+        by=("test_profile:test_a_renamed_checkpoint_keeps_its_template",),
+    ),
+    Fault(
+        name="opened_thought_in_the_history",
+        words="a thought that the template writes into the history counts as opened by the prompt",
+        module="decode.profile",
+        right='text.rpartition("add_generation_prompt")[2]',
+        wrong="text",
+        by=(BY_CONTENT,),
+    ),
+    Fault(
+        name="one_setting_for_both_modes",
+        words="the official file's thinking setting is used without thinking, too",
+        module="decode.profile",
+        right='if found == "qwen3" and own == Sampling.thinking():',
+        wrong="if False:",
+        by=("test_profile:test_official_settings_of_every_open_checkpoint",),
+    ),
+    Fault(
+        name="do_sample_ignored",
+        words="a checkpoint that asks for greedy decoding is sampled",
+        module="decode.profile",
+        right='if settings.get("do_sample") is False:',
+        wrong="if False:",
+        by=("test_profile:test_the_nano_family_leaves_nothing_to_guess",),
+    ),
+    Fault(
+        name="guesses_in_silence",
+        words="a template taken by its name is taken without a word",
+        module="decode.profile",
+        right='guesses.append(f"It has no chat template; {found or \'qwen3\'} is taken, {reason}.")',
+        wrong="pass",
+        by=(BY_NAME,),
+    ),
+    Fault(
+        name="official_sentence_for_the_nano",
+        words="the early stop that a checkpoint's directory holds is not read",
+        module="decode.profile",
+        right='settings.get("early_stop_text", EARLY_STOP)',
+        wrong="EARLY_STOP",
+        by=("test_profile:test_the_nano_family_leaves_nothing_to_guess",),
+    ),
+]
+HANDED_ON = "test_dialogue:test_everything_it_was_given_reaches_the_generation"
+READ = "test_dialogue:test_a_reply_is_read_in_the_mode_it_was_asked_in"
+DIALOGUE = [
+    Fault(
+        name="dialogue_forgets_the_budget",
+        words="a conversation thinks as long as it likes",
+        module="decode.dialogue",
+        right="self.profile.budget(self.thinking_budget)",
+        wrong="self.profile.budget(None)",
+        by=(HANDED_ON,),
+    ),
+    Fault(
+        name="dialogue_forgets_the_early_stop",
+        words="a conversation's thoughts end with the official sentence",
+        module="decode.dialogue",
+        right="self.profile.budget(self.thinking_budget)",
+        wrong="self.thinking_budget",
+        by=("test_dialogue:test_a_budget_cuts_with_the_checkpoints_own_text",),
+    ),
+    Fault(
+        name="one_temperature_for_both_modes",
+        words="a conversation without thoughts is sampled as one with them",
+        module="decode.dialogue",
+        right="self.profile.sampling(thinking)",
+        wrong="self.profile.sampling(True)",
+        by=(HANDED_ON,),
+    ),
+    Fault(
+        name="reply_read_as_if_thinking",
+        words="a reply without thoughts is read as one with them",
+        module="decode.dialogue",
+        right="enable_thinking=thinking)",
+        wrong="enable_thinking=True)",
+        by=(READ,),
+    ),
+    Fault(
+        name="reply_read_in_the_next_mode",
+        words="a reply is read in the mode of the next message",
+        module="decode.dialogue",
+        right="enable_thinking=thinking)",
+        wrong="enable_thinking=self.enable_thinking)",
+        by=(READ,),
+    ),
+    Fault(
+        name="failed_message_kept",
+        words="a message whose reply failed at once stays in the history, with an empty reply",
+        module="decode.dialogue",
+        right="if failed and not said:",
+        wrong="if False:",
+        by=("test_dialogue:test_what_fails_before_a_word_is_said_is_not_kept",),
+    ),
+]
+EXPORT = [
+    Fault(
+        name="config_names_no_end",
+        words="config.json names no end token, so that other engines never stop",
+        module="train.export",
+        right="bos_token_id=text, eos_token_id=text if base else turn",
+        wrong="bos_token_id=None, eos_token_id=None",
+        by=("test_nano:test_a_fresh_export_is_what_the_package_has",),
+    ),
+    Fault(
+        name="base_model_ends_as_a_chat",
+        words="a base model's file has both stop ids",
+        module="train.export",
+        right="text if base else [turn, text]",
+        wrong="[turn, text]",
+        by=("test_nano:test_a_fresh_export_is_what_the_package_has",),
+    ),
+]
+FAULTS = [*SAMPLING, *GENERATION, *PROFILE, *DIALOGUE, *EXPORT]
