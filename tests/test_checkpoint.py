@@ -18,7 +18,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from qwen3_ref.config import ConfigError
 from qwen3_ref.model import Qwen3
@@ -100,6 +100,44 @@ def two_lines(tensors: dict[str, torch.Tensor]) -> None:
     tensors["evil\n\x1b[31mname"] = torch.zeros(1)
 
 
+def exchanged(directory: Path) -> None:
+    """Two tensors of one shape, each in the other's shard: the index is wrong and nothing is missing."""
+    index = shard(directory)["weight_map"]
+    norms = [n for n in index if n.endswith("layernorm.weight")]
+    one = norms[0]
+    other = next(n for n in norms if index[n] != index[one])
+    index[one], index[other] = index[other], index[one]
+    (directory / INDEX).write_text(json.dumps({"weight_map": index}), encoding="utf-8")
+
+
+def in_two_shards(directory: Path) -> None:
+    """A second K_PROJ, with other values, in the shard that the index does not name for it."""
+    index = shard(directory)["weight_map"]
+    other = next(file for file in sorted(index.values()) if file != index[K_PROJ])
+    tensors = {n: t.clone() for n, t in load_file(directory / other).items()}
+    save_file(tensors | {K_PROJ: torch.zeros(32, 32)}, directory / other)
+
+
+def a_pipe(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+
+
+def a_device(path: Path) -> None:
+    path.unlink()
+    path.symlink_to("/dev/zero")
+
+
+def pipe_for_the_index(directory: Path) -> None:
+    (directory / SINGLE).unlink()
+    a_pipe(directory / INDEX)
+
+
+def pipe_for_a_shard(directory: Path) -> None:
+    shard(directory)
+    a_pipe(directory / "model-00002-of-00002.safetensors")
+
+
 CASES: dict[str, Case] = {
     "truncated": (with_bytes(lambda b: b[:-100]), [SINGLE, "truncated", "model.", "fetch it again"]),
     "empty_file": (with_bytes(lambda b: b""), [SINGLE, "not even a header length"]),
@@ -171,6 +209,34 @@ CASES: dict[str, Case] = {
         with_tensors(lambda t: t.update({K_PROJ: t[K_PROJ].to(torch.float8_e4m3fn)})),
         [SINGLE, K_PROJ, "F8_E4M3"],
     ),
+    "metadata_of_numbers": (with_header(lambda h: h.update(__metadata__={"a": 1})), [SINGLE, "of strings"]),
+    "metadata_true": (with_header(lambda h: h.update(__metadata__=True)), [SINGLE, "object of strings"]),
+    "metadata_a_number": (with_header(lambda h: h.update(__metadata__=0)), [SINGLE, "object of strings"]),
+    "header_after_spaces": (with_header(lambda h: b"  " + json.dumps(h).encode()), [SINGLE, "begin with {"]),
+    "header_in_utf16": (with_header(lambda h: json.dumps(h).encode("utf-16")), [SINGLE, "not JSON"]),
+    "header_of_many_lists": (with_header(lambda h: b"[" + b"[]," * 10**6 + b"0]"), [SINGLE, "1,500,000"]),
+    "metadata_twice": (
+        with_header(lambda h: b'{"__metadata__": {"a": "b", "a": "c"}}'), [SINGLE, "names 'a' twice"],
+    ),
+    "huge_offset": (with_entry(data_offsets=[0, 10**1000]), [SINGLE, "whole number of 1,001 digits"]),
+    "large_offset": (with_entry(data_offsets=[0, 2**63]), [SINGLE, K_PROJ, "malformed"]),
+    "shape_of_nines": (with_entry(shape=[9] * 10**6), [SINGLE, K_PROJ, "malformed"]),
+    "shape_a_huge_number": (with_entry(shape=[10**4000]), [SINGLE, "4,001 digits"]),
+    "long_names": (with_header(lambda h: h.update({"x" * 10**5: 5})), [SINGLE, "malformed", "..."]),
+    "index_names_twice": (
+        with_index(lambda i: '{"weight_map": {"a": "b.safetensors", "a": "c.safetensors"}}'),
+        [INDEX, "not a safetensors index", "names 'a' twice"],
+    ),
+    "index_of_many_lists": (with_index(lambda i: "[" + "[]," * 10**6 + "0]"), [INDEX, "1,500,000 values"]),
+    "name_that_begins_well": (stray("a.safetensors.bin"), [INDEX, K_PROJ, "no safetensors file"]),
+    "name_that_ends_well": (stray("a/../b.safetensors"), [INDEX, K_PROJ, "no safetensors file"]),
+    "name_alone": (stray(".safetensors\n"), [INDEX, K_PROJ, "no safetensors file"]),
+    "tensor_in_another_shard": (exchanged, [INDEX, "fetch the checkpoint again", "model-0000"]),
+    "tensor_in_two_shards": (in_two_shards, [INDEX, K_PROJ, "model-0000", "fetch the checkpoint again"]),
+    "pipe": (lambda d: a_pipe(d / SINGLE), [SINGLE, "a device or a pipe, not a file"]),
+    "pipe_for_a_shard": (pipe_for_a_shard, ["model-00002-of-00002.safetensors", "a device or a pipe"]),
+    "pipe_for_the_index": (pipe_for_the_index, [INDEX, "a device or a pipe"]),
+    "device": (lambda d: a_device(d / SINGLE), [SINGLE, "a device or a pipe, not a file"]),
     "pickle_only": (pickle_only, ["pytorch_model.bin", "pickle", "convert"]),
     "no_weights": (lambda d: (d / SINGLE).unlink(), [SINGLE, INDEX, "neither"]),
     "a_folder": (a_folder, [SINGLE, "directory", "permissions"]),
@@ -190,6 +256,7 @@ def test_a_bad_checkpoint_is_one_sentence(case: str, loader: str, tmp_path: Path
     message = str(caught.value)
     assert all(fragment in message for fragment in fragments), message
     assert message.isprintable() and message.endswith("."), message
+    assert len(message) <= 2000
 
 
 @pytest.mark.parametrize("loader", LOADERS)
@@ -212,6 +279,81 @@ def test_a_tied_head_must_equal_the_embedding(loader: str, dtype: torch.dtype, t
     save_file(tensors | {"lm_head.weight": head.to(dtype)}, directory / SINGLE)
     with pytest.raises(CheckpointError, match="lm_head.weight in .*(differs|F8_E4M3)"):
         LOADERS[loader](directory)
+
+
+@pytest.mark.parametrize("loader", LOADERS)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_a_tied_head_in_another_dtype(loader: str, dtype: torch.dtype, tmp_path: Path) -> None:
+    """Equal values are equal, however they are stored; one in the last place that differs is not."""
+    directory = copy_of("dense_tied", tmp_path)
+    tensors = tensors_of(directory)
+    name = "model.embed_tokens.weight"
+    tensors[name] = tensors[name].bfloat16().float().half().float()  # what every dtype holds exactly
+    tensors[name][3, 3] = float("nan")
+    save_file(tensors | {"lm_head.weight": tensors[name].to(dtype)}, directory / SINGLE)
+    LOADERS[loader](directory)
+    save_file(tensors | {"lm_head.weight": tensors[name].clone()}, directory / SINGLE)
+    LOADERS[loader](directory)  # of one dtype: a NaN equals itself there too
+    head = tensors[name].to(dtype)
+    head[-1, -1] *= 2
+    save_file(tensors | {"lm_head.weight": head}, directory / SINGLE)
+    with pytest.raises(CheckpointError, match="lm_head.weight in .* differs"):
+        LOADERS[loader](directory)
+
+
+@pytest.mark.parametrize("block", [7, 64])
+def test_a_tied_head_is_compared_wholly(block: int, tmp_path: Path) -> None:
+    """Block by block, to the last: one value of each block that differs is enough; and so is its shape."""
+    name = "model.embed_tokens.weight"
+    embedding = torch.arange(150.0).reshape(15, 10)
+    heads = [embedding[:14].clone(), embedding.T.contiguous()]
+    for place in (0, 6, 7, 63, 64, 128, 149):
+        heads.append(embedding.clone())
+        heads[-1].view(-1)[place] += 1
+    for head in heads:
+        save_file({name: embedding, "lm_head.weight": head}, tmp_path / SINGLE)
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(CheckpointError, match="differs"):
+            patch.setattr(checkpoint, "_BLOCK", block)
+            open_checkpoint(tmp_path).check({name: (15, 10)})
+
+
+@pytest.mark.parametrize("loader", LOADERS)
+@pytest.mark.parametrize("prefix", ["", "_orig_mod.model.", "module.model.", "model.text.", "model."])
+@pytest.mark.parametrize("case", ["dense", "dense_tied", "moe"])
+def test_names_with_another_prefix(loader: str, prefix: str, case: str, tmp_path: Path) -> None:
+    """As Qwen3-Embedding, torch.compile and DataParallel leave them; the head's own prefix is shorter."""
+    directory = copy_of(case, tmp_path)
+    outer = prefix.removesuffix("model.")
+    renamed = {
+        prefix + n.removeprefix("model.") if n.startswith("model.") else outer + n: t
+        for n, t in tensors_of(directory).items()
+    }
+    assert prefix == "model." or "model.norm.weight" not in renamed
+    save_file(renamed, directory / SINGLE)
+    want = NumpyQwen3.from_pretrained(reference(case)[0]).weights
+    got = LOADERS[loader](directory)
+    if loader == "torch":
+        got = dict(got.named_official_tensors())
+        assert all(np.array_equal(got[n].numpy(), want[n].astype("f4")) for n in want)
+    else:
+        assert got.weights.keys() == want.keys()
+        assert all(np.array_equal(got.weights[n], want[n]) for n in want)
+
+
+def test_a_prefix_that_says_two_things_is_refused(tmp_path: Path) -> None:
+    tensors = {f"{p}embed_tokens.weight": torch.zeros(2, 2) for p in ("a.", "b.")}
+    save_file(tensors, tmp_path / SINGLE)
+    with pytest.raises(CheckpointError, match="lacks model.embed_tokens.weight"):
+        open_checkpoint(tmp_path).check({"model.embed_tokens.weight": (2, 2)})
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf", "0"])
+def test_values_that_are_not_finite_are_found(dtype: torch.dtype, value: str, tmp_path: Path) -> None:
+    x = torch.full((4, 3), torch.finfo(dtype).max, dtype=dtype)
+    x[3, 2] = float(value)
+    save_file({"a": torch.zeros(3), "x": x}, tmp_path / SINGLE)
+    assert open_checkpoint(tmp_path).not_finite() == (None if value == "0" else "x")
 
 
 @pytest.mark.parametrize("loader", LOADERS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import hashlib
 import importlib.util
 import json
@@ -11,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -30,6 +32,7 @@ from qwen3_ref.model import Qwen3
 from qwen3_ref.numpy_ref import NumpyQwen3
 from qwen3_ref.official import verify as weights
 from qwen3_ref.official.snapshots import fetch
+from qwen3_ref.store import checkpoint
 from qwen3_ref.store.checkpoint import INDEX, SINGLE, CheckpointError
 from qwen3_ref.tokenizer import Tokenizer
 from tests.helpers import CASES, reference
@@ -133,7 +136,7 @@ def test_a_failed_write_changes_nothing(before: bool, tmp_path: Path) -> None:
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 1
     last = result.stderr.splitlines()[-1]
-    assert last.startswith("qwen3_ref.store.checkpoint.CheckpointError: ")
+    assert last.startswith("qwen3_ref.store.errors.CheckpointError: ")
     assert "free 0.0 GB there or choose" in last
     assert str(target) in last and "File too large" in last
     assert contents(tmp_path) == was and target.exists() == before
@@ -156,6 +159,120 @@ def test_a_killed_write_leaves_the_old_checkpoint(tmp_path: Path) -> None:
     model = Qwen3.from_pretrained(target)  # the old one loads,
     model.save_pretrained(target)  # and the next write clears up
     assert set(contents(target)) == {"config.json", "generation_config.json", SINGLE}
+
+
+def told(directory: Path) -> tuple[float, float] | None:
+    """(theta, a weight) of the checkpoint that a reader finds, or None for none."""
+    try:
+        model = Qwen3.from_pretrained(directory)
+    except (ConfigError, CheckpointError):
+        return None
+    return model.config.rope_theta, float(model.model.norm.weight[0])
+
+
+@pytest.mark.parametrize("new_size", [60_000, 90_000, 10**9], ids=["many", "fewer", "one"])
+@pytest.mark.parametrize("old_size", [60_000, 10**9], ids=["many", "one"])
+@pytest.mark.parametrize("other_config", [True, False])
+def test_a_kill_between_two_renames(
+    other_config: bool, old_size: int, new_size: int, tmp_path: Path
+) -> None:
+    """After any number of steps a reader finds the old checkpoint, the new one, or none; never a mixture."""
+    old = Qwen3.from_pretrained(reference("dense")[0])
+    with torch.no_grad():
+        old.model.norm.weight[0] = 1
+        new = copy.deepcopy(old)
+        for parameter in new.parameters():
+            parameter.mul_(2)
+    if other_config:
+        new.config = replace(new.config, rope_theta=777.0)
+    whole = {"old": told_of(old), "new": told_of(new)}
+    renames, unlinks, exchange = os.replace, Path.unlink, checkpoint._exchange
+    seen = []
+    for steps in range(60):
+        target = tmp_path / str(steps)
+        old.save_pretrained(target, max_shard_bytes=old_size)
+        left = [steps]
+
+        def kill(*arguments: Any, left: list[int] = left, real: Any = None, **more: Any) -> Any:
+            if not left[0]:
+                raise KeyboardInterrupt
+            left[0] -= 1
+            return real(*arguments, **more)
+
+        def watched(*arguments: Any, kill: Any = kill, **more: Any) -> None:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(os, "replace", functools.partial(kill, real=renames))
+                patch.setattr(Path, "unlink", lambda *a, **m: kill(*a, real=unlinks, **m))
+                exchange(*arguments, **more)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(checkpoint, "_exchange", watched)
+            try:
+                new.save_pretrained(target, max_shard_bytes=new_size)
+                done = True
+            except KeyboardInterrupt:
+                done = False
+        found = told(target)
+        assert found in (None, *whole.values()), f"after {steps} steps a mixture: {found}"
+        if found is not None:  # not a single tensor of the other
+            want = old if found == whole["old"] else new
+            got = dict(Qwen3.from_pretrained(target).named_parameters())
+            assert all(torch.equal(got[n], p) for n, p in want.named_parameters())
+        seen.append(found)
+        if done:
+            break
+    assert done and steps > 1 and seen[0] == whole["old"] and seen[-1] == whole["new"]
+    if not other_config and new_size == 10**9:
+        assert None not in seen, "one file takes the place of the old weights in one step"
+
+
+def told_of(model: Qwen3) -> tuple[float, float]:
+    return model.config.rope_theta, float(model.model.norm.weight[0])
+
+
+def test_a_failed_move_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the weights are on their way already, nobody is told that all is as before."""
+    model = Qwen3.from_pretrained(reference("dense")[0])
+    real = os.replace
+
+    def fail(source: Any, target: Any) -> None:
+        if Path(target).name == SINGLE:
+            raise OSError(5, "Input/output error")
+        real(source, target)
+
+    for before, words in ((False, "in it is as before"), (True, "checkpoint that was there is gone")):
+        target = tmp_path / str(before)
+        if before:
+            model.save_pretrained(target)
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "replace", fail)
+            with pytest.raises(CheckpointError, match=f"Input/output error.*{words}"):
+                model.save_pretrained(target)
+
+
+def test_a_tensor_that_just_fits_stays_in_its_shard(tmp_path: Path) -> None:
+    """Sizes 40, 60, 1 with shards of 100: the second fills the first shard to the last byte."""
+    written: list[list[str]] = []
+
+    def write(names: list[str], file: Path) -> None:
+        written.append(names)
+        file.write_bytes(b"")
+
+    def config(file: Path) -> None:
+        file.write_text("{}", encoding="utf-8")
+
+    checkpoint.write_checkpoint(tmp_path, {"a": 40, "b": 60, "c": 1, "d": 101, "e": 1}, config, write, 100)
+    assert written == [["a", "b"], ["c"], ["d"], ["e"]]
+
+
+def test_what_a_killed_write_left_is_removed(tmp_path: Path) -> None:
+    """By the next write, before its own: a file of the same name must not come into the new checkpoint."""
+    model = Qwen3.from_pretrained(reference("dense")[0])
+    (tmp_path / ".unfinished" / "deep").mkdir(parents=True)
+    (tmp_path / ".unfinished" / "model-00009-of-00009.safetensors").write_bytes(b"half")
+    model.save_pretrained(tmp_path)
+    assert set(contents(tmp_path)) == {"config.json", SINGLE}
+    assert not (tmp_path / ".unfinished").exists()
 
 
 def test_an_interrupt_clears_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

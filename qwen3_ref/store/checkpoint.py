@@ -12,7 +12,7 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,8 +21,8 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 from safetensors import SafetensorError
 
-from qwen3_ref.store.errors import CheckpointError
-from qwen3_ref.store.files import cannot_write, write_atomically
+from qwen3_ref.store.errors import CheckpointError, quoted
+from qwen3_ref.store.files import cannot_write, open_regular, parse_json, read_json, write_atomically
 from qwen3_ref.store.progress import progress
 from qwen3_ref.store.shipped import directory_of
 
@@ -32,7 +32,9 @@ SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 # BF16 has no NumPy type; its bits travel as uint16.
 _STORED: dict[str, DTypeLike] = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 _BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
-_LONGEST_HEADER = 100_000_000  # the limit of the safetensors library
+# Bounds of what is read before it is parsed. The largest Qwen3 has 36,000 tensors: 5 MB of header.
+_LONGEST_HEADER, _LONGEST_INDEX = 25_000_000, 25_000_000
+_MOST_EXPERTS = 10_000  # in one packed tensor
 _PACKED = re.compile(r"(.*\.mlp\.experts)\.(gate_up_proj|down_proj)")
 _SHARD = re.compile(r"[^/\\:\x00-\x1f]+\.safetensors")  # a bare file name, on any system
 _OURS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?")
@@ -65,7 +67,9 @@ class Checkpoint:
     def __init__(self, directory: Path, tensors: dict[str, Stored]) -> None:
         self.directory = directory
         self._tensors: dict[str, Stored] = {}
-        for packed, stored in tensors.items():
+        official = _official_names(tensors)
+        for stored_name, stored in tensors.items():
+            packed = official[stored_name]
             for name, part in _unpacked(packed, stored).items():
                 if name in self._tensors:
                     raise CheckpointError(
@@ -119,17 +123,27 @@ class Checkpoint:
         out = np.empty(self.shape(name), dtype=own if dtype is None else dtype)
         flat = out.reshape(-1)
         for part, values in self.blocks(name):
-            if kind == "BF16":  # a bfloat16 is the upper half of a float32
-                values = (values.astype(np.uint32) << 16).view(np.float32)
             with np.errstate(invalid="ignore"):  # a signalling NaN stays a NaN, quietly
-                flat[part] = values
+                flat[part] = _widened(values, kind)
         return out
+
+    def not_finite(self) -> str | None:
+        """The first tensor that holds NaN or an infinity, or None. Reads every value."""
+        for name in self._tensors:
+            for _, values in self.blocks(name):
+                if self.dtype(name) == "BF16":  # all ones in the exponent
+                    bad = bool(((values & 0x7F80) == 0x7F80).any())
+                else:
+                    bad = not np.isfinite(values).all()
+                if bad:
+                    return name
+        return None
 
     def check(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         """Raise CheckpointError unless exactly these tensors are here, in these shapes, as floats.
 
         A tied model may store `lm_head.weight` too (Qwen3-0.6B and -1.7B do) if it equals the
-        embedding.
+        embedding, in whatever dtype.
         """
         for name, stored in self._tensors.items():
             if stored.dtype not in _STORED:
@@ -165,16 +179,42 @@ class Checkpoint:
                 )
 
     def _equal(self, a: str, b: str) -> bool:
-        if self.shape(a) != self.shape(b) or self.dtype(a) != self.dtype(b):
+        """Whether two tensors hold the same values; a NaN equals itself."""
+        if self.shape(a) != self.shape(b):
             return False
-        bits = f"u{_BYTES[self.dtype(a)]}"  # equal bits, so that a NaN equals itself
         pairs = zip(self.blocks(a), self.blocks(b), strict=True)
-        return all(np.array_equal(x.view(bits), y.view(bits)) for (_, x), (_, y) in pairs)
+        if self.dtype(a) == self.dtype(b):
+            bits = f"u{_BYTES[self.dtype(a)]}"
+            return all(np.array_equal(x.view(bits), y.view(bits)) for (_, x), (_, y) in pairs)
+        one, other = self.dtype(a), self.dtype(b)
+        wide = ((_widened(x, one), _widened(y, other)) for (_, x), (_, y) in pairs)
+        return all(np.array_equal(x, y, equal_nan=True) for x, y in wide)
 
     def _stored(self, name: str) -> Stored:
         if name not in self._tensors:
             raise CheckpointError(f"{self.directory} has no tensor named {name}.")
         return self._tensors[name]
+
+
+def _widened(values: NDArray[Any], dtype: str) -> NDArray[Any]:
+    """What a block of `blocks` holds, as floats: a bfloat16 is the upper half of a float32."""
+    return (values.astype(np.uint32) << 16).view(np.float32) if dtype == "BF16" else values
+
+
+def _official_names(names: Iterable[str]) -> dict[str, str]:
+    """Official names by those that a file gives: Qwen3-Embedding leaves "model." out, and wrappers put
+    something before it ("_orig_mod.model.", "module.model."). The embedding shows which."""
+    last = "embed_tokens.weight"
+    found = [name for name in names if name == last or name.endswith(f".{last}")]
+    prefix = found[0].removesuffix(last) if len(found) == 1 else "model."
+    head = prefix.removesuffix("model.") + "lm_head.weight"
+
+    def official(name: str) -> str:
+        if name == head:
+            return "lm_head.weight"
+        return f"model.{name.removeprefix(prefix)}" if name.startswith(prefix) else name
+
+    return {name: official(name) for name in names}
 
 
 def open_checkpoint(directory: str | os.PathLike[str]) -> Checkpoint:
@@ -234,18 +274,18 @@ def _open(directory: Path) -> Checkpoint:
 def read_index(index: Path) -> dict[str, str]:
     """The weight_map of an index, with every file name checked to stay inside the directory."""
     try:
-        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        weight_map = read_json(index, _LONGEST_INDEX)["weight_map"]
         if not isinstance(weight_map, dict):
             raise TypeError(f"weight_map is a {type(weight_map).__name__}")
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
             f"{index} is not a safetensors index ({type(error).__name__}: {error}); fetch it again."
         ) from None
     for name, file in weight_map.items():
         if not isinstance(file, str) or not _SHARD.fullmatch(file):
             raise CheckpointError(
-                f"{index} places {name} at {file!r}, which is no safetensors file in its own directory; "
-                f"do not use this checkpoint, fetch it from its official source."
+                f"{index} places {name} at {quoted(file)}, which is no safetensors file in its own "
+                f"directory; do not use this checkpoint, fetch it from its official source."
             )
     return dict(weight_map)
 
@@ -256,21 +296,29 @@ def _read_header(path: Path) -> dict[str, Stored]:
     def corrupt(reason: str) -> CheckpointError:
         return CheckpointError(f"{path} is corrupt: {reason}; fetch it again.")
 
-    size = path.stat().st_size
-    with path.open("rb") as file:
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
         prefix = file.read(8)
         if len(prefix) < 8:
             raise corrupt(f"it has {size} bytes and not even a header length")
         length = int.from_bytes(prefix, "little")
-        if length > min(size - 8, _LONGEST_HEADER):
+        if length > size - 8:
             raise corrupt(f"its header claims {length} bytes and the file has {size}")
+        if length > _LONGEST_HEADER:
+            raise corrupt(f"its header claims {length} bytes, and more than {_LONGEST_HEADER} are not read")
+        text = file.read(length)
         try:
-            header = json.loads(file.read(length), object_pairs_hook=_once)
-        except (ValueError, RecursionError) as error:
+            header = parse_json(text)
+        except ValueError as error:
             raise corrupt(f"its header is not JSON ({error})") from None
     if not isinstance(header, dict):
         raise corrupt(f"its header is a {type(header).__name__}")
-    header.pop("__metadata__", None)
+    if not text.startswith(b"{"):
+        raise corrupt("its header does not begin with {")
+    words = header.pop("__metadata__", None)
+    words = {} if words is None else words
+    if not isinstance(words, dict) or not all(isinstance(word, str) for word in words.values()):
+        raise corrupt("its __metadata__ is no object of strings")
     data = 8 + length
     tensors: dict[str, Stored] = {}
     ranges: list[tuple[int, int, str]] = []
@@ -279,11 +327,13 @@ def _read_header(path: Path) -> dict[str, Stored]:
             (begin, end), dtype, shape = entry["data_offsets"], entry["dtype"], entry["shape"]
         except (KeyError, TypeError, ValueError):
             raise corrupt(f"the header's entry of {name} is malformed") from None
-        numbers = [begin, end, *shape] if isinstance(shape, list) else [None]
-        if not isinstance(dtype, str) or any(type(n) is not int or n < 0 for n in numbers):
+        numbers = [begin, end, *shape] if isinstance(shape, list) and len(shape) <= 16 else [None]
+        if not isinstance(dtype, str) or any(type(n) is not int or not 0 <= n < 2**63 for n in numbers):
             raise corrupt(f"the header's entry of {name} is malformed")
         if dtype in _BYTES and end - begin != math.prod(shape) * _BYTES[dtype] or end < begin:
-            raise corrupt(f"{name} has {end - begin} bytes where shape {shape} of {dtype} needs others")
+            raise corrupt(
+                f"{name} has {end - begin} bytes where shape {quoted(shape)} of {quoted(dtype)} needs others"
+            )
         if data + end > size:
             raise CheckpointError(
                 f"{path} is truncated: {name} ends at byte {data + end} and the file has {size}; "
@@ -301,14 +351,6 @@ def _read_header(path: Path) -> dict[str, Stored]:
     return tensors
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object whose keys are all different; ValueError for a repeated one."""
-    values = dict(pairs)
-    if len(values) < len(pairs):
-        raise ValueError("it names a tensor twice")
-    return values
-
-
 def _unpacked(name: str, stored: Stored) -> dict[str, Stored]:
     """transformers 5 stacks experts: gate_up_proj (E, 2F, D), down_proj (E, D, F). One by one, by
     their official names; anything else as it is."""
@@ -317,6 +359,8 @@ def _unpacked(name: str, stored: Stored) -> dict[str, Stored]:
         return {name: stored}
     prefix, kind = match.groups()
     E, rows, columns = stored.shape
+    if E > _MOST_EXPERTS:
+        return {name: stored}
     if kind == "down_proj":
         size, parts = rows * columns, ["down_proj"]
     elif rows % 2:
@@ -332,7 +376,7 @@ def _unpacked(name: str, stored: Stored) -> dict[str, Stored]:
 
 def _some(names: list[str]) -> str:
     """The first names of a list, and how many more there are."""
-    shown = ", ".join(names[:3])
+    shown = ", ".join(name if len(name) <= 120 else f"{name[:117]}..." for name in names[:3])
     return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more tensors"
 
 
@@ -367,7 +411,7 @@ def write_checkpoint(
     files = files if count > 1 else [SINGLE]
     target = Path(directory)
     unfinished = target / ".unfinished"
-    new_folder = not target.exists()
+    new_folder, moving = not target.exists(), False
     try:
         target.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -385,10 +429,12 @@ def write_checkpoint(
             path.chmod(mode)  # safetensors makes files that only their owner can read
             with path.open("rb") as written:
                 os.fsync(written.fileno())
+        moving = (target / "config.json").exists()
         _exchange(target, unfinished, files, sharded=count > 1)
     except (OSError, SafetensorError) as error:  # the latter from the shard writer, for a full disk
         sentence = cannot_write(target, error, f"free {sum(sizes.values()) / 1e9:.1f} GB there")
-        raise CheckpointError(f"{sentence} What was in it is as before.") from error
+        left = "The checkpoint that was there is gone" if moving else "What was in it is as before"
+        raise CheckpointError(f"{sentence} {left}.") from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
         if new_folder and target.is_dir() and not any(target.iterdir()):
@@ -396,19 +442,25 @@ def write_checkpoint(
 
 
 def _exchange(target: Path, unfinished: Path, files: list[str], *, sharded: bool) -> None:
-    """Move the finished files into place. At every moment a reader finds the old weights, the new
-    ones, or none; never a mixture, so shards whose names stay the same go without an index first."""
+    """Move the finished files into place. At every moment a reader finds the old checkpoint, the new
+    one, or none; never a mixture. So a config.json that changes goes first and comes last, shards whose
+    names stay the same go without an index, and an index comes after its shards."""
+    config = target / "config.json"
+    if not config.exists() or config.read_bytes() != (unfinished / "config.json").read_bytes():
+        config.unlink(missing_ok=True)
     if any((target / file).exists() for file in files) and sharded:
         (target / INDEX).unlink(missing_ok=True)
-    for file in ["config.json", *files, *([INDEX] if sharded else [])]:
+    for file in [*files, *([INDEX] if sharded else [])]:
         os.replace(unfinished / file, target / file)
     keep = {*files, INDEX} if sharded else {SINGLE}
-    for path in target.iterdir():
+    for path in sorted(target.iterdir()):
         if _OURS.fullmatch(path.name) and path.name not in keep:
             path.unlink()
+    os.replace(unfinished / "config.json", config)
 
 
 def is_complete(directory: Path) -> bool:
+    """Whether config.json and every file of the weights are there; what is in them is not looked at."""
     if not (directory / "config.json").is_file():
         return False
     if (directory / SINGLE).is_file():
