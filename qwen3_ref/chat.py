@@ -2,8 +2,10 @@
 
 Four templates: "qwen3" (the hybrids of April 2025), "qwen3-instruct-2507", "qwen3-thinking-2507" and
 "qwen3-coder" (Coder 30B-A3B and 480B-A35B). A message is a dict with `role` ("system", "user",
-"assistant", "tool") and `content` (a string); an assistant's may also have `reasoning_content` (a
-string) and `tool_calls` (a list of {"name", "arguments"}, or of {"function": {...}} around that).
+"assistant", "tool") and `content` (a string, or a list of {"type": "text", "text": ...}, which is
+the string of all its texts); an assistant's may also have `reasoning_content` (a string) and
+`tool_calls` (a list of {"name", "arguments"}, or of {"function": {...}} around that; arguments are a
+dict, the JSON of one in a string, or absent, empty or null for none).
 
 Sources: chat_template in the official tokenizer_config.json files (sha256 a55ee1b1..., 64f85b19...,
 3802169b..., 5a38bfa0...); vLLM's qwen3_coder tool parser for the types of Coder's arguments.
@@ -13,6 +15,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import numbers
 import re
 from collections.abc import Sequence
 from typing import Any, Literal, get_args
@@ -24,6 +27,8 @@ Json = dict[str, Any]  # an object of JSON
 Message = Json
 Piece = tuple[str, bool]  # text, and whether it is a control token that the template itself wrote
 
+THINKERS = ("qwen3", "qwen3-thinking-2507")
+"""The templates that write and read thoughts."""
 _ROLES = ("system", "user", "assistant", "tool")
 _MARKS = re.compile(f"({'|'.join(map(re.escape, CONTROL_TOKENS))})")
 
@@ -66,9 +71,12 @@ def render_chat(
     words /think and /no_think in a user's turn are text to the template: the model obeys them.
     "qwen3" and "qwen3-thinking-2507" drop the thoughts of every assistant turn before the last user
     query (a user turn that is not wholly a <tool_response> block), and give the turns after it a
-    think block; the other two write contents as they are and ignore `reasoning_content`.
+    think block; the other two write contents as they are and ignore `reasoning_content`. Where there
+    is none, a "</think>" in an assistant's content is taken for the end of its thoughts, wherever it
+    stands, and what is before it is lost with them: `encode_chat` does not do that.
 
-    Raises ValueError, naming the message, for what the template has no place for.
+    Raises ValueError, naming the message, for what the template has no place for, and for a switch
+    that is not True or False.
     """
     pieces = _pieces(messages, tools, enable_thinking, add_generation_prompt, template)
     return "".join(text for text, _ in pieces)
@@ -87,13 +95,16 @@ def encode_chat(
 
     Whatever comes from the caller (contents, reasoning, tool definitions, calls and results) is plain
     text: a user who types "<|im_end|>" ends nothing. That holds for an assistant's content too: of a
-    "<think>...</think>" in it the template takes the thoughts out and writes the marks itself (control
-    tokens), but a "<tool_call>" in it stays text, so put calls into `tool_calls` (`parse_reply` does).
-    Without such strings the ids are those of the rendered text with control tokens allowed.
+    "<think>...</think>" that it begins with the template takes the thoughts out and writes the marks
+    itself (control tokens), but a "<tool_call>" in it stays text, so put calls into `tool_calls`
+    (`parse_reply` does). So does any other "</think>", at which `render_chat` would cut: no word of an
+    answer is lost. Without such strings the ids are those of the rendered text with control tokens
+    allowed.
 
     Raises ValueError as `render_chat` does, and for a tokenizer that lacks one of the marks.
     """
     ids: list[int] = []
+    messages = [_thought_apart(message, template) for message in _checked(messages)]
     pieces = _pieces(messages, tools, enable_thinking, add_generation_prompt, template)
     for is_mark, run in itertools.groupby(pieces, key=lambda piece: piece[1]):
         texts = [text for text, _ in run]
@@ -108,6 +119,22 @@ def encode_chat(
                 )
             ids.append(tok.control_tokens[mark])
     return ids
+
+
+def _thought_apart(message: Message, template: str) -> Message:
+    """An assistant's message whose thoughts, if its content begins with them, are in a field of their
+    own, and whose content is an answer and nothing else."""
+    content = message["content"] or ""
+    if message["role"] != "assistant" or template not in THINKERS or "</think>" not in content:
+        return message
+    if message.get("reasoning_content") is not None:
+        return message
+    thoughts, _, answer = content.partition("</think>")
+    begins = thoughts.lstrip().startswith("<think>")
+    if not begins and template != "qwen3-thinking-2507":  # whose prompt has opened the block
+        return message | {"reasoning_content": ""}
+    thoughts = thoughts.lstrip().removeprefix("<think>") if begins else thoughts
+    return message | {"reasoning_content": thoughts.strip("\n"), "content": answer.lstrip("\n")}
 
 
 # -- writing -------------------------------------------------------------------------------------
@@ -131,8 +158,11 @@ def _pieces(
     template: str,
 ) -> list[Piece]:
     """The whole prompt, in order."""
+    check_options(
+        template, tools, enable_thinking=enable_thinking, add_generation_prompt=add_generation_prompt
+    )
+    messages = _checked(messages)
     coder = template == "qwen3-coder"
-    _check(messages, tools, template)
     system = messages[0]["content"] if messages[0]["role"] == "system" else None
     out: list[Piece] = []
     if system is not None or tools:
@@ -259,17 +289,36 @@ def _coder_value(value: Any, where: str) -> str:
 # -- checking what comes in ------------------------------------------------------------------------
 
 
+def quoted(value: Any, most: int = 80) -> str:
+    """A value as Python writes it, cut where it gets long."""
+    if isinstance(value, str):
+        return f"{value!r}" if len(value) <= most else f"{value[:most]!r}..."
+    text = repr(value)
+    return text if len(text) <= most else f"{text[:most]}..."
+
+
 def _json(value: Any, where: str) -> str:
     try:
-        return json.dumps(value, ensure_ascii=False)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{where} holds what JSON cannot write ({error}); use plain values.") from None
+        return json.dumps(value, ensure_ascii=False, allow_nan=False, default=_number)
+    except (TypeError, ValueError, RecursionError) as error:
+        why = str(error).partition(":")[0]  # some name the value behind it
+        raise ValueError(f"{where} holds what JSON cannot write ({why}); use plain values.") from None
+
+
+def _number(value: Any) -> int | float:
+    """A number of another library (NumPy's, say) as Python's own."""
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    if isinstance(value, numbers.Real):
+        return float(value)
+    raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")
 
 
 def _calls(message: Message, where: str, coder: bool = False) -> list[tuple[str, Any]]:
     """The tool calls of an assistant turn: names, and arguments as a dict or as a string of JSON.
 
-    Coder's template needs dicts, so a string is parsed for it, and it takes a call without arguments.
+    Coder's template needs dicts, so a string is parsed for it. A call without parameters has {}
+    whether its arguments are absent, null or an empty string.
     """
     calls = message.get("tool_calls") or []
     if not isinstance(calls, list | tuple):
@@ -279,38 +328,65 @@ def _calls(message: Message, where: str, coder: bool = False) -> list[tuple[str,
         inner = (call.get("function") or call) if isinstance(call, dict) else None
         if not isinstance(inner, dict) or not isinstance(inner.get("name"), str):
             raise ValueError(f"{where} has a tool call without a name; give {{'name', 'arguments'}}.")
-        arguments = inner.get("arguments", {} if coder else None)
-        if coder and isinstance(arguments, str):
+        arguments = inner.get("arguments")
+        if arguments is None or (isinstance(arguments, str) and not arguments.strip()):
+            arguments = {}
+        read = arguments
+        if isinstance(arguments, str):
             try:
-                arguments = json.loads(arguments)
+                read = json.loads(arguments)
             except (ValueError, RecursionError):
-                arguments = None
-        if not isinstance(arguments, dict | str):
+                read = None
+        if not isinstance(read, dict):
             raise ValueError(
-                f"{where} calls {inner['name']!r} with arguments that are neither a dict nor the JSON of "
-                f"one in a string; give {{}} if there are none."
+                f"{where} calls {quoted(inner['name'])} with arguments that are neither a dict nor the JSON "
+                f"of one in a string; give {{}} if there are none."
             )
-        out.append((inner["name"], arguments))
+        out.append((inner["name"], read if coder else arguments))
     return out
 
 
-def _check(messages: Sequence[Message], tools: Sequence[Json] | None, template: str) -> None:
+def check_options(template: object, tools: object, **switches: object) -> None:
+    """Raise ValueError, in a sentence, for an unknown template, bad tools, or a switch that is no bool."""
     if template not in get_args(Template):
-        raise ValueError(f"there is no template {template!r}; the templates are {get_args(Template)}.")
+        raise ValueError(f"there is no template {quoted(template)}; the templates are {get_args(Template)}.")
     if not isinstance(tools, list | tuple | None) or not all(isinstance(t, dict) for t in tools or ()):
         raise ValueError("tools must be a list of dicts, each the JSON schema of a function.")
+    for name, value in switches.items():
+        if not isinstance(value, bool):
+            raise ValueError(f"{name} is {quoted(value)}; give True or False.")
+
+
+def _checked(messages: Any) -> list[Message]:
+    """The messages, their contents as strings."""
     if not isinstance(messages, list | tuple) or not messages:
         raise ValueError("messages must be a list of messages, such as [{'role': 'user', 'content': 'Hi'}].")
+    out = []
     for i, message in enumerate(messages):
         where = f"messages[{i}]"
         if not isinstance(message, dict):
             raise ValueError(f"{where} is a {type(message).__name__}; give a dict with role and content.")
         role, content = message.get("role"), message.get("content")
         if role not in _ROLES:
-            raise ValueError(f"{where} has the role {role!r}; the roles are {', '.join(_ROLES)}.")
+            raise ValueError(f"{where} has the role {quoted(role)}; the roles are {', '.join(_ROLES)}.")
+        if isinstance(content, list | tuple) and content:
+            content = "".join(_text_part(part, where) for part in content)
         bare_call = role == "assistant" and content is None and message.get("tool_calls")
         if not isinstance(content, str) and not bare_call:
             kind = "no content" if content is None else f"content of type {type(content).__name__}"
             raise ValueError(f"{where} ({role}) has {kind}; give a string, if need be an empty one.")
         if not isinstance(message.get("reasoning_content"), str | None):
             raise ValueError(f"{where} has reasoning_content that is no string; give one, or leave it out.")
+        out.append(message | {"content": content})
+    return out
+
+
+def _text_part(part: Any, where: str) -> str:
+    """The text of one part of a content that comes in parts."""
+    if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
+        kind = quoted(part.get("type")) if isinstance(part, dict) else type(part).__name__
+        raise ValueError(
+            f"{where} has content with a part of type {kind}, and these models read text alone; give a "
+            f"string, or parts such as {{'type': 'text', 'text': 'Hi'}}."
+        )
+    return part["text"]

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, Literal, TypeVar
+from typing import Generic, Literal, TypeVar
 
-from qwen3_ref.chat import Json, Message, Template, _check
+from qwen3_ref.calls import CALL, END_CALL, read_calls, schemas_of
+from qwen3_ref.chat import THINKERS, Json, Message, Template, check_options
+from qwen3_ref.tokenizer import Tokenizer
 
-THINK, END_THINK, CALL, END_CALL = "<think>", "</think>", "<tool_call>", "</tool_call>"
+THINK, END_THINK = "<think>", "</think>"
 ENDS = ("<|im_end|>", "<|endoftext|>")
 Part = Literal["mark", "reasoning", "answer", "end"]
 T = TypeVar("T", int, str)
@@ -19,10 +20,10 @@ T = TypeVar("T", int, str)
 class Splitter(Generic[T]):
     """Takes a reply apart as it comes: says of each id which part it belongs to.
 
-    `marks`: the id of each mark by its name (`tokenizer.control_tokens` will do; of the four named
-    above, a mark that is not there is not looked for). `ends`: the stop ids. `inside`: the prompt has
-    opened the thought. `closed`: it has opened and closed it (non-thinking mode). Text is taken apart
-    by the same rules, in pieces whose marks stand for themselves.
+    `marks`: the id of each mark by its name (`tokenizer.control_tokens` will do); one of <think>,
+    </think>, <tool_call> and </tool_call> that is not there is not looked for. `ends`: the stop ids.
+    `inside`: the prompt has opened the thought. `closed`: it has opened and closed it (non-thinking
+    mode). Text is taken apart by the same rules, in pieces whose marks stand for themselves.
 
     A `<think>` opens a thought wherever it stands but in a thought or a tool call, and the next
     `</think>` closes it. What is thought of a late, a second or an unclosed one is for the user to say.
@@ -67,8 +68,11 @@ class Splitter(Generic[T]):
         return "answer"
 
 
-_AS_THEMSELVES = {mark: mark for mark in (THINK, END_THINK, CALL, END_CALL)}
-_SPLIT = re.compile("(" + "|".join(map(re.escape, (*_AS_THEMSELVES, *ENDS, "<|im_start|>"))) + ")")
+MOST_PROBLEMS = 20
+_MARKS = (THINK, END_THINK, CALL, END_CALL, *ENDS, "<|im_start|>")
+_SPLIT = re.compile("(" + "|".join(map(re.escape, _MARKS)) + ")")
+_AS_THEMSELVES = {mark: mark for mark in _MARKS}
+Piece = tuple[str, str]  # text; and the same again if it is a mark that counts, else ""
 
 
 @dataclass(frozen=True)
@@ -88,76 +92,111 @@ class Reply:
     problems: tuple[str, ...] = ()
 
     def message(self) -> Message:
-        """The turn as a message for the next `render_chat`."""
+        """The turn as a message for the next `render_chat`, which says the same there.
+
+        A content with "</think>" in it comes with its reasoning, be it empty: the official template
+        takes the mark for the end of a thought otherwise, and drops what stands before it.
+        """
         message: Message = {"role": "assistant", "content": self.content}
-        if self.reasoning is not None:
-            message["reasoning_content"] = self.reasoning
+        if self.reasoning is not None or END_THINK in self.content:
+            message["reasoning_content"] = self.reasoning or ""
         if self.tool_calls:
             message["tool_calls"] = [{"type": "function", "function": call} for call in self.tool_calls]
         return message
 
 
 def parse_reply(
-    text: str,
+    reply: str | Sequence[int],
     *,
     template: Template = "qwen3",
     enable_thinking: bool = True,
     tools: Sequence[Json] | None = None,
+    tokenizer: Tokenizer | None = None,
 ) -> Reply:
     """What a model wrote after the generation prompt, taken apart: the inverse of `render_chat`.
 
-    Everything counts up to the first "<|im_end|>" or "<|endoftext|>", or to the end if there is none
-    (decoded text cannot tell a control token from the same characters typed out). Thoughts are what
-    stands before the first "</think>", with or without "<think>" in front, since the prompt of
-    "qwen3-thinking-2507" has opened the block already, so that there a text without "</think>" is all
-    thought, cut off. With `enable_thinking=False` the prompt has closed the block, so only a block
-    that the reply itself begins with counts. The Instruct and Coder templates know no thoughts.
+    reply: the text, or better the ids with their `tokenizer`: of ids the control tokens alone are
+    marks, where decoded text cannot tell them from the same characters typed out.
 
-    The values of Coder's XML calls are strings. `tools` (the definitions that the prompt had) turns
-    them into the types of their schemas; a value that does not fit its type is a problem, and stays a
-    string. The JSON of the other templates has types of its own.
+    Everything counts up to the first "<|im_end|>" or "<|endoftext|>", or to the end if there is none.
+    Thoughts are what stands before the first "</think>", with or without "<think>" in front, since the
+    prompt of "qwen3-thinking-2507" has opened the block already, so that there a text without
+    "</think>" is all thought, cut off. A "</think>" inside a tool call closes nothing. With
+    `enable_thinking=False` the prompt has closed the block, so only a block that the reply itself
+    begins with counts. The Instruct and Coder templates know no thoughts. A second "</think>" behind
+    the thought is a problem, since the model may have thought on; it stays in the content. (vLLM's
+    parser drops it, and lets a "<tool_call>" end the thought.)
 
-    Malformed text never raises: see `Reply.problems`. Raises ValueError for an unknown template, or
-    tools that are no list of dicts.
+    Calls: see `qwen3_ref.calls`. The values of Coder's XML are strings. `tools` (the definitions that
+    the prompt had) turns them into the types of their schemas; a value that does not fit its type is a
+    problem, and stays a string. The JSON of the other templates has types of its own.
+
+    Malformed text never raises, and takes linear time: see `Reply.problems`. Raises ValueError for an
+    unknown template, a switch that is no bool, tools that are no list of dicts, or ids that have no
+    tokenizer or that it does not know.
     """
-    _check([{"role": "assistant", "content": text}], tools, template)
+    check_options(template, tools, enable_thinking=enable_thinking)
     problems: list[str] = []
-    pieces = [piece for piece in _SPLIT.split(text) if piece]
-    if (end := next((i for i, piece in enumerate(pieces) if piece in ENDS), None)) is not None:
-        if any(piece not in ENDS and piece.strip() for piece in pieces[end:]):
+    pieces = _pieces(reply, tokenizer)
+    if (end := next((i for i, (_, mark) in enumerate(pieces) if mark in ENDS), None)) is not None:
+        if any(mark not in ENDS and text.strip() for text, mark in pieces[end:]):
             problems.append("there is text after the end of the turn; it is left out.")
         del pieces[end:]
-    if "<|im_start|>" in pieces:
+    if any(mark == "<|im_start|>" for _, mark in pieces):
         problems.append("a new turn starts before this one has ended.")
-    reasoning, content, complete = None, "".join(pieces), True
-    if template in ("qwen3", "qwen3-thinking-2507"):
-        reasoning, content, complete = _thoughts(pieces, template, enable_thinking, problems)
-    types = _schemas(tools or ()) if template == "qwen3-coder" else None
-    content, calls, whole = _tool_calls(content, types, problems)
-    return Reply(reasoning, content, calls, complete and whole, tuple(problems))
+    reasoning, complete = None, True
+    if template in THINKERS:
+        reasoning, pieces, complete = _thoughts(pieces, template, enable_thinking, problems)
+    marks, at = {}, 0
+    for text, mark in pieces:
+        if mark in (CALL, END_CALL):
+            marks[at] = mark
+        at += len(text)
+    schemas = schemas_of(tools or ()) if template == "qwen3-coder" else None
+    found = read_calls("".join(text for text, _ in pieces), marks, schemas)
+    problems += found.problems
+    if len(problems) > MOST_PROBLEMS:
+        problems[MOST_PROBLEMS:] = [f"there are {len(problems) - MOST_PROBLEMS} more problems."]
+    return Reply(reasoning, found.content, found.calls, complete and found.complete, tuple(problems))
+
+
+def _pieces(reply: str | Sequence[int], tokenizer: Tokenizer | None) -> list[Piece]:
+    """A reply cut at the marks that count."""
+    if isinstance(reply, str):
+        return [(text, _AS_THEMSELVES.get(text, "")) for text in _SPLIT.split(reply) if text]
+    if tokenizer is None or not isinstance(reply, Sequence):
+        raise ValueError("a reply is a string, or a list of ids with tokenizer=, which knows their text.")
+    names = {tokenizer.control_tokens[mark]: mark for mark in _MARKS if mark in tokenizer.control_tokens}
+    runs: list[tuple[list[int], str]] = []
+    for token in map(int, reply):
+        mark = names.get(token, "")
+        if mark or not runs or runs[-1][1]:
+            runs.append(([], mark))
+        runs[-1][0].append(token)
+    return [(mark or tokenizer.decode(ids), mark) for ids, mark in runs]
 
 
 def _thoughts(
-    pieces: list[str], template: str, thinking: bool, problems: list[str]
-) -> tuple[str | None, str, bool]:
+    pieces: list[Piece], template: str, thinking: bool, problems: list[str]
+) -> tuple[str | None, list[Piece], bool]:
     """Reasoning, the rest, and whether the block is closed."""
-    begins = next((piece for piece in pieces if piece.strip()), "") == THINK
-    inside = not begins and (template == "qwen3-thinking-2507" or (thinking and _opened_before(pieces)))
-    if not begins and not inside and not thinking:
-        return None, "".join(pieces), True
-    splitter = Splitter(_AS_THEMSELVES, inside=inside)
-    before: list[str] = []
-    thought: list[str] = []
-    after: list[str] = []
+    begins = next((mark for text, mark in pieces if text.strip()), "") == THINK
+    opened = template == "qwen3-thinking-2507" or (thinking and _opened_before([m for _, m in pieces]))
+    if not (begins or opened or thinking):
+        return None, pieces, True
+    splitter = Splitter(_AS_THEMSELVES, inside=opened and not begins)
+    before: list[Piece] = []
+    thought: list[Piece] = []
+    after: list[Piece] = []
     for piece in pieces:
-        first, part = not splitter.closed, splitter.feed(piece)
+        first, part = not splitter.closed, splitter.feed(piece[1])
         if not first:  # the first thought is the thought
             after.append(piece)
         elif part != "mark":
             (thought if part == "reasoning" else before).append(piece)
     if splitter.thoughts == 0:
-        return None, "".join(before), True
-    outside = "" if begins else "".join(before)
+        return None, pieces, True
+    outside = [] if begins else before
     if outside:
         problems.append("there is text before <think>; it is kept in front of the content.")
     if not splitter.closed:
@@ -166,119 +205,29 @@ def _thoughts(
         problems.append("there is a second <think> behind the thought; it is kept in the content.")
     if splitter.closed_again:
         problems.append("there is a second </think> behind the thought; it is kept in the content.")
-    content = (outside + "".join(after)).lstrip("\n")
-    return "".join(thought).strip("\n") or None, content, splitter.closed
+    reasoning = "".join(text for text, _ in thought).strip("\n") or None
+    return reasoning, _unindented(outside + after), splitter.closed
 
 
-def _opened_before(pieces: list[str]) -> bool:
+def _unindented(pieces: list[Piece]) -> list[Piece]:
+    """Without the line ends at the beginning, which the template leaves out too."""
+    for i, (text, mark) in enumerate(pieces):
+        if stripped := text.lstrip("\n"):
+            return [(stripped, mark), *pieces[i + 1 :]]
+    return []
+
+
+def _opened_before(marks: list[str]) -> bool:
     """Whether a thought is closed that only the prompt can have opened: the first think mark is
     </think>, and it does not stand in a call, between <tool_call> and </tool_call>."""
     in_call = seen = False
-    for piece in pieces:
-        if piece == THINK and not in_call:
+    for mark in marks:
+        if mark == THINK and not in_call:
             return seen
-        if piece == CALL and seen:
+        if mark == CALL and seen:
             return True
-        seen = (seen or piece == END_THINK) and piece != END_CALL
-        in_call = piece == CALL or (in_call and piece != END_CALL)
+        seen = (seen or mark == END_THINK) and mark != END_CALL
+        in_call = mark == CALL or (in_call and mark != END_CALL)
         if seen and not in_call:
             return True
     return seen
-
-
-def _tool_calls(text: str, types: Json | None, problems: list[str]) -> tuple[str, list[Json], bool]:
-    """Content, calls, and whether every block is closed. `types` is None for JSON calls."""
-    if "<tool_call>" not in text:
-        return text, [], True
-    at, n, rest = text.index("<tool_call>"), 0, ""
-    content = text[:at].removesuffix("\n") if types is None else text[:at].strip()
-    calls: list[Json] = []
-    complete = True  # no block is cut off
-    while (start := text.find("<tool_call>", at)) >= 0:
-        n, rest, inside = n + 1, rest + text[at:start], start + len("<tool_call>")
-        try:
-            call, at, wrong = _json_call(text, inside) if types is None else _xml_call(text, inside, types)
-            calls.append(call)
-            problems += [f"<tool_call> {n} {what}; it is left a string." for what in wrong]
-        except (ValueError, RecursionError) as error:
-            closing = text.find("</tool_call>", inside)
-            complete = closing >= 0
-            at = closing + len("</tool_call>") if complete else len(text)
-            content += text[start:at]
-            wrong_how = f"cannot be read ({error})" if complete else "is not closed, the reply stops in it"
-            problems.append(f"<tool_call> {n} {wrong_how}; it is kept in the content.")
-    rest += text[at:]
-    if rest.strip():
-        problems.append("there is text after a tool call; it is kept at the end of the content.")
-        content += rest
-    return content, calls, complete
-
-
-_CLOSE = re.compile(r"\s*</tool_call>")
-_FUNCTION = re.compile(r"\s*<function=([^>\n]+)>\s*")
-_PARAMETER = re.compile(
-    r"<parameter=([^>\n]+)>\n?(.*?)\n?</parameter>\s*(?=<parameter=|</function>\s*</tool_call>)", re.DOTALL
-)
-_END = re.compile(r"\s*</function>\s*</tool_call>")
-Read = tuple[Json, int, list[str]]  # a call, where it ends, values of another type
-
-
-def _json_call(text: str, start: int) -> Read:
-    """The JSON says itself where it ends: it may hold "</tool_call>"."""
-    start += len(text[start:]) - len(text[start:].lstrip())
-    call, at = json.JSONDecoder().raw_decode(text, start)
-    if not (end := _CLOSE.match(text, at)):
-        raise ValueError("something other than </tool_call> follows its JSON")
-    if not isinstance(call, dict) or not isinstance(call.get("name"), str):
-        raise ValueError("its JSON is not an object with a name")
-    if not isinstance(call.get("arguments"), dict):
-        raise ValueError("it has no object of arguments")
-    return {"name": call["name"], "arguments": call["arguments"]}, end.end(), []
-
-
-def _xml_call(text: str, start: int, types: Json) -> Read:
-    if not (function := _FUNCTION.match(text, start)):
-        raise ValueError("it does not begin with <function=NAME>")
-    at, wrong = function.end(), []
-    arguments: Json = {}
-    schemas = types.get(function[1])
-    while parameter := _PARAMETER.match(text, at):
-        key, value = parameter.groups()
-        schema = schemas.get(key) if isinstance(schemas, dict) else None
-        kind = schema.get("type") if isinstance(schema, dict) else None
-        try:
-            arguments[key] = _typed(value, kind)
-        except (ValueError, RecursionError):
-            arguments[key] = value
-            wrong.append(f"gives {key!r} as {value!r}, which is not of type {kind!r}")
-        at = parameter.end()
-    if not (end := _END.match(text, at)):
-        raise ValueError("a parameter or the function is not closed in the form of the template")
-    return {"name": function[1], "arguments": arguments}, end.end(), wrong
-
-
-def _schemas(tools: Sequence[Json]) -> Json:
-    """The schemas of the parameters, by the name of their function."""
-    found = {}
-    for tool in tools:
-        function = tool.get("function", tool)
-        if isinstance(function, dict) and isinstance(function.get("parameters"), dict):
-            found[str(function.get("name"))] = function["parameters"].get("properties")
-    return found
-
-
-def _typed(value: str, kind: Any) -> Any:
-    """A value of Coder's XML as its schema's type or types. Raises ValueError if it is of none."""
-    fits = {"object": dict, "array": list, "integer": int, "number": int | float, "null": type(None)}
-    kinds = {str(k) for k in (kind if isinstance(kind, list) else [kind])}
-    if "string" in kinds or not kinds & {"boolean", *fits}:
-        return value
-    word = value.strip()
-    if word in ("null", "None"):  # as JSON and as the template write it, whatever the type
-        return None
-    if "boolean" in kinds and word.lower() in ("true", "false"):
-        return word.lower() == "true"
-    found = json.loads(word)
-    if isinstance(found, bool) or not any(isinstance(found, fits[k]) for k in kinds & fits.keys()):
-        raise ValueError
-    return found

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "qwen3_ref"
 ROOMS = {
     "store": "errors files progress hub fingerprint shipped checkpoint",
-    "": "arrays facts rope config numpy_ref moe cache model tokenizer chat reply",
+    "": "arrays facts rope config numpy_ref moe cache model tokenizer chat calls reply",
     "decode": "sampling budget profile generation dialogue",
     "official": "snapshots verify",
     "tasks": "problems documents",

@@ -1,24 +1,28 @@
-"""Prompts against what the official templates render, and replies against the turns they came from."""
+"""Prompts against what the official templates render."""
 
 from __future__ import annotations
 
 import functools
 import json
+import math
 import random
+import re
 from collections.abc import Callable
 from typing import Any, get_args
 
+import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers.normalizers import NFC
 
 from qwen3_ref.chat import Template, encode_chat, render_chat
-from qwen3_ref.reply import Reply, parse_reply
 from qwen3_ref.tokenizer import CONTROL_TOKENS, Tokenizer
-from tests.conversations import GOLDENS, HELLO, NAMES, arguments_of, conversations, prose, values, words
+from tests.conversations import GOLDENS, HELLO, arguments_of, conversations, words
 
 TEMPLATES: tuple[Any, ...] = get_args(Template)
+THINKERS = ("qwen3", "qwen3-thinking-2507")
+CODER: Any = {"template": "qwen3-coder"}
 
 
 @functools.cache
@@ -120,17 +124,35 @@ def test_coder_by_hand() -> None:
 
 
 def test_goldens_encoded() -> None:
-    """decode(encode_chat) is the rendered text; where no caller's string looks like a control token,
-    the ids are those of the rendered text."""
-    tok, equal = official(), 0
+    """decode(encode_chat) is the rendered text, but where that loses words; where no caller's string
+    looks like a control token, the ids are those of the rendered text."""
+    tok, equal, lossy = official(), 0, 0
     for case in GOLDENS["cases"]:
         ids = encode_chat(tok, case["messages"], **arguments_of(case))
+        if case["template"] in THINKERS and any(map(cut_in_an_answer, case["messages"])):
+            ours, official_words = (
+                re.sub(r"</?think>|\s", "", text) for text in (tok.decode(ids), nfc(case["rendered"]))
+            )
+            more = len(ours) - len(official_words)
+            assert more >= 0  # none, where what is cut off are thoughts of Thinking-2507
+            lossy += more > 0
+            continue
         assert tok.decode(ids) == nfc(case["rendered"])
         given_text = json.dumps([case["messages"], case["tools"]], ensure_ascii=False)
         if not any(token in given_text for token in CONTROL_TOKENS):
             assert ids == tok.encode(case["rendered"], allow_control_tokens=True)
             equal += 1
-    assert equal >= 15
+    assert equal >= 15 and lossy >= 20
+
+
+def cut_in_an_answer(message: dict[str, Any]) -> bool:
+    """Whether the official template cuts an assistant's content somewhere else than behind the thoughts
+    that it begins with: it drops what is before the last <think> in them, and between two </think>."""
+    if message["role"] != "assistant" or message.get("reasoning_content") is not None:
+        return False
+    first, *others = (message["content"] or "").split("</think>")
+    one_block = first.lstrip().startswith("<think>") and first.count("<think>") == 1
+    return bool(others) and not (one_block and len(others) == 1)
 
 
 @settings(max_examples=150, deadline=None)
@@ -222,193 +244,16 @@ def test_tokenizer_without_the_marks() -> None:
         encode_chat(tok, HELLO, enable_thinking=False)
 
 
-# -- round trips ------------------------------------------------------------------------------------
-
-
-def reply_text(messages: list[dict[str, Any]], **options: Any) -> str:
-    """What a model would have had to write after the prompt to give the last turn."""
-    whole = render_chat(messages, add_generation_prompt=False, **options)
-    prompt = render_chat(messages[:-1], **options)
-    assert whole.startswith(prompt)
-    return whole.removeprefix(prompt)
-
-
-@settings(max_examples=250, deadline=None)
-@given(conversations(prose), st.sampled_from(TEMPLATES))
-def test_round_trip(conversation: tuple[list[dict[str, Any]], Any], template: Any) -> None:
-    messages, tools = conversation
-    last = messages[-1]
-    got = parse_reply(reply_text(messages, tools=tools, template=template), template=template)
-    content, reasoning = last["content"], None
-    if template in ("qwen3", "qwen3-thinking-2507"):
-        content, reasoning = content.lstrip("\n"), last.get("reasoning_content", "").strip("\n") or None
-    calls = last.get("tool_calls", [])
-    if template == "qwen3-coder" and calls:
-        content = content.strip()
-    assert got == Reply(reasoning, content, calls)
-    if content or not last["content"]:  # else see test_a_quirk_of_the_template
-        again = render_chat([*messages[:-1], got.message()], add_generation_prompt=False, template=template)
-        assert again == render_chat(messages, add_generation_prompt=False, template=template)
-
-
-@settings(max_examples=100, deadline=None)
-@given(conversations(prose))
-def test_round_trip_without_thinking(conversation: tuple[list[dict[str, Any]], Any]) -> None:
-    """KNOWN_BUGS 39: with thinking off the prompt holds the block, and all of the reply is the answer."""
-    messages, _ = conversation
-    messages[-1].pop("reasoning_content", None)
-    got = parse_reply(reply_text(messages, enable_thinking=False), enable_thinking=False)
-    assert got == Reply(None, messages[-1]["content"].lstrip("\n"), messages[-1].get("tool_calls", []))
-
-
-@settings(max_examples=100, deadline=None)
-@given(st.dictionaries(NAMES, values, max_size=4))
-def test_types_of_arguments(arguments: dict[str, Any]) -> None:
-    """JSON calls keep them; Coder's XML gets them back from the schemas, and has strings without."""
-    turn = {"role": "assistant", "content": "", "tool_calls": [{"name": "f", "arguments": arguments}]}
-    want = [{"name": "f", "arguments": arguments}]
-    for template in ("qwen3", "qwen3-instruct-2507"):
-        text = reply_text([*HELLO, turn], template=template)
-        assert parse_reply(text, template=template).tool_calls == want
-    kinds = {bool: "boolean", int: "integer", float: "number", list: "array", dict: "object"}
-    kinds |= {str: "string", type(None): ["integer", "null"]}
-    properties = {key: {"type": kinds[type(value)]} for key, value in arguments.items()}
-    tools = [{"function": {"name": "f", "parameters": {"properties": properties}}}]
-    text = reply_text([*HELLO, turn], template="qwen3-coder")
-    got = parse_reply(text, template="qwen3-coder", tools=tools)
-    assert got == Reply(None, "", want)
-    assert [*map(type, got.tool_calls[0]["arguments"].values())] == [*map(type, arguments.values())]
-    untyped = parse_reply(text, template="qwen3-coder").tool_calls[0]["arguments"]
-    assert all(isinstance(value, str) for value in untyped.values()) and untyped.keys() == arguments.keys()
-
-
-# -- replies by hand --------------------------------------------------------------------------------
-
-CALL = '<tool_call>\n{"name": "f", "arguments": {"x": 1}}\n</tool_call>'
-XML = "<tool_call>\n<function=f>\n<parameter=x>\n{}\n</parameter>\n</function>\n</tool_call>"
-THINKING: Any = {"template": "qwen3-thinking-2507"}
-INSTRUCT: Any = {"template": "qwen3-instruct-2507"}
-CODER: Any = {"template": "qwen3-coder"}
-OFF: Any = {"enable_thinking": False}
-
-
-def typed(kind: Any) -> Any:
-    return CODER | {"tools": [{"name": "f", "parameters": {"properties": {"x": {"type": kind}}}}]}
-
-
-def called(x: Any) -> list[dict[str, Any]]:
-    return [{"name": "f", "arguments": {"x": x}}]
-
-
-NO_X = [{"name": "f", "arguments": {}}]
-SPOKEN = "write </think> to end, <think> to begin"
-
-
-@pytest.mark.parametrize(
-    ("text", "options", "want"),
-    [
-        ("<think>\na\n\nb\n</think>\n\n4<|im_end|>", {}, Reply("a\n\nb", "4")),
-        ("a\n</think>\n\n4<|im_end|>\n", THINKING, Reply("a", "4")),
-        ("a <think> b\n</think>\n\n4", THINKING, Reply("a <think> b", "4")),
-        ("a\n</think>\n\n4", {}, Reply("a", "4")),  # whose prompt had opened the block
-        ("<think>\na\n</think>\n\n4", THINKING, Reply("a", "4")),
-        ("<think>\n\n</think>\n\n4", {}, Reply(None, "4")),
-        ("4<|im_end|><|endoftext|><|endoftext|>", {}, Reply(None, "4")),
-        (SPOKEN, OFF, Reply(None, SPOKEN)),
-        ("<think>\na\n</think>\n\n4", OFF, Reply("a", "4")),
-        ("", {}, Reply(None, "")),
-        ("<think>x</think>", INSTRUCT, Reply(None, "<think>x</think>")),
-        ("<think>x</think>", CODER, Reply(None, "<think>x</think>")),
-        (f"{CALL}\n{CALL}<|im_end|>", INSTRUCT, Reply(None, "", called(1) * 2)),
-        (f"<think>\na\n</think>\n\nb\n{CALL}", {}, Reply("a", "b", called(1))),
-        (f"b\n\n{CALL}", {}, Reply(None, "b\n", called(1))),
-        ('<tool_call>{"arguments":{},"name":"f"}</tool_call>', {}, Reply(None, "", NO_X)),
-        (CALL.replace("1", '"</tool_call>"'), {}, Reply(None, "", called("</tool_call>"))),
-        (CALL.replace("1", '"</think>"'), {}, Reply(None, "", called("</think>"))),
-        (CALL.replace("1", '"<think>"'), {}, Reply(None, "", called("<think>"))),
-        (f"say <tool_call>?\n</think>\n\n{CALL}", {}, Reply("say <tool_call>?", "", called(1))),
-        (f"b\n\n{XML.format(1)}", CODER, Reply(None, "b", called("1"))),
-        (f" b \n\n{XML.format(1)}", typed(["integer"]), Reply(None, "b", called(1))),
-        (XML.format(1), typed("integer"), Reply(None, "", called(1))),
-        (XML.format(1), typed(["integer", "string"]), Reply(None, "", called("1"))),
-        (XML.format("1e3"), typed("number"), Reply(None, "", called(1000.0))),
-        (XML.format("True"), typed(["boolean", "null"]), Reply(None, "", called(True))),
-        (XML.format("null"), typed("object"), Reply(None, "", called(None))),
-        (XML.format("null"), typed("string"), Reply(None, "", called("null"))),
-        (XML.format("[1]"), typed({"odd": 1}), Reply(None, "", called("[1]"))),
-        (XML.format("\na\n"), CODER, Reply(None, "", called("\na\n"))),
-        ("<tool_call><function=f></function></tool_call>", CODER, Reply(None, "", NO_X)),
-    ],
-)
-def test_replies_by_hand(text: str, options: Any, want: Reply) -> None:
-    assert parse_reply(text, **options) == want
-
-
-@pytest.mark.parametrize(
-    ("text", "options", "parts", "problem"),
-    [
-        ("<think>\na", {}, ("a", "", 0, False), "<think> is not closed"),
-        ("a, cut", THINKING, ("a, cut", "", 0, False), "<think> is not closed"),
-        ("", THINKING, (None, "", 0, False), "<think> is not closed"),
-        ("b <think>\na", {}, ("a", "b ", 0, False), "text before <think>"),
-        ("b <think>a</think>c", {}, ("a", "b c", 0, True), "text before <think>"),
-        ("<think>a</think>b</think> c", {}, ("a", "b</think> c", 0, True), "a second </think> behind"),
-        ("a</think>b</think> c", THINKING, ("a", "b</think> c", 0, True), "a second </think> behind"),
-        ("<think>a</think>b<think>c</think>", {}, ("a", "b<think>c</think>", 0, True), "second <think>"),
-        (f"<think>\na\n{CALL}", {}, (f"a\n{CALL}", "", 0, False), "<think> is not closed"),
-        (f"{CALL}\n<tool_call>", {}, (None, "<tool_call>", 1, False), "<tool_call> 2 is not closed"),
-        (f"a\n{CALL}\nb", {}, (None, "a\nb", 1, True), "text after a tool call"),
-        ("4<|im_end|>\n<|im_start|>user\n5", {}, (None, "4", 0, True), "text after the end of the turn"),
-        (XML.format("one"), typed("integer"), (None, "", 1, True), "'x' as 'one', which is not of type"),
-        (XML.format("true"), typed("number"), (None, "", 1, True), "not of type 'number'"),
-        (XML.format("[1"), typed("array"), (None, "", 1, True), "not of type 'array'"),
-        # from here on all of the text stays in the content
-        ("4\n<|im_start|>user\n5", {}, (None, ..., 0, True), "a new turn starts"),
-        ('<tool_call>\n{"name": "f", "argu', {}, (None, ..., 0, False), "is not closed"),
-        (CALL.removesuffix("</tool_call>"), {}, (None, ..., 0, False), "is not closed"),
-        ("<tool_call>\nf(x)\n</tool_call>", {}, (None, ..., 0, True), "cannot be read"),
-        ("<tool_call>[1]</tool_call>", {}, (None, ..., 0, True), "not an object with a name"),
-        (CALL.replace('{"x": 1}', "3"), {}, (None, ..., 0, True), "no object of arguments"),
-        (CALL.replace("}}", "}} 7"), {}, (None, ..., 0, True), "follows its JSON"),
-        (f"<tool_call>{'[' * 10**5}</tool_call>", {}, (None, ..., 0, True), "1 cannot be read"),
-        (CALL, CODER, (None, ..., 0, True), "does not begin with <function=NAME>"),
-        (
-            XML.replace("\n</parameter>", ""),
-            CODER,
-            (None, ..., 0, True),
-            "parameter or the function is not closed",
-        ),
-        (XML[:40], CODER, (None, ..., 0, False), "the reply stops in it"),
-    ],
-)
-def test_malformed_replies(text: str, options: Any, parts: tuple[Any, ...], problem: str) -> None:
-    got = parse_reply(text, **options)
-    reasoning, content, calls, complete = parts
-    assert (got.reasoning, len(got.tool_calls), got.complete) == (reasoning, calls, complete)
-    assert got.content == (text if content is ... else content)
-    assert any(problem in p for p in got.problems) and all(p.endswith(".") for p in got.problems)
-
-
-BITS = ["<think>", "</think>", "<tool_call>", "</tool_call>", "<|im_end|>", "<|im_start|>", "\n", "ß"]
-BITS += ['{"name": "f", "arguments": {', "}}", "<function=f>", "<parameter=x>", "</parameter>", "</function>"]
-
-
-@settings(max_examples=250, deadline=None)
-@given(st.lists(st.sampled_from(BITS), max_size=14).map("".join), st.sampled_from(TEMPLATES), st.booleans())
-@example("<tool_call><function=f><parameter=x>", "qwen3-coder", True)
-def test_any_text_is_taken_apart(text: str, template: Any, thinking: bool) -> None:
-    """Never an exception; what is incomplete says why; and no letter of the answer is lost."""
-    got = parse_reply(text, template=template, enable_thinking=thinking)
-    assert got.problems or got.complete
-    if template != "qwen3-coder":  # where a second parameter of a name replaces the first
-        kept = f"{got.reasoning}{got.content}{got.tool_calls}"
-        assert kept.count("ß") == text.partition("<|im_end|>")[0].count("ß")
-    render_chat([*HELLO, got.message()], template=template)
-
-
 # -- bad input --------------------------------------------------------------------------------------
 
 FIRST, SECOND = r"messages\[0\] ", r"messages\[1\] "
+
+
+def nested(levels: int) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for _ in range(levels):
+        found = {"x": found}
+    return found
 
 
 def asks(call: Any) -> Any:
@@ -423,13 +268,49 @@ def asks(call: Any) -> Any:
         ([*HELLO, "x"], {}, SECOND + "is a str; give a dict"),
         ([{"role": "developer", "content": "x"}], {}, FIRST + "has the role 'developer'; the roles are"),
         ([{"content": "x"}], {}, FIRST + "has the role None"),
-        ([*HELLO, {"role": "user", "content": [{}]}], {}, SECOND + r"\(user\) has content of type list"),
+        ([*HELLO, {"role": "user", "content": []}], {}, SECOND + r"\(user\) has content of type list"),
+        ([*HELLO, {"role": "user", "content": [{}]}], {}, SECOND + "has content with a part of type None"),
+        (
+            [{"role": "user", "content": [{"type": "image_url"}]}],
+            {},
+            FIRST + "has content with a part of type 'im",
+        ),
+        ([{"role": "user", "content": ["Hi"]}], {}, FIRST + "has content with a part of type str"),
+        (
+            [{"role": "user", "content": [{"type": "text"}]}],
+            {},
+            FIRST + "has content with a part of type 'text'",
+        ),
+        (HELLO, {"enable_thinking": 0}, "enable_thinking is 0; give True or False"),
+        (HELLO, {"enable_thinking": None}, "enable_thinking is None; give True or False"),
+        (HELLO, {"enable_thinking": "false"}, "enable_thinking is 'false'; give True or False"),
+        (HELLO, {"add_generation_prompt": 1}, "add_generation_prompt is 1; give True or False"),
+        (HELLO, {"template": 3 * "long " * 99}, r"no template '(long ){15}long '\.\.\.; the"),
         ([{"role": "user"}], {}, FIRST + r"\(user\) has no content; give a string"),
         ([{"role": "assistant", "content": None}], {}, FIRST + r"\(assistant\) has no content"),
         ([HELLO[0] | {"reasoning_content": 1}], {}, FIRST + "has reasoning_content that is no string"),
         (asks({"name": "f"}), {}, SECOND + "has tool_calls of type dict; give a list"),
         (asks([{"arguments": {}}]), {}, SECOND + "has a tool call without a name"),
-        (asks([{"name": "f"}]), {}, SECOND + "calls 'f' with arguments that are neither.*give {}"),
+        (
+            asks([{"name": "f", "arguments": 0}]),
+            {},
+            SECOND + "calls 'f' with arguments that are neither.*give {}",
+        ),
+        (
+            asks([{"name": "f", "arguments": False}]),
+            CODER,
+            SECOND + "calls 'f' with arguments that are neither",
+        ),
+        (asks([{"name": "f", "arguments": "x=1"}]), {}, SECOND + "calls 'f' with arguments that are neither"),
+        (asks([{"name": "f", "arguments": "[1]"}]), {}, SECOND + "calls 'f' with arguments that are neither"),
+        (asks([{"name": "f", "arguments": {"x": math.nan}}]), {}, SECOND + "holds what JSON cannot write"),
+        (
+            asks([{"name": "f", "arguments": {"x": [math.inf]}}]),
+            CODER,
+            SECOND + "holds what JSON cannot write",
+        ),
+        (asks([{"name": "f", "arguments": {"x": b"1"}}]), {}, SECOND + "holds what JSON cannot write.*bytes"),
+        (asks([{"name": "f", "arguments": nested(10**5)}]), {}, SECOND + "holds what JSON cannot write"),
         (asks([{"name": "f", "arguments": [1]}]), CODER, SECOND + "calls 'f' with arguments that are"),
         (asks([{"name": "f", "arguments": "x=1"}]), CODER, SECOND + "calls 'f' with arguments that are"),
         (asks([{"name": "f", "arguments": {"x": {1}}}]), {}, SECOND + "holds what JSON cannot write.*set"),
@@ -447,13 +328,77 @@ def test_bad_input(messages: Any, options: Any, message: str) -> None:
         encode_chat(official(), messages, **options)
 
 
-def test_bad_input_of_the_parser() -> None:
-    with pytest.raises(ValueError, match="no template 'x'"):
-        parse_reply("4", template="x")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="tools must be"):
-        parse_reply("4", tools=[print])  # type: ignore[list-item]
-
-
 def test_a_string_of_json_is_accepted_as_arguments() -> None:
     one, other = (asks([{"name": "f", "arguments": a}]) for a in ({"x": 1}, '{"x": 1}'))
     assert all(render_chat(one, template=t) == render_chat(other, template=t) for t in TEMPLATES)
+
+
+@pytest.mark.parametrize("nothing", [{}, {"arguments": None}, {"arguments": ""}, {"arguments": " \n"}])
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_a_call_without_arguments_has_an_empty_object(nothing: Any, template: Any) -> None:
+    """The official JSON templates write `"arguments": }` for an empty string, and fail if there are none."""
+    bare = render_chat(asks([{"name": "f", **nothing}]), template=template)
+    assert bare == render_chat(asks([{"name": "f", "arguments": {}}]), template=template)
+    assert ('"arguments": {}}' in bare) is (template != "qwen3-coder")
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    theirs = {"n": np.int64(5), "x": [np.float32(0.5), np.uint8(7)], "big": 10**400}
+    ours = {"n": 5, "x": [0.5, 7], "big": 10**400}
+    for template in TEMPLATES:
+        one, other = (asks([{"name": "f", "arguments": a}]) for a in (theirs, ours))
+        assert render_chat(one, template=template) == render_chat(other, template=template)
+
+
+def test_a_content_in_parts_is_its_text() -> None:
+    parts = [{"type": "text", "text": "Hel"}, {"type": "text", "text": "lo"}]
+    for template in TEMPLATES:
+        messages = [{"role": role, "content": parts} for role in ("system", "user", "assistant", "tool")]
+        plain = [message | {"content": "Hello"} for message in messages]
+        assert render_chat(messages, template=template) == render_chat(plain, template=template)
+        assert messages[0]["content"] is parts, "what was given stays as it was"
+
+
+# -- no word of an answer is lost -------------------------------------------------------------------
+
+WRITE = "Write </think> to close."
+
+
+@pytest.mark.parametrize(
+    ("content", "thoughts", "answer"),
+    [
+        (WRITE, "", WRITE),
+        ("Write <think> first, then </think>.", "", "Write <think> first, then </think>."),
+        ("<think>\na\n</think>\n\nb </think> c", "a", "b </think> c"),
+        ("<think>\na <think> b\n</think>\n\nc", "a <think> b", "c"),
+        ("\n<think>\na\n</think>\n\nb", "a", "b"),
+    ],
+)
+def test_no_word_of_a_content_is_lost(content: str, thoughts: str, answer: str) -> None:
+    """Where the official template would cut an assistant's content at a mark that it only names."""
+    tok, turn = official(), {"role": "assistant", "content": content}
+    now = tok.decode(encode_chat(tok, [*HELLO, turn], add_generation_prompt=False))
+    assert now.endswith(f"assistant\n<think>\n{thoughts}\n</think>\n\n{answer}<|im_end|>\n")
+    later = tok.decode(encode_chat(tok, [*HELLO, turn, *HELLO]))
+    assert f"assistant\n{answer}<|im_end|>\n" in later, "as history, without its thoughts"
+    apart = turn | {"reasoning_content": thoughts, "content": answer}
+    assert now == render_chat([*HELLO, apart], add_generation_prompt=False)
+
+
+def test_a_stored_reply_of_the_thinking_model_has_thoughts() -> None:
+    """Its prompt opens the block, so that the reply alone begins with the thoughts."""
+    tok, turn = official(), {"role": "assistant", "content": "a\n</think>\n\nb </think> c"}
+    options: Any = {"template": "qwen3-thinking-2507", "add_generation_prompt": False}
+    now = tok.decode(encode_chat(tok, [*HELLO, turn], **options))
+    assert now.endswith("<think>\na\n</think>\n\nb </think> c<|im_end|>\n")
+    assert "assistant\nb </think> c<|im_end|>" in tok.decode(
+        encode_chat(tok, [*HELLO, turn, *HELLO], **options)
+    )
+
+
+def test_render_chat_cuts_as_the_official_template_does() -> None:
+    for content, rest in ((WRITE, " to close."), ("a </think> b </think> c", " c")):
+        turn = {"role": "assistant", "content": content}
+        assert f"assistant\n{rest}<|im_end|>" in render_chat([*HELLO, turn, *HELLO])
+        whole = render_chat([*HELLO, turn | {"reasoning_content": ""}, *HELLO])
+        assert f"assistant\n{content}<|im_end|>" in whole

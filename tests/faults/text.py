@@ -11,7 +11,7 @@ PLAIN = """\
 PUBLISHED = "test_tokenizer:test_published_encodings"
 IMPLEMENTATIONS = "test_tokenizer:test_real_text_in_every_implementation"
 MODES, TURNS = "test_chat:test_both_modes_by_hand", "test_chat:test_many_turns_by_hand"
-REPLIES, MALFORMED = "test_chat:test_replies_by_hand", "test_chat:test_malformed_replies"
+REPLIES, MALFORMED = "test_reply:test_replies_by_hand", "test_reply:test_malformed_replies"
 
 
 FAULTS = [
@@ -155,8 +155,8 @@ FAULTS = [
         rows="39",
         words="with thinking off, the answer up to a </think> it mentions is taken for thoughts",
         module="reply",
-        right='or (thinking and _opened_before(pieces)))',
-        wrong="or _opened_before(pieces))",
+        right="or (thinking and _opened_before([m for _, m in pieces]))",
+        wrong="or _opened_before([m for _, m in pieces])",
         by=(REPLIES,),
     ),
     Fault(
@@ -164,8 +164,8 @@ FAULTS = [
         rows="39",
         words="thoughts land in the content",
         module="reply",
-        right="    if not begins and not inside and not thinking:",
-        wrong="    if not begins and not inside and thinking:",
+        right="    if not (begins or opened or thinking):",
+        wrong="    if not (begins or opened or not thinking):",
         by=(REPLIES,),
     ),
     Fault(
