@@ -12,8 +12,11 @@ unit notebooks-test notebooks figures: export HF_HUB_OFFLINE := 1
 .PHONY: lab test lint unit notebooks-test notebooks figures clean
 .NOTPARALLEL:
 
+# Jupyter wants to hear from root, who is alone in a container, that it is meant. LAB holds more options:
+# make lab LAB="--ip=0.0.0.0 --no-browser" is for a container whose port 8888 is published.
 lab: .venv/ready
-	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/notebooks/00_tour.ipynb
+	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) \
+	    --LabApp.default_url=/lab/tree/notebooks/00_tour.ipynb $(LAB)
 
 test: lint unit notebooks-test
 
@@ -22,7 +25,7 @@ lint: .venv/ready
 	$(BIN)/mypy
 
 unit: .venv/ready
-	$(BIN)/python -m pytest -n 2 tests
+	$(BIN)/python -m pytest -n 2 --durations=10 tests
 
 notebooks-test: .venv/ready
 	QWEN3_FIGURES=check $(BIN)/python -m pytest -n 2 --dist loadscope --nbval --nbval-current-env \
@@ -33,8 +36,10 @@ notebooks figures: .venv/ready
 	$(BIN)/python tests/execute_notebooks.py
 
 .venv/ready: requirements.lock pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else \
-	    f"Python {sys.version.split()[0]} is too old: 3.11 or newer is needed; try make PYTHON=python3.12")'
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "error: Python " + \
+	    sys.version.split()[0] + " is too old: 3.11 or newer is needed; try make PYTHON=python3.12")'
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "error: $(PYTHON) has no venv module;" \
+	    "install it (Debian and Ubuntu: apt install python3-venv), or give another PYTHON=." >&2; exit 1; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --requirement requirements.lock
 	$(BIN)/pip install --quiet --no-deps --editable .

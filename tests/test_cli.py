@@ -223,7 +223,6 @@ def test_info_of_a_directory(small: Path, capsys: pytest.CaptureFixture[str]) ->
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
-        ([], 2, "a command is needed"),
         (["fly"], 2, "there is no command 'fly'"),
         (["info", "Qwen3-8b-base"], 2, "did you mean Qwen3-8B-Base"),
         (["info", "./nowhere"], 2, "there is no directory ./nowhere"),

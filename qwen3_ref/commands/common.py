@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import difflib
 import os
 import sys
-from collections.abc import Callable
-from typing import NoReturn, TypeVar
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+from rich.console import Console
+from rich.padding import Padding
+from rich.text import Text
 
 from qwen3_ref.config import ConfigError
 from qwen3_ref.official.snapshots import official_name
 
 Number = TypeVar("Number", int, float)
+MODULE = "python -m qwen3_ref"
 NAME_OR_DIR = "a name such as Qwen3-0.6B or qwen3-nano, or the directory of a checkpoint"
 
 
@@ -20,12 +28,41 @@ class Misuse(Exception):
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse, with errors of one line."""
+    """argparse, whose errors are Misuse, and name the option that was meant."""
 
     def error(self, message: str) -> NoReturn:
-        """Exit with code 2."""
-        print(f"error: {message}; see `{self.prog} --help`.", file=sys.stderr)
-        sys.exit(2)
+        """Raise Misuse."""
+        raise Misuse(f"{message}; see `{self.prog} --help`.")
+
+    def parse_args(self, words: Any = None, namespace: Any = None) -> Any:
+        """Read a command's words. Raises Misuse."""
+        args, unknown = self.parse_known_args(words, namespace)
+        if unknown:
+            wrong = unknown[0].partition("=")[0]
+            near = difflib.get_close_matches(wrong, self._option_string_actions, n=1, cutoff=0.7)
+            hint = f"; did you mean {near[0]}" if near and wrong.startswith("-") else ""
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
+        return args
+
+
+def program() -> str:
+    """What the user typed to get here."""
+    return "qwen3-ref" if Path(sys.argv[0]).stem == "qwen3-ref" else MODULE
+
+
+def as_called(text: str | None) -> str:
+    """A text that names the program, with the name it was called by."""
+    return (text or "").replace(MODULE, program())
+
+
+def complain(message: str) -> None:
+    """An error on stderr: one line, whatever it quotes, and short enough to be read."""
+    line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in as_called(message))
+    if len(line) > 1_000:
+        line = f"{line[:600]} ... {line[-300:]}"
+    if sys.stderr is not None:
+        with contextlib.suppress(OSError):  # the exit code has to say it then
+            print(f"error: {line}", file=sys.stderr, flush=True)
 
 
 def at_least(least: Number, end: float = float("inf")) -> Callable[[str], Number]:
@@ -59,3 +96,15 @@ def official(name: str) -> str:
         if os.sep in name.removeprefix("Qwen/"):
             raise Misuse(f"there is no directory {name}; give a checkpoint's, or an official name.") from None
         raise Misuse(str(error)) from None
+
+
+def narrow(out: Console) -> bool:
+    """Whether tables, which are made for 80 columns, have to be stacked: a block a row."""
+    return out.width < 80
+
+
+def stacked(out: Console, head: str, lines: Iterable[str], style: str = "bold") -> None:
+    """A row of a table in a narrow terminal: its head, and beneath it the rest, wrapped and indented."""
+    out.print(Text(head, style=style))
+    for line in lines:
+        out.print(Padding(Text(line), (0, 0, 0, 2), expand=False))

@@ -1,8 +1,25 @@
-"""Shapes, parameters, memory and work of a model."""
+"""Shapes, parameters, memory and work of a model.
+
+--json prints an object (of the whole family: a list of them) with these keys, null where nothing is
+known; later versions may add keys, none goes or changes its meaning:
+
+  name, repo, kind, released      as published; of any other checkpoint: as asked for, nulls
+  directory                       where the checkpoint lies on this machine
+  config_status, config_sha256    "verified" or "unverified" against the official file, and its hash
+  config                          the fields of config.json
+  context_length                  tokens, with what YaRN adds
+  parameters                      total, active (for a token), non_embedding
+  weight_bytes                    of the weights in bf16
+  kv_cache_bytes                  in bf16, by tokens held: "4096", "32768", "131072"
+  flops_per_token                 by tokens seen before: "0", "32768"
+"""
 
 from __future__ import annotations
 
 import argparse
+import json
+from pathlib import Path
+from typing import Any
 
 from rich import box
 from rich.console import Console
@@ -10,12 +27,14 @@ from rich.table import Table
 from rich.text import Text
 
 from qwen3_ref import facts
-from qwen3_ref.commands.common import NAME_OR_DIR, official, unit
+from qwen3_ref.commands.common import NAME_OR_DIR, narrow, official, stacked, unit
 from qwen3_ref.config import Qwen3Config
 from qwen3_ref.official.snapshots import find_official
 from qwen3_ref.store.shipped import local_directory
 
 _LENGTHS = (4_096, 32_768, 131_072)
+_SEEN = (0, 32_768)  # tokens before the one whose work is counted
+_HEADINGS = ("checkpoint", "total", "active", "layers", "experts", "context", "bytes")
 
 
 def _short(number: float) -> str:
@@ -23,35 +42,46 @@ def _short(number: float) -> str:
     return f"{number / 1e9:.3g}B" if number >= 1e9 else f"{number / 1e6:.3g}M"
 
 
-def family_table() -> Table:
-    """Every official open-weight checkpoint, a line each."""
-    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))  # fits 80 columns
-    table.add_column("checkpoint", no_wrap=True)
-    for heading in ("total", "active", "layers", "experts", "context", "bytes"):
-        table.add_column(heading, justify="right", no_wrap=True)
+def _family() -> list[tuple[str, ...]]:
+    """Every official open-weight checkpoint, a cell for each of _HEADINGS."""
+    rows: list[tuple[str, ...]] = []
     for name, model in facts.official_models().items():
         if model["config"] is None:
             continue
         c = Qwen3Config.named(name)
-        table.add_row(
-            name + ("" if model["config_status"] == "verified" else " *"),
-            _short(c.num_parameters()),
-            _short(c.num_active_parameters()) if c.is_moe else "",
-            str(c.num_hidden_layers),
-            f"{c.num_experts}/{c.num_experts_per_tok}" if c.is_moe else "",
-            f"{c.context_length:,}",
-            unit(c.weight_bytes(), "B"),
+        rows.append(
+            (
+                name + ("" if model["config_status"] == "verified" else " *"),
+                _short(c.num_parameters()),
+                _short(c.num_active_parameters()) if c.is_moe else "",
+                str(c.num_hidden_layers),
+                f"{c.num_experts}/{c.num_experts_per_tok}" if c.is_moe else "",
+                f"{c.context_length:,}",
+                unit(c.weight_bytes(), "B"),
+            )
         )
-    return table
+    return rows
 
 
-def model_table(config: Qwen3Config) -> Table:
-    """One model: shapes, parameters, memory and work, in sections."""
+def _print_family(out: Console) -> None:
+    if narrow(out):
+        for name, *cells in _family():
+            said = [f"{heading} {cell}" for heading, cell in zip(_HEADINGS[1:], cells, strict=True) if cell]
+            stacked(out, name, [", ".join(said)])
+    else:
+        table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
+        for heading in _HEADINGS:
+            table.add_column(heading, justify="left" if heading == "checkpoint" else "right", no_wrap=True)
+        for row in _family():
+            table.add_row(*row)
+        out.print(table)
+    out.print("total, active: parameters; experts: all / used by a token; bytes: bf16.")
+    out.print("* config seen in copies only, not proved against the official file.")
+
+
+def _rows(config: Qwen3Config) -> list[tuple[str, str, str]]:
+    """One model: (section, "" where it goes on; what; how much)."""
     c = config
-    table = Table(box=box.SIMPLE, show_header=False, pad_edge=False)
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(no_wrap=True)
-    table.add_column()
     heads = f"{c.num_attention_heads} query, {c.num_key_value_heads} KV heads of {c.head_dim}"
     rows: list[tuple[str, str, str]] = [
         ("Shape", "layers", f"{c.num_hidden_layers}"),
@@ -80,27 +110,70 @@ def model_table(config: Qwen3Config) -> Table:
         beyond = " (beyond the context)" if length > c.context_length else ""
         size = unit(c.kv_cache_bytes(length), "B")
         rows.append(("", f"KV cache, {length // 1024}K tokens", f"{size} in bf16{beyond}"))
-    for length, when in ((0, "the first of a text"), (32_768, "after 32K tokens")):
+    for length, when in zip(_SEEN, ("the first of a text", "after 32K tokens"), strict=True):
         flops = unit(c.flops_per_token(length), "FLOP")
         rows.append(("" if length else "Work", "" if length else "to process a token", f"{flops}, {when}"))
-    for row in rows:
-        if row[0]:
+    return rows
+
+
+def _print_model(out: Console, config: Qwen3Config) -> None:
+    table = Table(box=box.SIMPLE, show_header=False, pad_edge=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(no_wrap=True)
+    table.add_column()
+    blocks: dict[str, list[str]] = {}
+    for section, what, much in _rows(config):
+        if section:
             table.add_section()
-        table.add_row(*row)
-    return table
+        table.add_row(section, what, much)
+        block = blocks.setdefault(section or next(reversed(blocks)), [])
+        block.append(f"{what}: {much}" if what else much)
+    if narrow(out):
+        for section, lines in blocks.items():
+            stacked(out, section, lines)
+    else:
+        out.print(table)
+
+
+def _record(name: str, config: Qwen3Config, directory: Path | None) -> dict[str, Any]:
+    """What `--json` prints of one model; the keys stand in the help."""
+    model = facts.official_models().get(name, {})
+    return {
+        "name": name,
+        "repo": model.get("repo"),
+        "kind": model.get("kind"),
+        "released": model.get("released"),
+        "directory": None if directory is None else str(directory),
+        "config_status": model.get("config_status"),
+        "config_sha256": (model.get("config_proof") or {}).get("sha256"),
+        "config": config.to_dict(),
+        "context_length": config.context_length,
+        "parameters": {
+            "total": config.num_parameters(),
+            "active": config.num_active_parameters(),
+            "non_embedding": config.num_non_embedding_parameters(),
+        },
+        "weight_bytes": config.weight_bytes(),
+        "kv_cache_bytes": {str(length): config.kv_cache_bytes(length) for length in _LENGTHS},
+        "flops_per_token": {str(length): config.flops_per_token(length) for length in _SEEN},
+    }
 
 
 def command(args: argparse.Namespace, out: Console) -> int:
     """The table of the family, or of one model."""
     if args.model is None:
-        out.print(family_table())
-        out.print("total, active: parameters; experts: all / used by a token; bytes: bf16.")
-        out.print("* config seen in copies only, not proved against the official file.")
+        if args.json:
+            open_ones = [name for name, model in facts.official_models().items() if model["config"]]
+            named = [(name, Qwen3Config.named(name), find_official(name)) for name in open_ones]
+            print(json.dumps([_record(*one) for one in named], indent=1))
+        else:
+            _print_family(out)
         return 0
     directory = local_directory(args.model)
     if directory:
         config, title = Qwen3Config.from_pretrained(directory), args.model
         source = f"{directory / 'config.json'}, as found"
+        record = _record(args.model, config, directory) if args.json else {}
     else:
         title = official(args.model)
         config, model = Qwen3Config.named(title), facts.official_models()[title]
@@ -108,10 +181,14 @@ def command(args: argparse.Namespace, out: Console) -> int:
         source = f"official config of {model['repo']}, {model['config_status']}"
         source += f" (sha256 {proof[:12]}...)" if proof else ""
         found = find_official(title)
+        record = _record(title, config, found) if args.json else {}
         title += f": {model['kind']}, {model['released']}"
         source += f"\nOn disk: {found or 'no'}"
+    if args.json:
+        print(json.dumps(record, indent=1))
+        return 0
     out.print(Text(f"\n{title}", style="bold"), soft_wrap=True)
-    out.print(model_table(config))
+    _print_model(out, config)
     out.print(Text(f"Source: {source}"), soft_wrap=True)
     return 0
 
@@ -121,3 +198,4 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "model", nargs="?", metavar="NAME_OR_DIR", help=f"{NAME_OR_DIR}; absent: the whole family"
     )
+    parser.add_argument("--json", action="store_true", help="for programs: see above")

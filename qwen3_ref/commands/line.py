@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import errno
 import importlib
 import os
+import shutil
 import sys
 from collections.abc import Sequence
 
 from rich.console import Console
 
-from qwen3_ref.commands.common import Misuse, Parser
+from qwen3_ref import __version__
+from qwen3_ref.commands.common import Misuse, Parser, as_called, complain, program
 from qwen3_ref.config import ConfigError
 from qwen3_ref.store.checkpoint import CheckpointError
 from qwen3_ref.train.errors import Interrupted, TrainingError
@@ -35,8 +38,9 @@ Qwen3, explained by running it. Commands (each has its own --help):
 NAME is such as Qwen3-0.6B; it is looked for in $QWEN3_WEIGHTS, then in the hub cache. The nano
 family comes with the package: qwen3-nano, qwen3-nano-base, qwen3-nano-moe, qwen3-nano-student.
 """
-PROGRAM = "python -m qwen3_ref"
 COMMANDS = ("info", "fetch", "verify", "chat", "train", "evaluate", "measure")
+# What the system says when an output takes no more: no room (also by quota or by size), or a bad device.
+_OUTPUT = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -44,47 +48,81 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdin, sys.stdout):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(encoding="utf-8", errors="replace")
-    words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         if sys.stdout is None:
             raise Misuse("standard output is closed, so nothing can be shown; leave it open.")
-        if words[:1] in (["-h"], ["--help"]):
-            print(f"usage: {PROGRAM} COMMAND ...\n\n{HELP}", end="")
-            return 0
-        if not words or words[0] not in COMMANDS:
-            raise Misuse(_no_command(words))
-        module = importlib.import_module(f"qwen3_ref.commands.{words[0]}")
-        parser = Parser(
-            prog=f"{PROGRAM} {words[0]}",
-            description=module.__doc__,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        module.add_arguments(parser)
-        code: int = module.command(parser.parse_args(words[1:]), Console(highlight=False))
+        code = _run(list(sys.argv[1:] if arguments is None else arguments))
         sys.stdout.flush()
         return code
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # `info | head`: nobody reads on. (rich exits with 1 itself in this case.)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _forget_output()
         return 1
     except OSError as error:
         message = str(error)
         if error.errno is not None and error.filename is not None:
             message = f"{error.filename} cannot be used ({error.strerror}); check its kind and permissions."
-        elif error.errno is not None:
+        elif error.errno in _OUTPUT:
             message = f"the output cannot be written ({error.strerror}); make room, or send it elsewhere."
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or leaving would try again
-        print(f"error: {message}", file=sys.stderr)
+            _forget_output()
+        complain(message)
+        return 1
+    except MemoryError as error:
+        why = str(error).rstrip(".") or "it asked the system for more and got none"
+        complain(f"there is not enough memory ({why}); take a smaller model, or a smaller dtype or length.")
         return 1
     except (Misuse, CheckpointError, ConfigError, TrainingError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain(str(error))
         return 2 if isinstance(error, Misuse) else 130 if isinstance(error, Interrupted) else 1
 
 
+def _run(words: list[str]) -> int:
+    """Help, the version, or a command."""
+    if words[:1] == ["help"]:  # `help info` is `info --help`
+        words = [*words[1:2], "--help"]
+    if not words or words[0] in ("-h", "--help"):
+        print(f"usage: {program()} COMMAND ...\n\n{HELP}", end="")
+        return 0
+    if words[0] in ("-V", "--version"):
+        print(f"qwen3_ref {__version__}")
+        return 0
+    if words[0] not in COMMANDS:
+        raise Misuse(_no_command(words))
+    module = importlib.import_module(f"qwen3_ref.commands.{words[0]}")
+    try:
+        args = parser_of(words[0]).parse_args(words[1:])
+    except SystemExit:  # it has printed its help
+        return 0
+    # The width is asked for here, since rich takes a dumb terminal for 80 columns wide.
+    code: int = module.command(args, Console(highlight=False, width=shutil.get_terminal_size().columns))
+    return code
+
+
+def parser_of(command: str) -> Parser:
+    """The parser of one of COMMANDS."""
+    module = importlib.import_module(f"qwen3_ref.commands.{command}")
+    parser = Parser(
+        prog=f"{program()} {command}",
+        description=as_called(module.__doc__),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    module.add_arguments(parser)
+    return parser
+
+
+def _forget_output() -> None:
+    """Let what is not written yet go nowhere, or leaving would try once more."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _no_command(words: list[str]) -> str:
-    """The sentence for no command, or one that does not exist."""
-    near = difflib.get_close_matches(words[0], COMMANDS, n=1) if words else []
+    """The sentence for a first word that is no command."""
+    see = f"see `{program()} --help`."
+    if words[0].startswith("-"):
+        named = [word for word in words if word in COMMANDS]
+        return f"options stand behind their command, as in `{(named or ['info'])[0]} --help`; {see}"
+    near = difflib.get_close_matches(words[0].lower(), COMMANDS, n=1)
     hint = f"did you mean {near[0]}" if near else f"there are {', '.join(COMMANDS)}"
-    what = f"there is no command {words[0]!r}" if words else "a command is needed"
-    return f"{what}; {hint}; see `{PROGRAM} --help`."
+    return f"there is no command {words[0]!r}; {hint}; {see}"

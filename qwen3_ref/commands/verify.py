@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from qwen3_ref.commands.common import NAME_OR_DIR, official
+from qwen3_ref.commands.common import NAME_OR_DIR, as_called, narrow, official, stacked
 from qwen3_ref.official.verify import verify
 from qwen3_ref.store.shipped import local_directory
 
@@ -23,8 +23,10 @@ def command(args: argparse.Namespace, out: Console) -> int:
     for finding in verify(directory or args.model):
         counts[finding.status] += 1
         cells = Text(f"{finding.status:<12}", styles[finding.status]), Text(f"{finding.what:<42} ")
-        detail = Text(finding.detail)
-        if out.is_terminal:
+        detail = Text(as_called(finding.detail))
+        if narrow(out):
+            stacked(out, f"{finding.status}: {finding.what}", [detail.plain], styles[finding.status])
+        elif out.is_terminal:
             row = Table.grid(padding=(0, 1))
             row.add_column(width=12)
             row.add_column(width=32)
