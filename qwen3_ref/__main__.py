@@ -1,5 +1,7 @@
 """`python -m qwen3_ref`, and the command `qwen3-ref`: see `commands/`."""
 
+from __future__ import annotations
+
 import os
 import signal
 import sys

@@ -14,10 +14,7 @@ from rich.console import Console
 from rich.text import Text
 
 from qwen3_ref.chat import Template
-from qwen3_ref.commands.common import NAME_OR_DIR, Misuse, at_least, official, unit
-from qwen3_ref.official.snapshots import download_bytes, find_official
-from qwen3_ref.store.checkpoint import CheckpointError
-from qwen3_ref.store.shipped import local_directory
+from qwen3_ref.commands.common import NAME_OR_DIR, Misuse, at_least, checkpoint_directory
 from qwen3_ref.tokenizer import StreamDecoder, Tokenizer
 
 if TYPE_CHECKING:
@@ -62,16 +59,7 @@ def command(args: argparse.Namespace, out: Console) -> int:
     """Read messages, from the terminal or a line each from a pipe, and stream the replies."""
     if sys.stdin is None:
         raise Misuse("standard input is closed, so nothing can be said; use a terminal or a pipe.")
-    directory = local_directory(args.model)
-    if directory is None:
-        name = official(args.model)
-        found = find_official(name)
-        if found is None:
-            raise CheckpointError(
-                f"{name} is not on this machine; `python -m qwen3_ref fetch {name}` downloads it "
-                f"({unit(download_bytes(name), 'B')})."
-            )
-        directory = found
+    directory = checkpoint_directory(args.model)
     tokenizer = Tokenizer.from_pretrained(directory)
     import torch
 

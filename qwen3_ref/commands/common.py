@@ -16,7 +16,10 @@ from rich.padding import Padding
 from rich.text import Text
 
 from qwen3_ref.config import ConfigError
-from qwen3_ref.official.snapshots import official_name
+from qwen3_ref.facts import known_names, official_models, suggestion
+from qwen3_ref.official.snapshots import download_bytes, find_official, official_name
+from qwen3_ref.store.checkpoint import CheckpointError
+from qwen3_ref.store.shipped import local_directory
 
 Number = TypeVar("Number", int, float)
 MODULE = "python -m qwen3_ref"
@@ -33,6 +36,10 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raise Misuse."""
         raise Misuse(f"{message}; see `{self.prog} --help`.")
+
+    def print_help(self, file: Any = None) -> None:
+        """Print it; argparse's own would not notice that the disk is full."""
+        print(self.format_help(), end="", file=file)
 
     def parse_args(self, words: Any = None, namespace: Any = None) -> Any:
         """Read a command's words. Raises Misuse."""
@@ -89,13 +96,45 @@ def unit(number: float, unit: str) -> str:
 
 
 def official(name: str) -> str:
-    """The short official name. Raises Misuse for anything else."""
+    """The short official name. Raises Misuse, with what may have been meant, for anything else."""
+    if os.path.exists(name):
+        raise Misuse(f"{name} is a file, and a checkpoint is a directory; give the one that holds it.")
+    hint = suggestion(name)
+    meant = hint.startswith("did you mean ")
+    if name.startswith((".", "/", "~")) or os.sep in name.removeprefix("Qwen/") and not meant:
+        raise Misuse(f"there is no directory {name}; give a checkpoint's, or a name such as Qwen3-0.6B.")
     try:
         return official_name(name)
     except ConfigError as error:
-        if os.sep in name.removeprefix("Qwen/"):
-            raise Misuse(f"there is no directory {name}; give a checkpoint's, or an official name.") from None
-        raise Misuse(str(error)) from None
+        known = name.removeprefix("Qwen/") in official_models()  # but never published
+        raise Misuse(str(error) if known else f"there is no checkpoint {name!r}; {hint}.") from None
+
+
+def local(model: str) -> Path | None:
+    """The directory that a word stands for without official snapshots, or None. Raises Misuse if what lies
+    here under a known name is no checkpoint, and would hide the one that is meant."""
+    directory = local_directory(model)
+    known = model.removeprefix("Qwen/") in known_names()
+    if known and os.path.isdir(model) and not os.path.exists(os.path.join(model, "config.json")):
+        raise Misuse(f"the folder {model} here is no checkpoint and hides the one of that name; rename it.")
+    return directory
+
+
+def checkpoint_directory(model: str) -> Path:
+    """Where the checkpoint lies that a command is to run: a directory, a nano's name, or an official one.
+
+    Raises Misuse if there is no such thing, CheckpointError if it is not on this machine.
+    """
+    directory = local(model)
+    if directory is None:
+        name = official(model)
+        directory = find_official(name)
+        if directory is None:
+            raise CheckpointError(
+                f"{name} is not on this machine; `{MODULE} fetch {name}` downloads it "
+                f"({unit(download_bytes(name), 'B')})."
+            )
+    return directory
 
 
 def narrow(out: Console) -> bool:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from rich.console import Console
 
+from qwen3_ref.commands.common import NAME_OR_DIR, checkpoint_directory
 from qwen3_ref.store.files import write_atomically
-from qwen3_ref.store.shipped import NANO, local_directory
 from qwen3_ref.tasks.problems import FAMILIES, make_problems
 from qwen3_ref.tokenizer import Tokenizer
 
@@ -19,9 +19,7 @@ NANO_BUDGETS = (0, 8, 16, 24, 32, 48, None)
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command `evaluate`."""
-    parser.add_argument(
-        "model", metavar="MODEL", type=_model, help=f"{', '.join(NANO)}, or the directory of a checkpoint"
-    )
+    parser.add_argument("model", metavar="NAME_OR_DIR", help=NAME_OR_DIR)
     parser.add_argument(
         "--budgets",
         nargs="+",
@@ -35,14 +33,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out", type=Path, help="a directory for rows.csv, to go on from, and curves.json")
     parser.add_argument("--max-new-tokens", type=_count, default=128, help="of one reply (default: 128)")
-
-
-def _model(text: str) -> str:
-    if local_directory(text) is None:
-        raise argparse.ArgumentTypeError(
-            f"there is no checkpoint {text!r} here; give a directory or one of {', '.join(NANO)}"
-        )
-    return text
 
 
 def _whole(text: str, least: int, also: str = "") -> int:
@@ -61,14 +51,13 @@ def _count(text: str) -> int:
 
 def command(args: argparse.Namespace, out: Console) -> int:
     """Measure the budget curves of one checkpoint on test problems, print them, and write them."""
+    directory = checkpoint_directory(args.model)
     import torch
 
     from qwen3_ref.decode.profile import Profile
     from qwen3_ref.measure.accuracy import BATCH, TEST_SEED, curve_table, curves, evaluate
     from qwen3_ref.model import Qwen3
 
-    directory = local_directory(args.model)
-    assert directory is not None  # `_model` has looked
     start = time.monotonic()
     tokenizer = Tokenizer.from_pretrained(directory)
     if not {"<think>", "</think>"} <= set(tokenizer.control_tokens):

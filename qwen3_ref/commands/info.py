@@ -27,10 +27,9 @@ from rich.table import Table
 from rich.text import Text
 
 from qwen3_ref import facts
-from qwen3_ref.commands.common import NAME_OR_DIR, narrow, official, stacked, unit
+from qwen3_ref.commands.common import NAME_OR_DIR, local, narrow, official, stacked, unit
 from qwen3_ref.config import Qwen3Config
 from qwen3_ref.official.snapshots import find_official
-from qwen3_ref.store.shipped import local_directory
 
 _LENGTHS = (4_096, 32_768, 131_072)
 _SEEN = (0, 32_768)  # tokens before the one whose work is counted
@@ -169,7 +168,7 @@ def command(args: argparse.Namespace, out: Console) -> int:
         else:
             _print_family(out)
         return 0
-    directory = local_directory(args.model)
+    directory = local(args.model)
     if directory:
         config, title = Qwen3Config.from_pretrained(directory), args.model
         source = f"{directory / 'config.json'}, as found"

@@ -7,6 +7,7 @@ sentence on stderr. A command's file is imported when it is asked for, and torch
 from __future__ import annotations
 
 import argparse
+import contextlib
 import difflib
 import errno
 import importlib
@@ -32,7 +33,7 @@ Qwen3, explained by running it. Commands (each has its own --help):
   verify NAME_OR_DIR   check a checkpoint against the published numbers
   chat NAME_OR_DIR     talk to a model in the terminal
   train nano           train a nano model from nothing, stage by stage (minutes each)
-  evaluate MODEL       accuracy of a nano model by thinking budget, on test problems
+  evaluate NAME_OR_DIR accuracy by thinking budget, on test problems
   measure ROW          what each training stage changed, for the measured table
 
 NAME is such as Qwen3-0.6B; it is looked for in $QWEN3_WEIGHTS, then in the hub cache. The nano
@@ -92,10 +93,11 @@ def _run(words: list[str]) -> int:
     module = importlib.import_module(f"qwen3_ref.commands.{words[0]}")
     try:
         args = parser_of(words[0]).parse_args(words[1:])
-    except SystemExit:  # it has printed its help
+    except SystemExit:  # argparse has printed the help
         return 0
-    # The width is asked for here, since rich takes a dumb terminal for 80 columns wide.
-    code: int = module.command(args, Console(highlight=False, width=shutil.get_terminal_size().columns))
+    # The size is asked for here, since rich takes a dumb terminal for 80 columns wide.
+    width, height = shutil.get_terminal_size()
+    code: int = module.command(args, Console(highlight=False, width=width, height=height))
     return code
 
 
@@ -114,7 +116,8 @@ def parser_of(command: str) -> Parser:
 
 def _forget_output() -> None:
     """Let what is not written yet go nowhere, or leaving would try once more."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    with contextlib.suppress(OSError):  # a stream in memory has no number
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _no_command(words: list[str]) -> str:

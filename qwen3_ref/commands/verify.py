@@ -8,14 +8,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from qwen3_ref.commands.common import NAME_OR_DIR, as_called, narrow, official, stacked
+from qwen3_ref.commands.common import NAME_OR_DIR, as_called, local, narrow, official, stacked
 from qwen3_ref.official.verify import verify
-from qwen3_ref.store.shipped import local_directory
 
 
 def command(args: argparse.Namespace, out: Console) -> int:
     """Print each finding as it comes. 0 only if something was checked and nothing failed."""
-    directory = local_directory(args.model)
+    directory = local(args.model)
     if directory is None:
         official(args.model)
     styles = {"passed": "green", "failed": "bold red", "not checked": "yellow"}

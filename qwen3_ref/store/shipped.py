@@ -29,7 +29,7 @@ def local_directory(name: str) -> Path | None:
 
     None for any other name, "" included. Raises CheckpointError as `find_nano` does.
     """
-    if name and Path(name).is_dir():
+    if os.path.isdir(name):  # False, not an error, for names that no directory can have
         return Path(name)
     return find_nano(name) if name in NANO else None
 

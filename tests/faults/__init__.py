@@ -17,6 +17,7 @@ def _catalogue() -> tuple[list[Fault], list[Fault]]:
         balancing,
         decoding,
         equivalent,
+        first_hour,
         loading,
         measuring,
         norms_and_rope,
@@ -30,6 +31,7 @@ def _catalogue() -> tuple[list[Fault], list[Fault]]:
     faults = [*torch, *specification.FAULTS, *loading.FAULTS, *serving.FAULTS]
     faults += [*text.FAULTS, *training.FAULTS, *balancing.FAULTS]
     faults += [*measuring.FAULTS, *decoding.FAULTS]
+    faults += first_hour.FAULTS
     return faults, equivalent.FAULTS
 
 

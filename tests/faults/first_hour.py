@@ -1,0 +1,112 @@
+"""The command line."""
+
+from __future__ import annotations
+
+from tests.faults.switch import Fault
+
+FAULTS = [
+    Fault(
+        name="error-of-several-lines",
+        words="an error that quotes a name with a line end is several lines, and steers the terminal",
+        module="commands.common",
+        right="c if c.isprintable() else ascii(c)[1:-1] for c in as_called(message)",
+        wrong="c for c in as_called(message)",
+        by=("test_first_hour:test_what_goes_wrong_in_a_command",),
+    ),
+    Fault(
+        name="error-without-its-end",
+        words="an error that quotes something enormous is cut at its end, where the way out stands",
+        module="commands.common",
+        right='line = f"{line[:600]} ... {line[-300:]}"',
+        wrong='line = f"{line[:900]} ..."',
+        by=("test_first_hour:test_what_goes_wrong_in_a_command",),
+    ),
+    Fault(
+        name="interrupted-is-failed",
+        words="training that Ctrl-C stopped ends with 1, not 130",
+        module="commands.line",
+        right="130 if isinstance(error, Interrupted) else 1",
+        wrong="1",
+        by=("test_first_hour:test_what_goes_wrong_in_a_command",),
+    ),
+    Fault(
+        name="any-system-error-is-the-disks",
+        words="every error of the system without a file is blamed on a full disk",
+        module="commands.line",
+        right="elif error.errno in _OUTPUT:",
+        wrong="elif error.errno is not None:",
+        by=("test_first_hour:test_what_goes_wrong_in_a_command",),
+    ),
+    Fault(
+        name="exception-in-an-import",
+        words="Ctrl-C raises in the middle of an import, which may swallow it",
+        module="__main__",
+        right="        frame = frame.f_back\n",
+        wrong="        frame = None\n",
+        by=("test_first_hour:test_an_interrupt_elsewhere_is_an_exception",),
+    ),
+    Fault(
+        name="nothing-checked-is-success",
+        words="`verify` succeeds when no check could run",
+        module="commands.verify",
+        right='counts["passed"] and not counts["failed"]',
+        wrong='not counts["failed"]',
+        by=("test_first_hour:test_verify_succeeds_only_if_something_passed",),
+    ),
+    Fault(
+        name="table-cut-in-narrow-terminals",
+        words="tables keep their columns in a terminal that is too narrow for them, and lose their ends",
+        module="commands.common",
+        right="return out.width < 80",
+        wrong="return False",
+        by=("test_first_hour:test_tables_in_narrow_and_wide_terminals",),
+    ),
+    Fault(
+        name="number-of-another-kind",
+        words="`info --json` gives all parameters as the active ones",
+        module="commands.info",
+        right='"active": config.num_active_parameters()',
+        wrong='"active": config.num_parameters()',
+        by=("test_first_hour:test_json_of_the_family_and_of_one",),
+    ),
+    Fault(
+        name="module-named-to-users-of-the-script",
+        words="errors of `qwen3-ref` tell to type `python -m qwen3_ref`",
+        module="commands.common",
+        right="for c in as_called(message)",
+        wrong="for c in message",
+        by=("test_first_hour:test_the_script_speaks_its_own_name",),
+    ),
+    Fault(
+        name="nan-passes-for-a-temperature",
+        words="NaN is neither too small nor too large",
+        module="commands.common",
+        right="if not least <= number < end:",
+        wrong="if number < least or number >= end:",
+        by=("test_first_hour:test_wrong_words_get_one_sentence",),
+    ),
+    Fault(
+        name="capitals-are-no-command",
+        words="`INFO` has nothing like it among the commands",
+        module="commands.line",
+        right="words[0].lower(), COMMANDS",
+        wrong="words[0], COMMANDS",
+        by=("test_first_hour:test_wrong_words_get_one_sentence",),
+    ),
+    Fault(
+        name="empty-folder-hides-the-nano",
+        words="a folder named as a checkpoint is taken for one, and the sentence says that config.json is missing",
+        module="commands.common",
+        right="    if known and os.path",
+        wrong="    if not known and os.path",
+        by=("test_first_hour:test_wrong_words_get_one_sentence",),
+    ),
+    Fault(
+        name="help-is-the-only-help",
+        words="`help info` is the help of everything",
+        module="commands.line",
+        right='words = [*words[1:2], "--help"]',
+        wrong='words = ["--help"]',
+        by=("test_first_hour:test_help_in_every_spelling",),
+    ),
+]
