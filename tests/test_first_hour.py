@@ -58,8 +58,9 @@ def run(*words: str, columns: int = 80, program: str = "__main__.py") -> tuple[i
 
 
 def child(*command: str, **options: Any) -> subprocess.CompletedProcess[str]:
-    """A command in a process of its own, Python's switches before `-m` included."""
-    environment = {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", **os.environ, **options.pop("env", {})}
+    """Python in a process of its own, on a machine without official weights."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+    environment |= {"HF_HUB_CACHE": "/nonexistent", "QWEN3_WEIGHTS": "", **options.pop("env", {})}
     return subprocess.run(
         [sys.executable, *command], env=environment, capture_output=True, text=True, encoding="utf-8",
         check=False, stdin=subprocess.DEVNULL, **options,
@@ -238,13 +239,17 @@ def test_the_version_stands_in_one_place() -> None:
     assert qwen3_ref.__version__ not in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("words", [[command, "--help"] for command in cli.COMMANDS] + [["info"], ["--help"]])
-def test_help_is_quick_and_needs_no_torch(words: list[str]) -> None:
-    code = (
-        "import sys, time; from qwen3_ref.commands.line import main; main(sys.argv[1:]); "
-        "print(time.process_time(), 'torch' in sys.modules, file=sys.stderr)"
-    )
-    seconds, torch = child("-c", code, *words).stderr.split()
+def test_help_is_quick_and_needs_no_torch() -> None:
+    """The help of every command together takes less than a second of work; no table needs torch either."""
+    code = """if True:
+        import sys, time
+        from qwen3_ref.commands.line import COMMANDS, main
+        for command in COMMANDS:
+            main([command, "--help"])
+        print(time.process_time(), file=sys.stderr)
+        main(["info", "Qwen3-8B"]), main(["info"]), main(["verify", "Qwen3-8B"])
+        print("torch" in sys.modules, file=sys.stderr)"""
+    seconds, torch = child("-c", code).stderr.split()
     assert float(seconds) < 1.0 and torch == "False"
 
 
@@ -311,7 +316,7 @@ def test_tables_in_narrow_and_wide_terminals(words: str) -> None:
 
 
 @POSIX
-@pytest.mark.parametrize("terminal", ["dumb", "xterm", "unknown-of-1970"])
+@pytest.mark.parametrize("terminal", ["dumb", "xterm"])
 def test_a_terminal_of_forty_columns(terminal: str) -> None:
     pexpect = pytest.importorskip("pexpect")
     environment = {**os.environ, "TERM": terminal, "PYTHONPATH": str(ROOT)}
@@ -328,18 +333,18 @@ def test_a_terminal_of_forty_columns(terminal: str) -> None:
 @pytest.mark.parametrize(
     "environment",
     [
-        {"HOME": "/nonexistent", "USERPROFILE": "/nonexistent"},
-        {"TERM": "dumb", "NO_COLOR": "1"},
-        {"TERM": "", "COLUMNS": "many", "LINES": "-1"},
-        {"PYTHONWARNINGS": "error"},
-        {"PYTHONOPTIMIZE": "2"},
-        {"QWEN3_WEIGHTS": "/dev/null/nonsense"},
-        {"QWEN3_WEIGHTS": "~nobody/here\n"},
-        {"HF_HOME": "/dev/null", "HF_HUB_CACHE": "/dev/null/hub"},
-        {"LC_ALL": "C", "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"},
+        {
+            "HOME": "/nonexistent", "USERPROFILE": "/nonexistent", "TERM": "dumb", "NO_COLOR": "1",
+            "QWEN3_WEIGHTS": "/dev/null/nonsense",
+        },
+        {"TERM": "", "COLUMNS": "many", "LINES": "-1", "PYTHONWARNINGS": "error"},
+        {
+            "LC_ALL": "C", "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "QWEN3_WEIGHTS": "~nobody/here\n",
+            "HF_HOME": "/dev/null", "HF_HUB_CACHE": "/dev/null/hub",
+        },
     ],
-    ids=str,
-)
+    ids=["no home, dumb", "strict", "ascii, no cache"],
+)  # fmt: skip
 def test_odd_surroundings_change_nothing(environment: dict[str, str]) -> None:
     assert in_surroundings() == in_surroundings(**environment)
 
@@ -359,7 +364,7 @@ def in_surroundings(**environment: str) -> tuple[str, str]:
 @POSIX
 @pytest.mark.parametrize(
     ("ending", "code"),
-    [("info 2>&-", 0), ("info 2>/dev/full", 0), ("fly 2>&-", 2), ("fly 2>/dev/full", 2), ("fly >&- 2>&-", 2)],
+    [("--version 2>&-", 0), ("fly 2>&-", 2), ("fly 2>/dev/full", 2), ("fly >&- 2>&-", 2)],
 )
 def test_an_error_that_nobody_can_read(ending: str, code: int) -> None:
     """It is in the exit code, and never on stdout."""
@@ -372,7 +377,7 @@ def test_an_error_that_nobody_can_read(ending: str, code: int) -> None:
 
 
 @POSIX
-@pytest.mark.parametrize("words", ["--help", "chat --help", "info --json Qwen3-8B", "verify Qwen3-8B"])
+@pytest.mark.parametrize("words", ["chat --help", "info --json Qwen3-8B"])
 def test_a_full_disk_is_named(words: str) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("needs /dev/full")
@@ -426,8 +431,9 @@ def test_verify_succeeds_only_if_something_passed(found: str, code: int) -> None
 
 
 @POSIX
-@pytest.mark.parametrize("place", ["rich/console.py", "qwen3_ref_slow/x.py"])
-@pytest.mark.parametrize("how", ["time.sleep(30)", "A()"])
+@pytest.mark.parametrize(
+    ("place", "how"), [("rich/console.py", "time.sleep(30)"), ("qwen3_ref_slow/x.py", "A()")]
+)
 def test_an_interrupt_while_something_is_imported(place: str, how: str, tmp_path: Path) -> None:
     """Quiet, at once, 130: also where an exception would be swallowed, as in a __del__."""
     slow = "import time\nprint('importing', flush=True)\nclass A:\n    def __del__(self): time.sleep(30)\n"
