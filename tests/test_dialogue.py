@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import io
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import pytest
 import torch
+from rich.console import Console
 
 from qwen3_ref.cache import KVCache
 from qwen3_ref.chat import encode_chat
+from qwen3_ref.commands import chat
+from qwen3_ref.commands.line import main
 from qwen3_ref.config import Qwen3Config
 from qwen3_ref.decode import dialogue as module
 from qwen3_ref.decode.budget import Budget
@@ -20,6 +26,7 @@ from qwen3_ref.decode.generation import generate, stream
 from qwen3_ref.decode.profile import Profile
 from qwen3_ref.decode.sampling import Sampling
 from qwen3_ref.model import Qwen3
+from qwen3_ref.store.shipped import find_nano
 from qwen3_ref.tokenizer import Tokenizer
 
 TOK = Tokenizer.train(["hello there, how are you? What is it?"], 320)
@@ -43,7 +50,7 @@ def says(*texts: str) -> Iterator[list[dict[str, Any]]]:
 
     def scripted(model: Any, prompt: list[int], **options: Any) -> Iterator[int]:
         asked.append(options | {"prompt": prompt})
-        return iter(TOK.encode(texts[len(asked) - 1], allow_control_tokens=True))
+        return iter(options["tokenizer"].encode(texts[len(asked) - 1], allow_control_tokens=True))
 
     with mock.patch.object(module, "stream", scripted):
         yield asked
@@ -250,3 +257,70 @@ def test_a_stream_that_is_left_or_interrupted_leaves_the_cache_whole(monkeypatch
         with pytest.raises(KeyboardInterrupt):
             list(stream(model, prompt, max_new_tokens=8, tokenizer=TOK, cache=cache))
     assert list(stream(model, prompt, max_new_tokens=8, tokenizer=TOK, cache=cache)) == whole
+
+
+# -- in the terminal -------------------------------------------------------------------------------------
+
+
+def shown(reply: str, template: Any = "qwen3", **console: Any) -> str:
+    """What `chat` writes of a reply."""
+    out = io.StringIO()
+    with says(reply):
+        chat._show(talk(profile=Profile.of(TOK, template)), "hello", Console(file=out, **console))
+    return out.getvalue()
+
+
+PLAIN: list[dict[str, Any]] = [
+    {},
+    {"force_terminal": True, "color_system": None},  # what rich makes of TERM=dumb
+    {"force_terminal": True, "color_system": "standard", "no_color": True},
+]
+
+
+@pytest.mark.parametrize("console", PLAIN)
+def test_where_nothing_can_be_dimmed_the_marks_tell_thought_from_answer(console: dict[str, Any]) -> None:
+    reply = "<think>\nhm\n</think>\n\nyes<|im_end|>"
+    assert shown(reply, **console) == "<think>\nhm\n</think>\n\nyes\n"
+    opened = shown(reply.removeprefix("<think>\n"), "qwen3-thinking-2507", **console)
+    assert opened == "<think>\nhm\n</think>\n\nyes\n", "the prompt has opened it: said here"
+    assert shown("yes", "qwen3-instruct-2507", **console) == "yes\n"
+
+
+def test_a_dumb_terminal_is_one_without_colours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    assert Console(force_terminal=True).color_system is None
+    monkeypatch.setenv("TERM", "xterm-256color")
+    assert Console(force_terminal=True).color_system is not None
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert Console(force_terminal=True).no_color
+
+
+def test_chat_says_what_it_guessed_and_only_that(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """On stderr, so that a pipe's output is the reply alone; a template that is given is no guess."""
+    for file in ("config.json", "model.safetensors", "tokenizer.json"):
+        shutil.copy(find_nano("qwen3-nano") / file, tmp_path / file)
+    guessed = ["It has no chat template; qwen3 is taken, being the commonest.",
+               "It says nothing of sampling; the official setting of qwen3 is taken."]  # fmt: skip
+    for name, options, want in (
+        ("qwen3-nano", [], []),
+        (str(tmp_path), [], guessed),
+        (str(tmp_path), ["--template", "qwen3"], guessed[1:]),
+    ):
+        with mock.patch("sys.stdin", io.StringIO("hi\n")), says("hm<|im_end|>"):
+            assert main(["chat", name, "--max-new-tokens", "2", *options]) == 0
+        out, err = capsys.readouterr()
+        assert out == "hm\n" and err.splitlines() == want
+
+
+def test_a_temperature_from_the_command_line_holds_in_both_modes() -> None:
+    for switch in ([], ["--no-think"]):
+        with mock.patch("sys.stdin", io.StringIO("hi\n")), says("hm<|im_end|>") as asked:
+            options = ["--temperature", "0.3", "--thinking-budget", "4", *switch]
+            assert main(["chat", "qwen3-nano", *options]) == 0
+        assert asked[0]["sampling"] == Sampling(temperature=0.3)
+        assert asked[0]["thinking_budget"] == Budget(4, "\n</think>\n\n")
+
+
+def test_a_closed_stderr_is_no_obstacle() -> None:
+    with mock.patch("sys.stdin", io.StringIO("hi\n")), mock.patch("sys.stderr", None), says("hm<|im_end|>"):
+        assert main(["chat", "qwen3-nano-base"]) == 0

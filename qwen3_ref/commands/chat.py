@@ -69,9 +69,11 @@ def command(args: argparse.Namespace, out: Console) -> int:
 
     profile = Profile.from_pretrained(directory, tokenizer, template=args.template)
     if (t := args.temperature) is not None:
-        modes = (replace(mode, temperature=t) for mode in (profile.thinking, profile.non_thinking))
-        thinking, non_thinking = modes
-        profile = replace(profile, thinking=thinking, non_thinking=non_thinking)
+        profile = replace(
+            profile,
+            thinking=replace(profile.thinking, temperature=t),
+            non_thinking=replace(profile.non_thinking, temperature=t),
+        )
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = args.dtype or ("bfloat16" if device == "cuda" else "float32")
     model = Qwen3.from_pretrained(directory, dtype=getattr(torch, dtype), device=device)

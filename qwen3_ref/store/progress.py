@@ -13,7 +13,7 @@ T = TypeVar("T")
 def progress(items: Iterable[T], what: str = "Loading weights", after: float = 1.0) -> Iterator[T]:
     """Iterate, with a progress bar on stderr once it has taken `after` seconds; none where stderr is
     not a terminal (a pipe, a notebook, a test)."""
-    if not sys.stderr.isatty() or not isinstance(items, Sized):
+    if sys.stderr is None or not sys.stderr.isatty() or not isinstance(items, Sized):
         yield from items
         return
     from rich.console import Console

@@ -268,6 +268,24 @@ DIALOGUE = [
         by=("test_dialogue:test_what_fails_before_a_word_is_said_is_not_kept",),
     ),
 ]
+CHAT = [
+    Fault(
+        name="dumb_terminal_shows_no_marks",
+        words="any terminal is thought to dim",
+        module="commands.chat",
+        right="out.is_terminal and out.color_system is not None and not out.no_color",
+        wrong="out.is_terminal",
+        by=("test_dialogue:test_where_nothing_can_be_dimmed_the_marks_tell_thought_from_answer",),
+    ),
+    Fault(
+        name="temperature_in_one_mode_alone",
+        words="--temperature is forgotten without thoughts",
+        module="commands.chat",
+        right="            non_thinking=replace(profile.non_thinking, temperature=t),\n",
+        wrong="",
+        by=("test_dialogue:test_a_temperature_from_the_command_line_holds_in_both_modes",),
+    ),
+]
 EXPORT = [
     Fault(
         name="config_names_no_end",
@@ -286,4 +304,4 @@ EXPORT = [
         by=("test_nano:test_a_fresh_export_is_what_the_package_has",),
     ),
 ]
-FAULTS = [*SAMPLING, *GENERATION, *PROFILE, *DIALOGUE, *EXPORT]
+FAULTS = [*SAMPLING, *GENERATION, *PROFILE, *DIALOGUE, *CHAT, *EXPORT]
