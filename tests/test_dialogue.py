@@ -50,7 +50,11 @@ def says(*texts: str) -> Iterator[list[dict[str, Any]]]:
 
     def scripted(model: Any, prompt: list[int], **options: Any) -> Iterator[int]:
         asked.append(options | {"prompt": prompt})
-        return iter(options["tokenizer"].encode(texts[len(asked) - 1], allow_control_tokens=True))
+        tok, ids = options["tokenizer"], []
+        for n, text in enumerate(texts[len(asked) - 1].split("~<")):
+            ids += tok.encode(f"<{text.partition('>')[0]}>") if n else []  # "~<mark>": typed out, no token
+            ids += tok.encode(text.partition(">")[2] if n else text, allow_control_tokens=True)
+        return iter(ids)
 
     with mock.patch.object(module, "stream", scripted):
         yield asked
@@ -98,6 +102,7 @@ def test_a_budget_cuts_with_the_checkpoints_own_text() -> None:
         (True, "<think>\nhm\n</think>\n\nyes<|im_end|>", {"reasoning_content": "hm", "content": "yes"}),
         (True, "yes<|im_end|>", {"content": "yes"}),
         (True, "<think>\nhm", {"reasoning_content": "hm", "content": ""}),
+        (False, "so: </think> closes.<|im_end|>", {"content": "so: </think> closes."}),
         (False, "a <think> b<|im_end|>", {"content": "a <think> b"}),
     ],
 )
@@ -121,6 +126,8 @@ def test_a_reply_is_read_in_the_mode_it_was_asked_in(
     "reply",
     [
         "<think>\nhm\n</think>\n\nFirst </think> then.",
+        "<think>\n</think>\n\nFirst ~</think> ~<|im_end|> then ~<tool_call> ~<think> on.",
+        "Write ~</think> to ~<|im_end|> close.",
         "<tool_call>\nnot a call\n</tool_call> and more",
         "a\n\n<tool_call>\n{\"name\": \"f\", \"arguments\": {\"x\": 1}}\n</tool_call>",
         "two\n\nlines ",
@@ -135,8 +142,9 @@ def test_a_reply_that_is_put_back_loses_no_word(reply: str, thinking: bool) -> N
         list(d.ask("again"))
     answer = reply.split("</think>", 1)[1] if reply.startswith("<think>") else reply
     text = TOK.decode(d.prompt())
-    for word in answer.split():
-        assert word in text, (word, text)
+    said = answer.replace("~", "").strip()
+    assert said in text or all(word in text for word in said.split() if '"f"' in said), text
+    assert d.prompt().count(END) == 4, "what was typed out ends no turn"
 
 
 def test_an_interrupt_in_mid_reply_keeps_what_was_said(monkeypatch: Any) -> None:

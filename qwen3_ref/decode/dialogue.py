@@ -97,8 +97,12 @@ class Dialogue:
             if failed and not said:
                 self.messages.pop()
             else:
-                words = self.tokenizer.decode(i for i in said if i not in self.profile.stop_ids)
-                turn = parse_reply(words, template=self.profile.template, enable_thinking=thinking)
+                turn = parse_reply(
+                    [token for token in said if token not in self.profile.stop_ids],
+                    tokenizer=self.tokenizer,
+                    template=self.profile.template,
+                    enable_thinking=thinking,
+                )
                 self.messages.append(turn.message())
 
     def _ready(self, prompt: list[int], room: int) -> KVCache:
