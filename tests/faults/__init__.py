@@ -18,6 +18,7 @@ def _catalogue() -> tuple[list[Fault], list[Fault]]:
         decoding,
         equivalent,
         first_hour,
+        forward,
         loading,
         measuring,
         norms_and_rope,
@@ -31,7 +32,7 @@ def _catalogue() -> tuple[list[Fault], list[Fault]]:
     faults = [*torch, *specification.FAULTS, *loading.FAULTS, *serving.FAULTS]
     faults += [*text.FAULTS, *training.FAULTS, *balancing.FAULTS]
     faults += [*measuring.FAULTS, *decoding.FAULTS]
-    faults += first_hour.FAULTS
+    faults += [*first_hour.FAULTS, *forward.FAULTS]
     return faults, equivalent.FAULTS
 
 

@@ -85,7 +85,9 @@ CACHE = [
         "pad(torch.zeros_like(self._real), (0, more))",
         GROWN,
     ),
-    fault("growing_shrinks", "reserve() cuts off what is too much", "cache", "if more > 0:", "if more:", GROWN),
+    fault(
+        "growing_shrinks", "reserve() cuts off what is too much", "cache", "if more > 0:", "if more:", GROWN
+    ),
     fault(
         "selected_rows_keep_the_old_ids",
         "keys and values are those of the chosen rows, ids and padding those of all",
