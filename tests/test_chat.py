@@ -50,7 +50,7 @@ def test_goldens(template: str, count: int) -> None:
 
 
 def test_both_modes_by_hand() -> None:
-    """The exact strings: thinking off ADDS an empty block, which reads as reversed (KNOWN_BUGS 39)."""
+    """The exact strings: thinking off ADDS an empty block, which reads as reversed (row 39)."""
     start = "<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n"
     assert render_chat(HELLO) == start
     assert render_chat(HELLO, enable_thinking=True) == start
@@ -237,7 +237,7 @@ KEYS |= {"type", "description", "parameters", "properties"}
 
 
 def test_tokenizer_without_the_marks() -> None:
-    """As a base model's file, which has no <think>: never a silent half-encoded prompt (KNOWN_BUGS 31)."""
+    """As a base model's file, which has no <think>: never a silent half-encoded prompt (row 31)."""
     tok = Tokenizer.train(["ab"], 300, control_tokens=("<|im_start|>", "<|im_end|>"))
     assert tok.decode(encode_chat(tok, HELLO)) == render_chat(HELLO)
     with pytest.raises(ValueError, match="qwen3 template needs the control token '<think>'"):

@@ -108,7 +108,7 @@ def test_round_trip(conversation: tuple[list[dict[str, Any]], Any], template: An
 @settings(max_examples=100, deadline=None)
 @given(conversations(prose))
 def test_round_trip_without_thinking(conversation: tuple[list[dict[str, Any]], Any]) -> None:
-    """KNOWN_BUGS 39: with thinking off the prompt holds the block, and all of the reply is the answer."""
+    """Row 39: with thinking off the prompt holds the block, and all of the reply is the answer."""
     messages, _ = conversation
     messages[-1].pop("reasoning_content", None)
     got = parse_reply(reply_text(messages, enable_thinking=False), enable_thinking=False)

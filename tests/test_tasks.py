@@ -10,6 +10,7 @@ import sys
 
 import pytest
 
+from qwen3_ref.tasks.documents import maths_documents, solved
 from qwen3_ref.tasks.problems import (
     DIFFICULTIES,
     FAMILIES,
@@ -18,10 +19,13 @@ from qwen3_ref.tasks.problems import (
     check_trace,
     make_problems,
     next_line,
+    split_of,
     verify,
 )
 
 GOLDEN = "8b0a875b5ca32115"
+GOLDEN_MATHS = "82d466e1f53dc412"
+"""What the shipped checkpoints learned from: 60,000 characters of it."""
 
 
 def fingerprint() -> str:
@@ -66,6 +70,17 @@ def test_splits_never_overlap(family: str) -> None:
     assert not found["validation"] & found["test"]
 
 
+def test_the_split_is_the_hash_of_the_prompt() -> None:
+    """80, 5 and 15 in 100: the first byte of the SHA-256, modulo 20, is below 16, is 16, or is above."""
+    found = {split: 0 for split in SPLITS}
+    for i in range(2000):
+        share = int(hashlib.sha256(f"prompt {i}".encode()).hexdigest()[:2], 16) % 20
+        want = "train" if share <= 15 else "validation" if share == 16 else "test"
+        assert split_of(f"prompt {i}") == want
+        found[want] += 1
+    assert 0.77 < found["train"] / 2000 < 0.83 and 0.03 < found["validation"] / 2000 < 0.07
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_answers_are_right_and_traces_lead_to_them(family: str) -> None:
     for problem in make_problems(family, "train", 600, seed=1):
@@ -84,6 +99,73 @@ def test_difficulties_come_in_turn_and_problems_differ() -> None:
     assert len({p.prompt for p in problems}) == 60
     assert {p.difficulty for p in make_problems("arithmetic", "test", 30, 4)} == {4}
     assert make_problems("counting", "test", 50, seed=1) != make_problems("counting", "test", 50, seed=2)
+
+
+def test_none_and_the_bounds() -> None:
+    """What just fits is taken: no problem at all, and the shortest and longest context of a look-up."""
+    assert make_problems("counting", "test", 0) == []
+    for lines in (7, 260):
+        (problem,) = make_problems("retrieval", "test", 1, 6, lines=lines)
+        assert problem.prompt.count("=") == lines and problem.trace.count("\n") == 5
+    (problem,) = make_problems("retrieval", "test", 1, 6)
+    assert problem.prompt.count("=") == 6 + 12
+    for wrong in (6, 261):
+        with pytest.raises(ValueError, match=f"lines is {wrong} "):
+            make_problems("retrieval", "test", 1, lines=wrong)
+
+
+def test_what_counts_in_an_answer() -> None:
+    """White space at the ends aside, every character does: case, spaces within, leading zeros."""
+    problem = Problem("counting", 1, "a=x b=y c=x d=x count x y", "", "x3 y1")
+    for right in ("x3 y1", " x3 y1", "x3 y1\n\n", "\t x3 y1 "):
+        assert verify(problem, right), right
+    for wrong in ("X3 Y1", "x3  y1", "x3y1", "y1 x3", "x3 y1.", "x03 y1", "x3", "", "the answer is x3 y1"):
+        assert not verify(problem, wrong), wrong
+    for wrong in ("7", "007", "+07", "07.0", "70"):
+        assert not verify(Problem("arithmetic", 1, "", "", "07"), wrong), wrong
+
+
+def test_a_line_that_cannot_be_read_has_no_next() -> None:
+    prompt = "37+45-17 mod 100"
+    assert next_line("arithmetic", prompt, ["37+45=82"]) == "82-17=65"
+    with pytest.raises(ValueError, match=r"no step follows \['well'\] in '37\+45-17 mod 100'"):
+        next_line("arithmetic", prompt, ["well"])
+    with pytest.raises(ValueError, match="no step follows"):
+        next_line("retrieval", "a1=b2\nb2=07\nfind a1", ["a1=b3"])
+
+
+def test_documents_are_true() -> None:
+    """Each line of the generated mathematics, worked out again; and no character more than is needed."""
+    found = maths_documents(60_000)
+    assert hashlib.sha256(repr(found).encode()).hexdigest()[:16] == GOLDEN_MATHS
+    assert sum(map(len, found[:-1])) < 60_000 <= sum(map(len, found))
+    kinds = {"sum": 0, "product": 0, "order": 0, "sort": 0, "look-up": 0}
+    for document in found:
+        lines = document.split("\n")
+        if "find" in document:
+            kinds["look-up"] += 1
+            continue
+        assert len(lines) == 8
+        for line in lines:
+            if line.startswith("sort "):
+                given, want = (part.split() for part in line.removeprefix("sort ").split(": "))
+                assert sorted(given, key=int) == want and len(given) == 5
+                kinds["sort"] += 1
+            elif " " in line:
+                a, sign, b = line.split()
+                assert eval(f"{a}{sign.replace('=', '==')}{b}"), line
+                kinds["order"] += 1
+            else:
+                work, result = line.split("=")
+                assert f"{eval(re.sub(r'0(?=[0-9])', '', work)) % 100:02}" == result, line
+                kinds["product" if "*" in line else "sum"] += 1
+    assert kinds["sum"] > kinds["product"] > kinds["order"] > 0 < kinds["sort"]
+    assert 0.15 < kinds["look-up"] / len(found) < 0.35
+
+
+def test_a_solved_problem_is_a_document() -> None:
+    problem = Problem("arithmetic", 2, "37+45-17 mod 100", "37+45=82\n82-17=65", "65")
+    assert solved(problem) == "37+45-17 mod 100\n37+45=82\n82-17=65\nanswer 65"
 
 
 def test_the_same_on_every_machine() -> None:

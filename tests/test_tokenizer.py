@@ -108,7 +108,7 @@ def test_official_ids() -> None:
 
 
 def test_published_encodings() -> None:
-    """Ids that others have printed; a base model's prompt goes in bare, no chat marks (KNOWN_BUGS 31)."""
+    """Ids that others have printed; a base model's prompt goes in bare, no chat marks (row 31)."""
     tok = official()
     assert tok.encode("Explain large language models.") == [840, 20772, 3460, 4128, 4119, 13]
     early_stop = (
@@ -120,7 +120,7 @@ def test_published_encodings() -> None:
 
 
 def test_nfc_digits_and_contractions_by_hand() -> None:
-    """KNOWN_BUGS 36."""
+    """Row 36 of the known bugs (faults/README.md)."""
     tok = official()
     assert (
         tok.encode("cafe\u0301") == tok.encode("caf\u00e9") and tok.decode(tok.encode("e\u0301")) == "\u00e9"
@@ -367,6 +367,24 @@ def test_snapshots_come_first_if_they_are_the_official(
     monkeypatch.setattr(module, "_rank_file", lambda: pytest.fail("the snapshot was not used"))
     assert Tokenizer.official().merges == official().merges
     assert read == ["a-broken", "b-other", "c-real"]
+
+
+@pytest.mark.parametrize("change", ["another id", "one less", "one more", "another name"])
+def test_the_official_one_has_its_own_control_tokens(change: str, tmp_path: Path) -> None:
+    """The ranks alone do not make it: with another <think>, prompts would hold other ids."""
+    real = official()
+    control = dict(real.control_tokens)
+    if change == "another id":
+        control["<think>"], control["</think>"] = control["</think>"], control["<think>"]
+    elif change == "one less":
+        del control["</think>"]
+    elif change == "one more":
+        control["<|more|>"] = real.num_ids
+    else:
+        control["<thought>"] = control.pop("<think>")
+    Tokenizer(real.vocab, real.merges, control).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="not hold Qwen3's own vocabulary"):
+        Tokenizer.official(tmp_path)
 
 
 def broken(change: str) -> str:

@@ -1,7 +1,7 @@
 """Known bugs, switchable: each is one wrong line of the package, and the suite must catch it.
 
 `switched_on(fault)` puts the wrong line into the live package; `python -m tests.faults` prints which
-check catches which fault. The rows are those of the list of bugs that real Qwen3 ports shipped.
+check catches which fault. The rows are those of README.md: bugs that real Qwen3 ports shipped.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The rows of the list of known bugs that have no switchable fault, and why."""
+"""The rows of README.md that have no switchable fault, and why."""
 
 ABSENT = {
     "20": "does not fit: top-1 with renormalisation is a setting, not a wrong line; that its router gets no "

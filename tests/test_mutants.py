@@ -1,0 +1,104 @@
+"""The runner of `python -m tests.mutants`: its mistakes compile, are told apart, and find their tests."""
+
+from __future__ import annotations
+
+import ast
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.mutants.__main__ import EQUIVALENT, everything, report
+from tests.mutants.coverage_map import ROOT, Recorded
+from tests.mutants.mutations import mutants
+from tests.mutants.running import chosen
+
+SOURCE = '''"""Words."""
+SIZE = 3
+
+
+def f(a: int, b: int = 2, *, deep: bool = True) -> int:
+    """Words 7."""
+    if not deep and a < b:
+        raise ValueError(f"{a} is {1 + 1}")
+    g(a, b, key="x", encoding="utf-8")
+    return max(a[1:], d["name"]) + 0.5
+'''
+
+
+def test_every_kind_at_once() -> None:
+    found = {(m.scope, m.statement, m.kind, m.new) for m in mutants("x.py", SOURCE)}
+    assert found == {
+        ("", 2, "one off", "4"),
+        ("", 2, "one off", "2"),
+        ("f", 0, "one off", "3"),
+        ("f", 0, "one off", "1"),
+        ("f", 0, "True for False", "False"),
+        ("f", 2, "not left out", "deep"),
+        ("f", 2, "and for or", "or"),
+        ("f", 2, "another comparison", "<="),
+        ("f", 3, "statement left out", "pass"),
+        ("f", 4, "statement left out", "pass"),
+        ("f", 4, "argument not handed on", "g(a, b, encoding='utf-8')"),
+        ("f", 4, "arguments swapped", "b, a"),
+        ("f", 5, "another name", "min"),
+        ("f", 5, "one off", "2"),
+        ("f", 5, "another end of a slice", "1 + 1"),
+        ("f", 5, "misspelt key", "'name_'"),
+        ("f", 5, "another operator", "-"),
+        ("f", 5, "another number", "0.75"),
+    }
+
+
+@pytest.mark.parametrize("file", ["rope.py", "chat.py", "train/stages.py", "commands/chat.py"])
+def test_mistakes_compile_and_change_one_place(file: str) -> None:
+    source = (ROOT / "qwen3_ref" / file).read_text(encoding="utf-8")
+    right = ast.dump(ast.parse(source))
+    count = 0
+    for mutant in mutants(file, source):
+        wrong = mutant.applied(source)
+        assert ast.dump(ast.parse(wrong)) != right, (mutant.before, mutant.after)
+        assert mutant.before != mutant.after
+        count += 1
+    assert count > 30
+
+
+def test_the_tests_that_run_the_line() -> None:
+    """First the file that is soonest done. A line outside functions is run by all that use its file."""
+    line = next(m for m in mutants("x.py", SOURCE) if m.kind == "another comparison")
+    constant = next(m for m in mutants("x.py", SOURCE) if not m.scope)
+    tests = [
+        Recorded("tests/a.py::slow", 50.0, frozenset({"x.py f 2"})),
+        Recorded("tests/b.py::fast", 1.0, frozenset({"x.py f 2", "x.py f 3"})),
+        Recorded("tests/b.py::other", 2.0, frozenset({"x.py f 4"})),
+        Recorded("tests/c.py::stranger", 0.1, frozenset({"y.py f 2"})),
+    ]
+
+    def names(limit: float, mutant: object = line) -> list[str]:
+        return [t.id.partition("::")[2] for group in chosen(mutant, tests, limit) for t in group]
+
+    assert names(60) == ["fast", "slow", "other"]
+    assert names(20) == ["fast", "other"]
+    assert names(0.5) == ["fast"], "one at least"
+    assert names(60, constant) == ["fast", "other", "slow"]
+
+
+def test_the_share_by_room() -> None:
+    rows = [("core.py", "noticed"), ("core.py", "survived (no test runs it)"), ("a/b.py", "noticed (hangs)")]
+    rows += [("a/b.py", "equivalent")]
+    lines = report([{"file": file, "verdict": verdict} for file, verdict in rows]).splitlines()[1:]
+    assert [line.split() for line in lines] == [
+        ["a", "1", "1", "100.0%", "1"],
+        ["core", "2", "1", "50.0%", "0"],
+        ["all", "3", "2", "66.7%", "1"],
+    ]
+
+
+def test_the_equivalents_are_still_there() -> None:
+    """Each is a mistake that could be drawn today, and has a reason."""
+    today = {(m.file, m.before, m.after) for m in everything()}
+    entries = json.loads(Path(EQUIVALENT).read_text(encoding="utf-8"))
+    keys = [(e["file"], e["before"], e["after"]) for e in entries]
+    assert len(set(keys)) == len(keys)
+    assert not (gone := set(keys) - today), gone
+    assert all(len(e["why"].split()) > 3 for e in entries)
