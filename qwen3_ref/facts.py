@@ -85,6 +85,12 @@ def technical_report() -> dict[str, Any]:
     return _load("technical_report.json")
 
 
+def nano_hashes(name: str) -> dict[str, str]:
+    """The SHA-256 of the files of a shipped nano checkpoint, by file name."""
+    hashes: dict[str, str] = _load("nano_sha256.json")[name]
+    return hashes
+
+
 def published_total_size(name: str) -> int | None:
     """The bytes of tensor data that the official files of a checkpoint state, or None if not seen.
 

@@ -18,16 +18,17 @@ import json
 import operator
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import regex
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers
 
 from qwen3_ref import facts
+from qwen3_ref.store.errors import quoted
 from qwen3_ref.store.files import read_json, write_atomically
 from qwen3_ref.store.fingerprint import fingerprint
 from qwen3_ref.store.hub import hub_cache
@@ -79,6 +80,14 @@ CONTROL_TOKENS = (
 _TOKENIZER_BYTES = 100_000_000  # the official file has 11.4 million
 _NFC = normalizers.NFC()  # the library's tables for both paths: `unicodedata` changes with Python
 _RANKS_SHA256 = "b2b1b8dfb5cc5f024bafc373121c6aba3f66f9a5a0269e243470a1de16a33186"
+_OTHER_BPE = (
+    "dropout",
+    "unk_token",
+    "continuing_subword_prefix",
+    "end_of_word_suffix",
+    "byte_fallback",
+    "ignore_merges",
+)
 Backend = Literal["fast", "python"]
 
 
@@ -181,12 +190,18 @@ class Tokenizer:
     """Text to ids and back. Made by `official`, `from_pretrained` or `train`.
 
     `vocab` maps byte strings to ids, `merges` are the pairs in order of rank, `control_tokens` maps
-    control tokens to ids.
+    control tokens, and whatever else was added to the vocabulary, to ids; `special` are those that files
+    call so.
     """
 
     def __init__(
-        self, vocab: dict[bytes, int], merges: Sequence[tuple[bytes, bytes]], control: dict[str, int]
+        self,
+        vocab: dict[bytes, int],
+        merges: Sequence[tuple[bytes, bytes]],
+        control: dict[str, int],
+        special: Collection[str] = SPECIAL_TOKENS,
     ) -> None:
+        self.special = frozenset(special) & control.keys()
         self.vocab = vocab
         self.merges = list(merges)
         self.control_tokens = control
@@ -248,7 +263,8 @@ class Tokenizer:
         try:
             data = read_json(path, _TOKENIZER_BYTES)
             names, pairs = data["model"]["vocab"], data["model"]["merges"]
-            added = {token["content"]: token["id"] for token in data["added_tokens"]}
+            added = _added_tokens(data["added_tokens"])
+            special = [token["content"] for token in data["added_tokens"] if token.get("special")]
             normal = (data["normalizer"] or {}).get("type")
             pre = json.dumps(data["pre_tokenizer"])
         except (FileNotFoundError, NotADirectoryError):
@@ -258,8 +274,16 @@ class Tokenizer:
             raise ValueError(
                 f"{path} cannot be read ({error.strerror}); check its kind and permissions."
             ) from None
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise ValueError(f"{path} is not a BPE tokenizer.json ({error!r}); fetch it again.") from None
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f"{path} is not a BPE tokenizer.json ({quoted(error, 200)}); fetch it again."
+            ) from None
+        model = data["model"]
+        if model.get("type", "BPE") != "BPE" or any(model.get(name) for name in _OTHER_BPE):
+            raise ValueError(
+                f"{path} holds another kind of BPE than Qwen3's ({', '.join(_OTHER_BPE)} must be off), so "
+                f"its ids would differ; load it with the tokenizers library."
+            )
         if normal != "NFC" or json.dumps(PATTERN)[1:-1] not in pre:
             raise ValueError(
                 f"{path} normalises or splits text in another way than Qwen3 (NFC and its own pattern), "
@@ -271,12 +295,14 @@ class Tokenizer:
             vocab = {_to_bytes(name): i for name, i in names.items() if name not in added}
             needed = {bytes([b]) for b in range(256)}.union(*merges, (a + b for a, b in merges))
             if len(missing := needed - vocab.keys()):
-                raise ValueError(f"no id for {min(missing)!r}")
+                raise ValueError(f"no id for {quoted(min(missing))}")
+            _check_token_ids([*vocab.values(), *added.values()])
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(
-                f"{path} is no byte-level vocabulary with all its merges ({error!r}); fetch it again."
+                f"{path} is no byte-level vocabulary with all its merges ({quoted(error, 200)}); "
+                f"fetch it again."
             ) from None
-        return cls(vocab, merges, added)
+        return cls(vocab, merges, added, special)
 
     @classmethod
     def train(
@@ -366,9 +392,10 @@ class Tokenizer:
         """
         token_id = operator.index(token_id)  # whatever counts as an integer, a tensor's item too
         if token_id not in self._by_id:
+            gaps = "" if isinstance(self.ids, range) else " with gaps"
             raise ValueError(
-                f"token id {token_id} has no text: this tokenizer has ids 0 to {self.num_ids - 1}, and "
-                f"rows of the embedding beyond them are padding."
+                f"token id {token_id} has no text: this tokenizer has ids 0 to "
+                f"{self.ids[-1]}{gaps}, and rows of the embedding beyond them are padding."
             )
         return self._by_id[token_id]
 
@@ -386,7 +413,7 @@ class Tokenizer:
         data = json.loads(self._fast.to_str())
         flags = dict(single_word=False, lstrip=False, rstrip=False, normalized=False)
         data["added_tokens"] = [
-            {"id": i, "content": token, **flags, "special": token in SPECIAL_TOKENS}
+            {"id": i, "content": token, **flags, "special": token in self.special}
             for token, i in self.control_tokens.items()
         ]
         config = {
@@ -407,6 +434,28 @@ class Tokenizer:
         }
         for name, content in (("tokenizer.json", data), ("tokenizer_config.json", config)):
             write_atomically(Path(directory) / name, json.dumps(content, ensure_ascii=False, indent=1))
+
+
+def _added_tokens(tokens: list[dict[str, Any]]) -> dict[str, int]:
+    """Ids by text. Raises ValueError for what `encode` would not treat as the file asks."""
+    added: dict[str, int] = {}
+    for token in tokens:
+        text = token["content"]
+        if not isinstance(text, str) or not text or text in added:
+            raise ValueError(f"an added token is {quoted(text)}")
+        if flags := [name for name in ("single_word", "lstrip", "rstrip") if token.get(name)]:
+            raise ValueError(f"the added token {quoted(text)} has {flags[0]}, which is not done here")
+        added[text] = token["id"]
+    return added
+
+
+def _check_token_ids(ids: Sequence[Any]) -> None:
+    """Raise ValueError unless all are whole numbers from 0, each for one token."""
+    wrong = [i for i in ids if type(i) is not int or not 0 <= i < 2**31]
+    if wrong:
+        raise ValueError(f"an id is {quoted(wrong[0])}")
+    if len(set(ids)) < len(ids):
+        raise ValueError(f"id {Counter(ids).most_common(1)[0][0]} stands for two tokens")
 
 
 class StreamDecoder:

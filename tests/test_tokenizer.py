@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import tempfile
 from collections import Counter
 from pathlib import Path
@@ -452,3 +453,103 @@ def test_no_file(tmp_path: Path) -> None:
     for place in (tmp_path, tmp_path / "none", Path(__file__)):
         with pytest.raises(ValueError, match=r"there is no .*tokenizer.json; give a directory"):
             Tokenizer.from_pretrained(place)
+
+
+# -- added tokens and hostile files ---------------------------------------------------------------
+
+
+def changed(folder: Path, change: Any) -> Path:
+    """A small tokenizer's file, changed in place."""
+    Tokenizer.train(["ab abc abcd"], 300).save_pretrained(folder)
+    path = folder / "tokenizer.json"
+    data = json.loads(path.read_text(encoding="utf-8"))
+    other = change(data)
+    path.write_text(json.dumps(data if other is None else other), encoding="utf-8")
+    return folder
+
+
+def adding(*tokens: tuple[Any, Any, bool], **flags: Any) -> Any:
+    plain = dict(single_word=False, lstrip=False, rstrip=False, normalized=False) | flags
+    rows = [{"id": i, "content": text, "special": special, **plain} for i, text, special in tokens]
+    return lambda data: data["added_tokens"].extend(rows)
+
+
+def test_added_tokens_with_gaps(tmp_path: Path) -> None:
+    """Special and not, with ids left out between: found, counted, encoded, decoded and saved as the
+    library does it."""
+    folder = changed(tmp_path, adding((320, "<|note|>", True), (310, "<word>", False)))
+    tok = Tokenizer.from_pretrained(folder)
+    before = Tokenizer.train(["ab abc abcd"], 300)
+    assert isinstance(before.ids, range) and before.ids[-1] == before.num_ids - 1
+    assert tok.num_ids == before.num_ids + 2 == len(tok.ids)
+    assert list(tok.ids) == [*before.ids, 310, 320] and 311 not in tok.ids
+    text = "ab<|note|>abc<word><|im_end|>"
+    ids = tok.encode(text, allow_control_tokens=True)
+    assert [i for i in ids if i > before.ids[-1]] == [320, 310]
+    assert tok.encode(text, allow_control_tokens=True, backend="python") == ids
+    assert tok.decode(ids) == text
+    # The library gives added tokens the next ids whatever its file says; without gaps it is a witness.
+    new = {320: before.num_ids, 310: before.num_ids + 1}
+    dense = changed(tmp_path / "dense", adding((new[320], "<|note|>", True), (new[310], "<word>", False)))
+    theirs = tokenizers.Tokenizer.from_file(str(dense / "tokenizer.json"))
+    without = Tokenizer.from_pretrained(dense)
+    assert isinstance(without.ids, range)
+    assert without.encode(text, allow_control_tokens=True) == theirs.encode(text).ids
+    assert theirs.encode(text).ids == [new.get(i, i) for i in ids]
+    assert not {310, 320} & set(tok.encode(text))
+    assert tok.token_bytes(320) == b"<|note|>"
+    for padding in (311, 321):
+        with pytest.raises(ValueError, match=f"token id {padding} has no text: .* 0 to 320 with gaps"):
+            tok.token_bytes(padding)
+    assert tok.special == before.special | {"<|note|>"}
+    tok.save_pretrained(tmp_path / "again")
+    again = Tokenizer.from_pretrained(tmp_path / "again")
+    assert again.control_tokens == tok.control_tokens and again.special == tok.special
+    assert again.fingerprint() == tok.fingerprint() != before.fingerprint()
+
+
+def test_control_tokens_of_a_snapshot_are_compared(tmp_path: Path) -> None:
+    """The pinned vocabulary under other control tokens is not the official tokenizer."""
+    tok = official()
+    for control in (
+        {token: i for token, i in tok.control_tokens.items() if token != "</think>"},
+        tok.control_tokens | {"<|note|>": 151_669},
+        tok.control_tokens | {"<think>": 151_668, "</think>": 151_667},
+    ):
+        other = Tokenizer(tok.vocab, tok.merges, control)
+        assert not module._is_official(other) and other.fingerprint() != tok.fingerprint()
+    assert module._is_official(Tokenizer(tok.vocab, tok.merges, dict(tok.control_tokens)))
+
+
+HOSTILE: dict[str, tuple[Any, str]] = {
+    "id_a_string": (adding(("310", "<a>", True)), "an id is '310'"),
+    "id_true": (adding((True, "<a>", True)), "an id is True"),
+    "id_negative": (adding((-1, "<a>", True)), "an id is -1"),
+    "id_huge": (adding((10**40, "<a>", True)), "whole number of 41 digits"),
+    "id_large": (adding((2**31, "<a>", True)), "an id is 2147483648"),
+    "id_taken": (adding((5, "<a>", True)), "id 5 stands for two tokens"),
+    "empty": (adding((310, "", True)), "an added token is ''"),
+    "a_number": (adding((310, 7, True)), "an added token is 7"),
+    "twice": (adding((310, "<a>", True), (311, "<a>", True)), "an added token is '<a>'"),
+    "strips": (adding((310, "<a>", True), lstrip=True), "lstrip"),
+    "dropout": (lambda d: d["model"].update(dropout=0.1), "another kind of BPE"),
+    "unigram": (lambda d: d["model"].update(type="Unigram"), "another kind of BPE"),
+    "ignore_merges": (lambda d: d["model"].update(ignore_merges=True), "another kind of BPE"),
+    "a_list": (lambda d: [d], "not a BPE tokenizer.json"),
+    "lists": (lambda d: d.update(x=[[]] * 10**6), "1,500,000 values"),
+    "long_name": (lambda d: d["model"]["merges"].append(["\u3000" * 5000, "a"]), "no byte-level vocabulary"),
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_hostile_files(case: str, tmp_path: Path) -> None:
+    change, words = HOSTILE[case]
+    with pytest.raises(ValueError, match=words) as caught:
+        Tokenizer.from_pretrained(changed(tmp_path, change))
+    assert len(str(caught.value)) < 1000
+
+
+def test_a_pipe_is_no_tokenizer(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "tokenizer.json")
+    with pytest.raises(ValueError, match=r"tokenizer.json cannot be read \(it is a device or a pipe"):
+        Tokenizer.from_pretrained(tmp_path)

@@ -34,6 +34,7 @@ from qwen3_ref.official import verify as weights
 from qwen3_ref.official.snapshots import fetch
 from qwen3_ref.store import checkpoint
 from qwen3_ref.store.checkpoint import INDEX, SINGLE, CheckpointError
+from qwen3_ref.store.shipped import NANO, find_nano
 from qwen3_ref.tokenizer import Tokenizer
 from tests.helpers import CASES, reference
 
@@ -346,6 +347,7 @@ def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delenv("QWEN3_WEIGHTS", raising=False)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", lambda *_, **__: None)  # the hub is there
     return cache
 
 
@@ -440,6 +442,37 @@ def test_fetch_says_what_is_wrong(nowhere: Path, monkeypatch: pytest.MonkeyPatch
         fetch("Qwen3-0.6B")
 
 
+def test_fetch_without_a_network_gives_up_at_once(
+    nowhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The hub is asked once, for the file that the facts describe; its download would try five times."""
+    asked: list[tuple[str, float]] = []
+
+    def no_route(url: str, *, timeout: float) -> None:
+        asked.append((url, timeout))
+        raise ConnectionError("[Errno 111] Connection refused")
+
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", no_route)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: pytest.fail("downloads"))
+    with pytest.raises(CheckpointError, match=r"could not be downloaded \(.*refused\); check the connection"):
+        fetch("Qwen3-0.6B")
+    ((url, timeout),) = asked
+    assert REVISION in url and url.endswith("/config.json") and timeout <= 10
+
+
+def test_a_partial_download_counts_for_the_room(nowhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a broken download has left is there already."""
+    blobs = nowhere / "models--Qwen--Qwen3-0.6B" / "blobs"
+    blobs.mkdir(parents=True)
+    with (blobs / "a.incomplete").open("wb") as file:
+        file.truncate(1_000_000_000)  # sparse
+    usage = shutil.disk_usage(nowhere)._replace(free=500_000_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(CheckpointError, match=r"needs 0.5 GB more .* has 0.5 GB free"):
+        fetch("Qwen3-0.6B")
+    assert weights.find_official("Qwen3-0.6B") is None
+
+
 # -- verify ------------------------------------------------------------------------------------
 
 
@@ -517,7 +550,7 @@ def official(published: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_a_sound_snapshot_passes_everything(official: Any) -> None:
     findings = list(weights.verify("Qwen3-0.6B"))
     assert {finding.status for finding in findings} == {"passed"}, findings
-    assert len(findings) == 13
+    assert len(findings) == 14
     assert "weaker evidence" in findings[-1].detail and "weaker" not in findings[-2].detail
 
 
@@ -543,13 +576,59 @@ def test_a_wrong_number_fails_alone(what: str, official: Any) -> None:
     assert failed == [what]
 
 
+@pytest.mark.parametrize("name", NANO)
+@pytest.mark.parametrize("by", ["name", "directory"])
+def test_the_shipped_weights_have_hashes(name: str, by: str) -> None:
+    found = {f.what: f for f in weights.verify(name if by == "name" else find_nano(name))}
+    passed = {what for what, finding in found.items() if finding.status == "passed"}
+    assert passed == {
+        "config.json", "tensor names, shapes and dtypes", "finite weights", "tokenizer ids",
+        "sha256 of the weights", "sha256 of tokenizer.json",
+    }  # fmt: skip
+    assert {f.status for f in found.values()} == {"passed", "not checked"}
+    for file, what in ((SINGLE, "sha256 of the weights"), ("tokenizer.json", "sha256 of tokenizer.json")):
+        digest = hashlib.sha256((find_nano(name) / file).read_bytes()).hexdigest()
+        assert found[what].detail == f"{digest[:12]}..."
+
+
+def test_other_weights_under_a_nano_name_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = facts.nano_hashes("qwen3-nano")
+    for file in right:
+        wrong = right | {file: "0" * 64}
+        monkeypatch.setattr(facts, "nano_hashes", lambda name, wrong=wrong: wrong)
+        failed = [f.what for f in weights.verify("qwen3-nano") if f.status == "failed"]
+        assert failed == ["sha256 of " + ("the weights" if file == SINGLE else file)]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_weights_that_are_no_numbers_fail(value: float, tmp_path: Path) -> None:
+    model = Qwen3.from_pretrained(reference("dense")[0])
+    with torch.no_grad():
+        model.model.layers[-1].mlp.down_proj.weight[-1, -1] = value
+    model.save_pretrained(tmp_path, dtype=torch.bfloat16)
+    failed = {f.what: f.detail for f in weights.verify(tmp_path) if f.status == "failed"}
+    assert set(failed) == {"finite weights"} and "down_proj.weight holds NaN" in failed["finite weights"]
+
+
+def test_verify_says_which_checks_exist(nowhere: Path) -> None:
+    """Without a snapshot: what would be checked if there were one, and what never can be."""
+    for name in ("Qwen3-0.6B", "Qwen3-14B"):
+        details = {f.what: f.detail for f in weights.verify(name)}
+        never = {what for what, detail in details.items() if "nothing was published" in detail}
+        published = facts.official_models()[name]["checkpoint"]
+        assert ("sha256 of the weights" in never) == ("file_sha256" not in published)
+        assert ("number of tensors" in never) == ("tensors" not in published)
+        assert ("logits and completions" in never) == (not facts.goldens(name))
+
+
 def test_unpublished_numbers_are_not_checked(official: Any) -> None:
     _, model, goldens = official
     model["checkpoint"] = {}
     goldens.clear()
     found = statuses(weights.verify("Qwen3-0.6B"))
     assert [what for what, status in found.items() if status == "passed"] == [
-        "config.json", "tensor names, shapes and dtypes", "tokenizer ids", "sha256 of tokenizer.json",
+        "config.json", "tensor names, shapes and dtypes", "finite weights", "tokenizer ids",
+        "sha256 of tokenizer.json",
     ]  # fmt: skip
     assert "failed" not in found.values()
 
@@ -576,7 +655,7 @@ def test_the_overstated_index_is_known(official: Any, monkeypatch: pytest.Monkey
 def test_a_plain_directory(official: Any) -> None:
     directory, _, _ = official
     found = statuses(weights.verify(directory))
-    assert list(found.values()) == ["passed"] * 3 + ["not checked"] * 6
+    assert list(found.values()) == ["passed"] * 4 + ["not checked"] * 6
     Tokenizer.train(["too many tokens"] * 2, 282).save_pretrained(directory)
     assert statuses(weights.verify(directory))["tokenizer ids"] == "passed"
     many = Tokenizer.train([chr(a) + chr(b) for a in range(97, 117) for b in range(97, 117)], 400)

@@ -58,7 +58,7 @@ def fetch(name: str) -> Path:
     found = find_official(short)
     if found is not None:
         return found
-    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url, snapshot_download
 
     model = facts.official_models()[short]
     cache = Path(constants.HF_HUB_CACHE)
@@ -78,6 +78,8 @@ def fetch(name: str) -> Path:
             f"{free / 1e9:.1f} GB free; make room, or point HF_HOME at a larger disk."
         )
     try:
+        # Asked once before, since the download itself would try for half a minute where there is no network.
+        get_hf_file_metadata(hf_hub_url(model["repo"], "config.json", revision=model["revision"]), timeout=10)
         path = Path(
             snapshot_download(model["repo"], revision=model["revision"], allow_patterns=_FILES)
         )

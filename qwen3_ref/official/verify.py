@@ -14,6 +14,8 @@ from qwen3_ref import facts
 from qwen3_ref.config import ConfigError, Qwen3Config
 from qwen3_ref.official.snapshots import find_official, official_name
 from qwen3_ref.store.checkpoint import SINGLE, Checkpoint, CheckpointError, open_checkpoint
+from qwen3_ref.store.files import open_regular
+from qwen3_ref.store.shipped import NANO, find_nano, local_directory
 from qwen3_ref.tokenizer import Tokenizer
 
 if TYPE_CHECKING:  # torch is imported where a model runs, so that `info` and `fetch` start at once
@@ -46,20 +48,29 @@ def verify(name_or_dir: str | os.PathLike[str]) -> Iterator[Finding]:
     """Check a snapshot against the published numbers, one finding at a time.
 
     An official name: configuration, tensors, byte sizes, hashes and published outputs (golden logits
-    and completions) of the snapshot that `find_official` finds. A directory: what can be said without
-    a published number, and "not checked" for the rest. A check is "passed" only if it ran.
-    Raises ConfigError for a name that is neither an official checkpoint nor a directory.
+    and completions) of the snapshot that `find_official` finds. A nano checkpoint, by its name or its
+    directory in the package: the same against the hashes that the package states. Any other directory:
+    what can be said without a published number, and "not checked" for the rest. Every check that exists
+    for the name is listed, whether it can run here or not; it is "passed" only if it ran.
+    Raises ConfigError for a name that is neither a known checkpoint nor a directory.
     """
     name: str | None = None
-    directory: Path | None = Path(name_or_dir)
-    if directory is not None and directory.is_dir():
-        why = "a directory has no published numbers; give an official name"
-    else:
-        name = official_name(str(name_or_dir))
+    directory = local_directory(os.fspath(name_or_dir))
+    if directory is None:
+        name = official_name(os.fspath(name_or_dir))
         directory = find_official(name)
         why = f"no snapshot on disk; `python -m qwen3_ref fetch {name}`"
-    for what, check in _checks(name, directory):
-        yield _run(what, check if directory is not None else None, why)
+    elif directory.name in NANO and directory.resolve() == find_nano(directory.name):
+        name = directory.name
+        why = "the package states hashes for its nano checkpoints, which cover this"
+    else:
+        why = "a directory has no published numbers; give an official name"
+    snapshot = _Snapshot(directory or Path(), name)
+    for what, check in snapshot.checks():
+        if directory is None and check is not None and snapshot.unpublished(what):
+            yield _run(what, None, f"{why} (even then: {snapshot.unpublished(what)})")
+        else:
+            yield _run(what, check if directory is not None else None, why)
 
 
 def _run(what: str, check: Callable[[], str] | None, why: str) -> Finding:
@@ -75,27 +86,6 @@ def _run(what: str, check: Callable[[], str] | None, why: str) -> Finding:
         return Finding(what, "failed", str(error))
 
 
-def _checks(
-    name: str | None, directory: Path | None
-) -> Iterator[tuple[str, Callable[[], str] | None]]:
-    """(what, check) of every check that applies; None where nothing was published to check against."""
-    snapshot = _Snapshot(directory or Path(), name)
-    yield "config.json", snapshot.config_json
-    yield "tensor names, shapes and dtypes", snapshot.shapes
-    yield "tokenizer ids", snapshot.tokenizer_ids
-    official = name is not None
-    yield "number of tensors", snapshot.tensor_count if official else None
-    yield "bytes of tensor data", snapshot.data_bytes if official else None
-    yield "bytes of each file", snapshot.file_bytes if official else None
-    yield "sha256 of the weights", snapshot.weights_sha256 if official else None
-    yield "sha256 of tokenizer.json", snapshot.tokenizer_sha256 if official else None
-    goldens = facts.goldens(name) if name is not None else []
-    for golden in goldens:
-        yield f"{golden['name']} in {golden['dtype']}", functools.partial(snapshot.golden, golden)
-    if not goldens:
-        yield "logits and completions", snapshot.no_goldens if official else None
-
-
 def _start(text: str) -> str:
     """The first words of a completion, quoted."""
     return repr(text if len(text) <= 64 else text[:61] + "...")
@@ -105,10 +95,47 @@ class _Snapshot:
     """The checks of one directory. Each method returns what it saw, or raises Failed or NotChecked."""
 
     def __init__(self, directory: Path, name: str | None) -> None:
+        """`name`: of an official or a shipped nano checkpoint, or None."""
         self.directory, self.name = directory, name
-        self.published: dict[str, Any] = {} if name is None else facts.official_models()[name]
+        self.official = name is not None and name not in NANO
+        self.published: dict[str, Any] = facts.official_models()[name] if name and self.official else {}
         self.sizes: dict[str, Any] = self.published.get("checkpoint") or {}
+        tokenizer = (self.published.get("tokenizer_json") or {}).get("tokenizer_json_sha256")
+        self.hashes = {SINGLE: self.sizes.get("file_sha256"), "tokenizer.json": tokenizer}
+        if name in NANO:
+            self.hashes |= facts.nano_hashes(name)
         self._model: tuple[str, Qwen3] | None = None
+
+    def checks(self) -> Iterator[tuple[str, Callable[[], str] | None]]:
+        """(what, check) of every check that exists; None where such a thing has no published numbers."""
+        yield "config.json", self.config_json
+        yield "tensor names, shapes and dtypes", self.shapes
+        yield "finite weights", self.finite
+        yield "tokenizer ids", self.tokenizer_ids
+        named, official = self.name is not None, self.official
+        yield "number of tensors", self.tensor_count if official else None
+        yield "bytes of tensor data", self.data_bytes if official else None
+        yield "bytes of each file", self.file_bytes if official else None
+        yield "sha256 of the weights", self.weights_sha256 if named else None
+        yield "sha256 of tokenizer.json", self.tokenizer_sha256 if named else None
+        goldens = facts.goldens(self.name) if self.name is not None else []
+        for golden in goldens:
+            yield f"{golden['name']} in {golden['dtype']}", functools.partial(self.golden, golden)
+        if not goldens:
+            yield "logits and completions", self.no_goldens if official else None
+
+    def unpublished(self, what: str) -> str | None:
+        """Why a check could not run on any snapshot, or None: nothing was published to compare with."""
+        sizes = self.sizes
+        lacks = {
+            "number of tensors": "tensors" not in sizes,
+            "bytes of tensor data": not self.name or facts.published_total_size(self.name) is None,
+            "bytes of each file": not sizes.keys() & {"file_bytes", "shard_bytes", "files_sum_bytes"},
+            "sha256 of the weights": self.hashes[SINGLE] is None,
+            "sha256 of tokenizer.json": self.hashes["tokenizer.json"] is None,
+            "logits and completions": True,
+        }
+        return "nothing was published to compare with" if lacks.get(what) else None
 
     @property
     def config(self) -> Qwen3Config:
@@ -123,7 +150,7 @@ class _Snapshot:
 
     def config_json(self) -> str:
         found = self.config
-        if self.name is None:
+        if self.name is None or not self.official:
             return f"a possible {found.model_type} model of {found.num_parameters():,} parameters"
         official = Qwen3Config.named(self.name)
         for field in official.__dataclass_fields__:
@@ -139,13 +166,24 @@ class _Snapshot:
         kinds = sorted({checkpoint.dtype(name) for name in checkpoint.names()})
         return f"{len(checkpoint.names()):,} tensors in {', '.join(kinds)}, all of them the config's"
 
+    def finite(self) -> str:
+        checkpoint = self.opened()
+        try:
+            checkpoint.check(self.config.tensor_shapes())
+        except CheckpointError as error:
+            raise NotChecked("its tensors are not the config's, see above") from error
+        name = checkpoint.not_finite()
+        if name is not None:
+            raise Failed(f"{name} holds NaN or an infinity")
+        return f"every value of {len(checkpoint.names()):,} tensors is a number"
+
     def tokenizer_ids(self) -> str:
         if not (self.directory / "tokenizer.json").exists():
             raise NotChecked("there is no tokenizer.json")
-        ids, rows = Tokenizer.from_pretrained(self.directory).num_ids, self.config.vocab_size
-        if ids > rows:
-            raise Failed(f"the tokenizer has {ids:,} ids and the embedding only {rows:,} rows")
-        return f"{ids:,} ids in {rows:,} rows of the embedding"
+        ids, rows = Tokenizer.from_pretrained(self.directory).ids, self.config.vocab_size
+        if ids[-1] >= rows:
+            raise Failed(f"the tokenizer has an id {ids[-1]:,} and the embedding only {rows:,} rows")
+        return f"{len(ids):,} ids in {rows:,} rows of the embedding"
 
     def tensor_count(self) -> str:
         return self._same(len(self.opened().names()), self.sizes.get("tensors"), "tensors")
@@ -173,16 +211,16 @@ class _Snapshot:
         return self._same(sum(sizes), self.sizes.get("files_sum_bytes"), "bytes in all files")
 
     def weights_sha256(self) -> str:
-        return self._hash(SINGLE, self.sizes.get("file_sha256"))
+        return self._hash(SINGLE)
 
     def tokenizer_sha256(self) -> str:
-        entry = self.published.get("tokenizer_json") or {}
-        return self._hash("tokenizer.json", entry.get("tokenizer_json_sha256"))
+        return self._hash("tokenizer.json")
 
-    def _hash(self, file: str, want: str | None) -> str:
+    def _hash(self, file: str) -> str:
+        want = self.hashes[file]
         if want is None:
             raise NotChecked("no hash was published")
-        with (self.directory / file).open("rb") as stream:
+        with open_regular(self.directory / file) as stream:
             got = hashlib.file_digest(stream, "sha256").hexdigest()
         if got != want:
             raise Failed(f"{got[:12]}..., published {want[:12]}...")

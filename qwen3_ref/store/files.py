@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import re
 import stat
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _MOST_VALUES = 1_500_000  # in one JSON text: two and a half times those of the official tokenizer.json
 
 
-def open_regular(path: Path) -> BinaryIO:
+def open_regular(path: Path) -> io.BufferedReader:
     """Open a file for reading, if it is one: a pipe would wait for ever and a device may never end.
 
     Raises OSError with its file name and the reason, as `open` does.
