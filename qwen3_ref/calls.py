@@ -264,9 +264,12 @@ def _xml_call(text: str, inside: int, stop: int, marks: Mapping[int, str], schem
             if not tag[1]:
                 break
         elif i in found.closing or (tag[1] and found.own_line(i)) or (ending and i > found.last_closing):
-            values.append((key, text[begin : tag.start()].removesuffix("\n")))
+            value = text[begin : tag.start()].removesuffix("\n")
             if i not in found.closing:
+                if "</parameter>" in value:  # something follows it that should not
+                    break
                 notes.append(f"does not close its parameter {quoted(key)}")
+            values.append((key, value))
             key, at, end = None, _skip(text, tag.end(), stop), ending
         if tag[1] and key is None:
             key, begin = tag[1], tag.end() + (text[tag.end() : tag.end() + 1] == "\n")
