@@ -58,7 +58,7 @@ def read_calls(text: str, marks: Mapping[int, str], schemas: Json | None) -> Cal
         if start < at:  # within a block that has been dealt with
             continue
         stray = stray or bool(blocks and text[at:start].strip())
-        n, following = len(blocks) + 1, _next(every if bare else whole, inside + 1, len(text))
+        n, following = len(blocks) + 1, _next(every if bare else whole, inside + bare, len(text))
         try:
             if schemas is None:
                 call, end, closed, notes = _json_call(text, inside, marks)
@@ -105,11 +105,9 @@ def _around(kept: list[str], rest: str, xml: bool) -> str:
     whatever stood between and behind the calls, if that is more than white space."""
     if not kept:
         return rest
-    content = kept[0].strip() if xml else kept[0].removesuffix("\n")
-    for piece in (*kept[1:], rest):
-        if piece.strip():
-            content = f"{content}\n{piece.strip(chr(10))}" if content else piece.strip("\n")
-    return content
+    content = [kept[0].strip() if xml else kept[0].removesuffix("\n")]
+    content += [piece.strip("\n") for piece in (*kept[1:], rest) if piece.strip()]
+    return "\n".join(content if content[0] else content[1:])
 
 
 # -- JSON ------------------------------------------------------------------------------------------

@@ -98,6 +98,8 @@ OPEN = CALL.removesuffix("</tool_call>")
         (f"a\n{CALL}\n{BAD}", f"a\n{BAD}", 1, True, ["2 cannot be read"]),
         (f"{CALL}\n{BAD}\n{CALL}", BAD, 2, True, ["2 cannot be read"]),
         (f"<tool_call>{{bad\n{CALL}", "<tool_call>{bad", 1, True, ["1 is not closed before the next one"]),
+        (f"<tool_call>{CALL}", "<tool_call>", 1, True, ["1 is not closed before the next one"]),
+        (f"{CALL}\nb\n{CALL}\nc", "b\nc", 2, True, ["text after a tool call"]),
         (f"{CALL}\nb", "b", 1, True, ["text after a tool call"]),
         (f"{CALL}\n</tool_call>", "</tool_call>", 1, True, ["text after", "without its <tool_call>"]),
         ("a </tool_call>", "a </tool_call>", 0, True, ["without its <tool_call>"]),
@@ -268,6 +270,15 @@ def test_values_of_no_allowed_type(word: str, schema: Any) -> None:
     )
     assert got.tool_calls == [{"name": "f", "arguments": {"x": word}}]
     assert len(got.problems) == 1 and "'x' as " in got.problems[0] and len(got.problems[0]) < 300
+
+
+def test_lists_as_models_write_them() -> None:
+    schema = {"properties": {"x": {"type": "array"}}}
+    for word in ("['a', \"b\", 1, None]", '["a", "b", 1, null]'):
+        lines = (BEGIN, FUNCTION, X[0], word, X[2], *END)
+        assert xml_call(*lines, schema=schema) == Reply(
+            None, "", [EMPTY | {"arguments": {"x": ["a", "b", 1, None]}}]
+        )
 
 
 def test_references() -> None:

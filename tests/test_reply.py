@@ -344,6 +344,17 @@ def test_a_reply_that_is_put_back_says_the_same(text: str, template: Any, thinki
     assert TOK.decode(encode_chat(TOK, told, **options)) == text and first.content.strip() in text
 
 
+@pytest.mark.parametrize("text", ["Write </think> to close.", "a </think> b </think> c", "</think>"])
+def test_a_message_says_the_same(text: str) -> None:
+    """An answer without thoughts that names the mark (thinking was off), in the next prompt."""
+    turn = parse_reply(f"{text}<|im_end|>", enable_thinking=False).message()
+    for later in ([*HELLO, turn], [*HELLO, turn, *HELLO]):
+        assert f"{text}<|im_end|>" in render_chat(later)
+        assert f"{text}<|im_end|>" in TOK.decode(encode_chat(TOK, later))
+    assert "reasoning_content" not in parse_reply("4").message()
+    assert parse_reply("<think>\na\n</think>\n\n4").message()["reasoning_content"] == "a"
+
+
 # -- in linear time -----------------------------------------------------------------------------------
 
 SHAPES = {

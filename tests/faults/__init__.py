@@ -22,6 +22,7 @@ def _catalogue() -> tuple[list[Fault], list[Fault]]:
         loading,
         measuring,
         norms_and_rope,
+        replies,
         serving,
         specification,
         text,
@@ -30,7 +31,7 @@ def _catalogue() -> tuple[list[Fault], list[Fault]]:
 
     torch = [*norms_and_rope.FAULTS, *attention_and_experts.FAULTS]
     faults = [*torch, *specification.FAULTS, *loading.FAULTS, *serving.FAULTS]
-    faults += [*text.FAULTS, *training.FAULTS, *balancing.FAULTS]
+    faults += [*text.FAULTS, *replies.FAULTS, *training.FAULTS, *balancing.FAULTS]
     faults += [*measuring.FAULTS, *decoding.FAULTS]
     faults += [*first_hour.FAULTS, *forward.FAULTS]
     return faults, equivalent.FAULTS

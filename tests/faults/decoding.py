@@ -203,7 +203,7 @@ PROFILE = [
         name="guesses_in_silence",
         words="a template taken by its name is taken without a word",
         module="decode.profile",
-        right='guesses.append(f"It has no chat template; {found or \'qwen3\'} is taken, {reason}.")',
+        right="guesses.append(f\"It has no chat template; {found or 'qwen3'} is taken, {reason}.\")",
         wrong="pass",
         by=(BY_NAME,),
     ),
