@@ -139,7 +139,8 @@ WRONG: list[tuple[str, int, str]] = [
     ("chat file", 2, "file is a file"),
     ("chat qwen3-nano-student", 2, "the folder qwen3-nano-student here is no checkpoint"),
     ("chat Qwen3-nano", 2, "did you mean qwen3-nano."),
-    ("chat empty", 1, "there is no empty/"),
+    ("chat empty", 1, "there is no empty/config.json"),
+    ("chat broken", 1, "broken/config.json cannot be read as JSON"),
     ("chat qwen3-nano --seed -1", 2, "--seed: -1 is not 0 or more"),
     ("chat qwen3-nano --seed 1.5", 2, "invalid int value: '1.5'"),
     ("chat qwen3-nano --seed", 2, "--seed: expected one argument"),
@@ -170,7 +171,8 @@ WRONG: list[tuple[str, int, str]] = [
     ("evaluate ./nowhere", 2, "there is no directory ./nowhere"),
     ("evaluate file", 2, "file is a file"),
     ("evaluate ''", 2, "''"),
-    ("evaluate empty", 1, "empty"),
+    ("evaluate empty", 1, "there is no empty/config.json"),
+    ("evaluate broken", 1, "broken/config.json cannot be read as JSON"),
     ("evaluate qwen3-nano --budgets", 2, "--budgets: expected at least one argument"),
     ("evaluate qwen3-nano --budgets -1", 2, "-1"),
     ("evaluate qwen3-nano --budgets 1.5", 2, "1.5 is not a whole number"),
@@ -524,10 +526,12 @@ def test_the_commands_that_the_readme_quotes_exist() -> None:
 
 
 @pytest.fixture
-def made(tmp_path: Path) -> Path:
+def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty project with the Makefile, and a place for false programs."""
     if shutil.which("make") is None:
         pytest.skip("needs make")
+    for name in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL"):  # this may run under `make test`
+        monkeypatch.delenv(name, raising=False)
     for name in ("Makefile", "requirements.lock", "pyproject.toml"):
         shutil.copy(ROOT / name, tmp_path)
     (tmp_path / "bin").mkdir()

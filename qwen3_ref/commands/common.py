@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
-from qwen3_ref.config import ConfigError
+from qwen3_ref.config import ConfigError, Qwen3Config
 from qwen3_ref.facts import known_names, official_models, suggestion
 from qwen3_ref.official.snapshots import download_bytes, find_official, official_name
 from qwen3_ref.store.checkpoint import CheckpointError
@@ -123,7 +123,8 @@ def local(model: str) -> Path | None:
 def checkpoint_directory(model: str) -> Path:
     """Where the checkpoint lies that a command is to run: a directory, a nano's name, or an official one.
 
-    Raises Misuse if there is no such thing, CheckpointError if it is not on this machine.
+    Raises Misuse if there is no such thing, CheckpointError if it is not on this machine, ConfigError if
+    its config.json is missing or wrong: before torch is loaded, which takes seconds.
     """
     directory = local(model)
     if directory is None:
@@ -134,6 +135,7 @@ def checkpoint_directory(model: str) -> Path:
                 f"{name} is not on this machine; `{MODULE} fetch {name}` downloads it "
                 f"({unit(download_bytes(name), 'B')})."
             )
+    Qwen3Config.from_pretrained(directory)
     return directory
 
 
