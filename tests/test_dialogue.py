@@ -143,7 +143,8 @@ def test_a_reply_that_is_put_back_loses_no_word(reply: str, thinking: bool) -> N
     answer = reply.split("</think>", 1)[1] if reply.startswith("<think>") else reply
     text = TOK.decode(d.prompt())
     said = answer.replace("~", "").strip()
-    assert said in text or all(word in text for word in said.split() if '"f"' in said), text
+    parts = said.split() if '"f"' in said else [said]  # the template writes a call in its own way
+    assert all(part in text for part in parts), text
     assert d.prompt().count(END) == 4, "what was typed out ends no turn"
 
 
