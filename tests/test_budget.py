@@ -14,8 +14,11 @@ import pytest
 import torch
 
 from qwen3_ref.cache import KVCache
-from qwen3_ref.decode.budget import EARLY_STOP, Budget
+from qwen3_ref.decode.budget import EARLY_STOP, NANO_EARLY_STOP, Budget
 from qwen3_ref.decode.generation import Generated, Row, generate, stream
+from qwen3_ref.measure.accuracy import TEST_SEED, chat_prompt
+from qwen3_ref.model import Qwen3
+from qwen3_ref.tasks.problems import make_problems, verify
 from qwen3_ref.tokenizer import Tokenizer
 
 TOK = Tokenizer.train(["a small text"], 290)
@@ -232,6 +235,22 @@ def test_thinking_on_behind_the_mark_is_recorded() -> None:
     assert reply.second_thought == [THOUGHT[2], CLOSE, THOUGHT[3], CLOSE] and reply.thinking_ended == "closed"
     reply = fed(row(prompt=[OPEN, CLOSE]), THOUGHT[0], CLOSE, *ANSWER, END)  # non-thinking mode
     assert reply.second_thought == [THOUGHT[0], CLOSE] and reply.thinking_ended is None
+
+
+def test_the_nano_thinks_on_behind_a_cut() -> None:
+    """At a budget of 0, of these eight some; what they say behind the second mark is the answer."""
+    tok, model = Tokenizer.from_pretrained("qwen3-nano"), Qwen3.from_pretrained("qwen3-nano")
+    problems = make_problems("arithmetic", "test", 8, difficulty=2, seed=TEST_SEED)
+    replies = generate(
+        model, [chat_prompt(tok, problem, "thinking") for problem in problems], max_new_tokens=96,
+        stop_ids=tok.stop_ids, tokenizer=tok, thinking_budget=Budget(0, NANO_EARLY_STOP),
+    )  # fmt: skip
+    on = [(problem, reply) for problem, reply in zip(problems, replies, strict=True) if reply.second_thought]
+    assert on and all(reply.second_thought[-1] == tok.control_tokens["</think>"] for _, reply in on)
+    strict = [verify(problem, tok.decode(reply.answer).strip()) for problem, reply in on]
+    rest = [(problem, reply.answer[len(reply.second_thought) :]) for problem, reply in on]
+    lenient = [verify(problem, tok.decode(ids).strip()) for problem, ids in rest]
+    assert not any(strict) and any(lenient)
 
 
 def test_a_well_formed_reply_has_no_second_thought() -> None:

@@ -402,7 +402,7 @@ def test_fetch_asks_for_the_described_revision(nowhere: Path, monkeypatch: pytes
 
     def download(repo: str, *, revision: str, allow_patterns: list[str]) -> str:
         asked.append((repo, revision))
-        wanted = ["config.json", "tokenizer.json", "model.safetensors", INDEX]
+        wanted = ["config.json", "chat_template.jinja", "tokenizer.json", "model.safetensors", INDEX]
         files = [*wanted, "pytorch_model.bin", "onnx/model.onnx", "README.md"]
         chosen = huggingface_hub.utils.filter_repo_objects(files, allow_patterns=allow_patterns)
         assert list(chosen) == wanted

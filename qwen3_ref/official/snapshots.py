@@ -12,7 +12,8 @@ from qwen3_ref.config import Qwen3Config
 from qwen3_ref.store.checkpoint import CheckpointError, is_complete
 from qwen3_ref.store.hub import hub_cache
 
-_FILES = ["config.json", "generation_config.json", "tokenizer*", "vocab.json", "merges.txt", "*.safetensors*"]
+_FILES = ["config.json", "generation_config.json", "chat_template*", "tokenizer*", "vocab.json"]
+_FILES += ["merges.txt", "*.safetensors*"]
 
 
 def official_name(name: str) -> str:
