@@ -78,6 +78,14 @@ CACHE = [
         KEPT,
     ),
     fault(
+        "stream_on_another_text",
+        "a lone reply goes back to where the cache and its prompt part, and says nothing",
+        "decode.generation",
+        "cache.keep(row.prompt, strict=True)",
+        "cache.keep(row.prompt)",
+        "test_cache:test_the_same_prompt_again_is_regenerated",
+    ),
+    fault(
         "growing_forgets_the_padding",
         "what grew knows its columns and not which of them are tokens",
         "cache",
