@@ -299,10 +299,12 @@ def quoted(value: Any, most: int = 80) -> str:
 
 def _json(value: Any, where: str) -> str:
     try:
-        return json.dumps(value, ensure_ascii=False, allow_nan=False, default=_number)
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False, default=_number)
     except (TypeError, ValueError, RecursionError) as error:
         why = str(error).partition(":")[0]  # some name the value behind it
         raise ValueError(f"{where} holds what JSON cannot write ({why}); use plain values.") from None
+    # Half of a surrogate pair, which a model can write as an escape, is no text that could be encoded.
+    return re.sub("[\ud800-\udfff]", lambda half: f"\\u{ord(half[0]):04x}", text)
 
 
 def _number(value: Any) -> int | float:

@@ -355,6 +355,13 @@ def test_a_message_says_the_same(text: str) -> None:
     assert parse_reply("<think>\na\n</think>\n\n4").message()["reasoning_content"] == "a"
 
 
+def test_half_a_surrogate_pair_is_put_back_as_it_came() -> None:
+    text = CALL.replace("1", '"\\ud800 \\u00e9"')
+    turn = parse_reply(text).message()
+    ids = encode_chat(TOK, [*HELLO, turn], add_generation_prompt=False)
+    assert '{"x": "\\ud800 é"}' in TOK.decode(ids)
+
+
 # -- in linear time -----------------------------------------------------------------------------------
 
 SHAPES = {
