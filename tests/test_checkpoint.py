@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from qwen3_ref.config import ConfigError
 from qwen3_ref.model import Qwen3
 from qwen3_ref.numpy_ref import NumpyQwen3
-from qwen3_ref.store import checkpoint
+from qwen3_ref.store import checkpoint, files
 from qwen3_ref.store.checkpoint import INDEX, SINGLE, CheckpointError, open_checkpoint
 from qwen3_ref.store.progress import progress
 from tests.damage import (
@@ -257,6 +257,12 @@ def test_a_bad_checkpoint_is_one_sentence(case: str, loader: str, tmp_path: Path
     assert all(fragment in message for fragment in fragments), message
     assert message.isprintable() and message.endswith("."), message
     assert len(message) <= 2000
+
+
+def test_a_device_is_no_file() -> None:
+    """One that ends at once, so that a reader that opens it fails here and does not hang."""
+    with pytest.raises(OSError, match="a device or a pipe, not a file"):
+        files.read_json(Path(os.devnull), 10)
 
 
 @pytest.mark.parametrize("loader", LOADERS)

@@ -42,7 +42,10 @@ def parse_json(content: bytes) -> Any:
         raise ValueError(f"it holds more than {_MOST_VALUES:,} values")
     try:
         text = content.decode("utf-8")
-        return json.loads(text, object_pairs_hook=_once, parse_int=_whole, parse_float=_fraction)
+        values = json.loads(text, object_pairs_hook=_once, parse_int=_whole, parse_float=_fraction)
+        if re.search(r"\\u[dD]", text):  # half a character: no other reader of JSON takes it
+            json.dumps(values, ensure_ascii=False).encode("utf-8")
+        return values
     except RecursionError:
         raise ValueError("its lists are too deep") from None
 

@@ -17,6 +17,7 @@ def _catalogue() -> tuple[list[Fault], list[Fault]]:
         balancing,
         decoding,
         equivalent,
+        files,
         first_hour,
         forward,
         loading,
@@ -34,6 +35,7 @@ def _catalogue() -> tuple[list[Fault], list[Fault]]:
     faults += [*text.FAULTS, *replies.FAULTS, *training.FAULTS, *balancing.FAULTS]
     faults += [*measuring.FAULTS, *decoding.FAULTS]
     faults += [*first_hour.FAULTS, *forward.FAULTS]
+    faults += files.FAULTS
     return faults, equivalent.FAULTS
 
 
