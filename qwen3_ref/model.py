@@ -454,9 +454,9 @@ def _check_kept(logits_to_keep: object, attention_mask: Tensor | None) -> None:
         )
     if isinstance(attention_mask, Tensor) and attention_mask.dim() == 2 and attention_mask.shape[1] > 1:
         real = attention_mask.to(torch.bool)
-        if bool((real.any(dim=1) & ~real[:, -1]).any()):
+        if bool((real.any(dim=1) & ~real[:, -logits_to_keep:].any(dim=1)).any()):
             raise ValueError(
-                "attention_mask ends in padding, and the logits to keep would be those of a pad; put the "
+                "attention_mask ends in padding, and the logits to keep would be those of pads; put the "
                 "padding on the left."
             )
 

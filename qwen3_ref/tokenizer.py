@@ -327,6 +327,10 @@ class Tokenizer:
 
     # -- encoding and decoding ----------------------------------------------------------------
 
+    def defining(self) -> list[object]:
+        """All that decides which ids a text has, for a fingerprint."""
+        return [self.vocab, self.merges, self.control_tokens]
+
     @property
     def num_ids(self) -> int:
         """How many ids it can produce, control tokens included: 151,669 for the official one."""

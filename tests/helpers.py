@@ -210,7 +210,7 @@ def small_corpus() -> text.Corpus:
 def row(problem: int, correct: bool, **changes: Any) -> Row:
     values: dict[str, Any] = dict(
         problem=problem, family="arithmetic", difficulty=1, mode="thinking", budget=None, sample=0,
-        correct=correct, thinking_tokens=10, answer_tokens=3, thinking_ended="closed", ended="stop",
-        answer="1",
+        correct=correct, lenient=correct, thinking_tokens=10, answer_tokens=3, thinking_ended="closed",
+        ended="stop", answer="1",
     )  # fmt: skip
     return Row(**values | changes)

@@ -20,7 +20,7 @@ ROOMS = {
     "decode": "sampling budget profile generation dialogue",
     "official": "snapshots verify",
     "tasks": "problems documents",
-    "train": "errors state loop corpus queries rollout recipes/pretrain recipes/balance recipes/sft "
+    "train": "errors lock state loop corpus queries rollout recipes/pretrain recipes/balance recipes/sft "
     "recipes/grpo recipes/general_rl recipes/distill run stages export",
     "measure": "statistics accuracy table rows balance_study",
     "course": "compare checks/judge checks/* plots/style plots/*",

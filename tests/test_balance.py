@@ -27,6 +27,7 @@ from qwen3_ref.store.shipped import find_nano
 from qwen3_ref.tokenizer import Tokenizer
 from qwen3_ref.train import corpus as text
 from qwen3_ref.train import loop
+from qwen3_ref.train import run as run_module
 from qwen3_ref.train.loop import Plan
 from qwen3_ref.train.recipes import balance, pretrain
 from qwen3_ref.train.recipes.balance import GlobalShares, Weights, accumulate, balancing_loss
@@ -40,7 +41,7 @@ SMALL: dict[str, Any] = {
     "moe_intermediate_size": 16,
     "norm_topk_prob": True,
 }
-STAGE = pretrain.Stage(16, 4, {"code": 0.5, "maths": 0.5}, Plan(steps=3, learning_rate=1e-3, log_every=1))
+STAGE = pretrain.Mix(16, 4, {"code": 0.5, "maths": 0.5}, Plan(steps=3, learning_rate=1e-3, log_every=1))
 FIRM = 0.3
 """A coefficient that shows: the bounds below are thousands of times the rounding."""
 
@@ -163,9 +164,9 @@ def test_weights_by_hand() -> None:
 
 @pytest.mark.parametrize("balancing", get_args(balance.Balancing))
 def test_one_pass_has_the_gradient_of_many(balancing: balance.Balancing) -> None:
-    """step_loss slices one pass; accumulate runs each row by itself. And the rows are pretrain's."""
+    """balanced_loss slices one pass; accumulate runs each row by itself. And the rows are pretrain's."""
     model, tokenizer = moe(), None
-    loss = balance.step_loss(STAGE, tokenizer, streams(), 0, balancing, 0.01, FIRM)  # type: ignore[arg-type]
+    loss = balance.balanced_loss(STAGE, tokenizer, streams(), 0, balancing, 0.01, FIRM)  # type: ignore[arg-type]
     total, numbers = loss(model, 5)
     total.backward()
     one = gradients(model)
@@ -173,7 +174,7 @@ def test_one_pass_has_the_gradient_of_many(balancing: balance.Balancing) -> None
     mean = accumulate(model, rows.split(1), Weights(balancing, FIRM, 0.01))
     assert mean == pytest.approx(float(total.detach()), rel=1e-5)
     torch.testing.assert_close(gradients(model), one, atol=1e-7, rtol=1e-5)
-    lm, _ = pretrain.step_loss(STAGE, tokenizer, streams(), 0)(model, 5)  # type: ignore[arg-type]
+    lm, _ = pretrain.next_token_loss(STAGE, tokenizer, streams(), 0)(model, 5)  # type: ignore[arg-type]
     assert numbers["lm_loss"] == pytest.approx(float(lm.detach())) and numbers["tokens"] == 64
 
 
@@ -184,7 +185,7 @@ def test_scopes_differ() -> None:
     for name in (*get_args(balance.Balancing), "all rows"):
         model, whole = moe(), name == "all rows"
         balancing = "micro" if whole else name
-        loss = balance.step_loss(
+        loss = balance.balanced_loss(
             STAGE, None, streams(), 0, balancing, 0.0, FIRM, micro_batches=1 if whole else None
         )  # type: ignore[call-overload, arg-type]
         loss(model, 5)[0].backward()
@@ -197,8 +198,8 @@ def test_scopes_differ() -> None:
 def test_what_cannot_be_balanced_says_so() -> None:
     for parts in (3, 0, -1):
         with pytest.raises(ValueError, match=f"4 rows do not make {parts} equal micro-batches"):
-            balance.step_loss(STAGE, None, streams(), 0, micro_batches=parts)  # type: ignore[arg-type]
-    loss = balance.step_loss(STAGE, None, streams(), 0)  # type: ignore[arg-type]
+            balance.balanced_loss(STAGE, None, streams(), 0, micro_batches=parts)  # type: ignore[arg-type]
+    loss = balance.balanced_loss(STAGE, None, streams(), 0)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="the model is dense and has no experts"):
         loss(tiny(), 0)
     with pytest.raises(ValueError, match="nothing was counted"):
@@ -385,11 +386,11 @@ def test_the_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     documents = {domain: [f"{domain} {i * i} of {i}\n" * 5 for i in range(80)] for domain in text.DOMAINS}
-    monkeypatch.setattr(text, "gather", lambda allow_other_text: documents)
+    monkeypatch.setattr(run_module, "gather", lambda allow_other_text: documents)
     Tokenizer.from_pretrained(find_nano("qwen3-nano-base")).save_pretrained(tmp_path / "tokenizer")
     config = tiny(**SMALL).config
     monkeypatch.setattr(pretrain, "moe_config", lambda: config)
-    monkeypatch.setattr(balance_study, "STAGE", replace(balance_study.STAGE, context=32, rows=4))
+    monkeypatch.setattr(balance_study, "MIX", replace(balance_study.MIX, context=32, rows=4))
     monkeypatch.setattr(balance_study, "HELD_OUT", 64)
     names = ("none", "global+z")
     monkeypatch.setattr(balance_study, "VARIANTS", {n: balance_study.VARIANTS[n] for n in names})

@@ -21,14 +21,14 @@ from qwen3_ref.train.recipes import distill
 from qwen3_ref.train.recipes.distill import (
     Direction,
     Distill,
-    _StepLoss,
+    _StudentLoss,
     divergence,
-    run,
     teacher_conversations,
+    train_on_teacher,
 )
-from qwen3_ref.train.recipes.grpo import fingerprint
 from qwen3_ref.train.recipes.sft import encode_example
 from qwen3_ref.train.rollout import HeldOut, average
+from qwen3_ref.train.state import weights_hash
 from tests.helpers import TINY, TOKENIZER, broken, hard_model, harden, letter_queries
 
 STUDENT, TEACHER = torch.tensor([0.5, 0.3, 0.2]), torch.tensor([0.25, 0.25, 0.5])
@@ -114,10 +114,11 @@ def test_loss_and_gradient_are_those_of_each_reply_alone(
         prompts.extend(rollout.prompts)
         return rollout
 
-    real, prompts = distill.ask, list[Sequence[int]]()
+    real, prompts = distill.roll_out, list[Sequence[int]]()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(distill, "ask", spy)
-        loss = _StepLoss(teacher, TOKENIZER, queries, HeldOut([], tmp_path, 0, 1), settings, 2)(student, 0)[0]
+        patch.setattr(distill, "roll_out", spy)
+        held_out = HeldOut([], tmp_path, 0, 1)
+        loss = _StudentLoss(teacher, TOKENIZER, queries, held_out, settings, 2)(student, 0)[0]
     loss.backward()
     assert len({len(reply) for reply in replies}) > 1, "replies must be of different length"
 
@@ -146,11 +147,13 @@ def rows(path: Path) -> list[dict[str, str]]:
 @pytest.mark.parametrize("direction", ["forward", "reverse"])
 def test_the_student_comes_to_the_teacher(direction: Direction, tmp_path: Path) -> None:
     student, teacher = Qwen3(TINY), other_model()
-    before = fingerprint(teacher)
+    before = weights_hash(teacher)
     settings = replace(SMALL, steps=40, prompts=16, direction=direction, held_out_every=40)
-    run(student, teacher, TOKENIZER, letter_queries(16), tmp_path, settings, held_out=letter_queries(4))
+    train_on_teacher(
+        student, teacher, TOKENIZER, letter_queries(16), tmp_path, settings, held_out=letter_queries(4)
+    )
     log = rows(tmp_path / "log.csv")
-    assert fingerprint(teacher) == before
+    assert weights_hash(teacher) == before
     assert float(log[-1][direction]) < 0.6 * float(log[0][direction])
     assert float(log[0]["loss"]) == pytest.approx(float(log[0][direction]), rel=1e-4)
     assert set(log[0]) >= {"forward", "reverse", "entropy", "reward", "tokens", "cut", "seconds"}
@@ -161,29 +164,35 @@ def test_a_resumed_run_ends_in_the_same_bits(tmp_path: Path) -> None:
     teacher, others = other_model(), letter_queries(2)
     whole, parts = hard_model(), hard_model()
     settings = replace(SMALL, steps=4)
-    run(whole, teacher, TOKENIZER, letter_queries(), tmp_path / "whole", settings, held_out=others)
-    run(parts, teacher, TOKENIZER, letter_queries(), tmp_path / "parts", settings, stop_at=3, held_out=others)
-    assert fingerprint(parts) != fingerprint(whole)
+    train_on_teacher(
+        whole, teacher, TOKENIZER, letter_queries(), tmp_path / "whole", settings, held_out=others
+    )
+    train_on_teacher(
+        parts, teacher, TOKENIZER, letter_queries(), tmp_path / "parts", settings, stop_at=3, held_out=others
+    )
+    assert weights_hash(parts) != weights_hash(whole)
     parts = hard_model()
-    run(parts, teacher, TOKENIZER, letter_queries(), tmp_path / "parts", settings, held_out=others)
-    assert fingerprint(parts) == fingerprint(whole)
+    train_on_teacher(
+        parts, teacher, TOKENIZER, letter_queries(), tmp_path / "parts", settings, held_out=others
+    )
+    assert weights_hash(parts) == weights_hash(whole)
     for name in ("held_out.csv", "log.csv"):
         a, b = ([r | {"seconds": ""} for r in rows(tmp_path / d / name)] for d in ("whole", "parts"))
         assert a == b
     with pytest.raises(TrainingError, match="teacher was"):
-        run(parts, other_model(6), TOKENIZER, letter_queries(), tmp_path / "parts", settings)
+        train_on_teacher(parts, other_model(6), TOKENIZER, letter_queries(), tmp_path / "parts", settings)
 
 
 def test_bad_input(tmp_path: Path) -> None:
     wide = Qwen3(replace(TINY, vocab_size=TINY.vocab_size + 1))
     with pytest.raises(ValueError, match="288 token ids and the teacher 289"):
-        run(hard_model(), wide, TOKENIZER, letter_queries(), tmp_path, SMALL)
+        train_on_teacher(hard_model(), wide, TOKENIZER, letter_queries(), tmp_path, SMALL)
     with pytest.raises(ValueError, match="there are 3 queries and a step takes 6"):
-        run(hard_model(), other_model(), TOKENIZER, letter_queries(3), tmp_path, SMALL)
+        train_on_teacher(hard_model(), other_model(), TOKENIZER, letter_queries(3), tmp_path, SMALL)
     teacher = other_model()
     broken(teacher)
     with pytest.raises(TrainingError, match="the loss is nan in step 1 of 3"):
-        run(hard_model(), teacher, TOKENIZER, letter_queries(), tmp_path, SMALL)
+        train_on_teacher(hard_model(), teacher, TOKENIZER, letter_queries(), tmp_path, SMALL)
     with pytest.raises(TrainingError, match="no token of the batch"):
         average(torch.ones(1, 1), torch.zeros(1, 1, dtype=torch.bool), "token")
 
@@ -209,7 +218,7 @@ def test_teacher_replies_become_examples_in_both_modes(monkeypatch: pytest.Monke
             replies.append([good, other, wrong, cut, broken_reply, replace(good, content=" ")][i % 6])
         return replies
 
-    monkeypatch.setattr(distill, "ask_for_replies", scripted)
+    monkeypatch.setattr(distill, "replies_to", scripted)
     kept, fates = teacher_conversations(hard_model(), TOKENIZER, problems, seed=0)
     assert fates == {
         "/think: kept": 1,

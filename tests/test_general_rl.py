@@ -20,7 +20,7 @@ from qwen3_ref.train.recipes import general_rl
 from qwen3_ref.train.recipes.general_rl import (
     PARTS,
     CalculatorError,
-    _ask,
+    _question,
     asked_to_think,
     calculate,
     format_reward,
@@ -293,7 +293,7 @@ def test_disobeying_does_not_pay() -> None:
     """Thinking finds the answer that a guess misses, so /no_think is only obeyed if it is not paid."""
     problem = make_problems("arithmetic", "train", 1, 3)[0]
     history = [{"role": "user", "content": "1 /no_think"}, {"role": "assistant", "content": "1"}]
-    score = _ask(problem, history, "").query(TOKENIZER).score
+    score = _question(problem, history, "").query(TOKENIZER).score
     thought = sample(f"<think>\n{problem.trace}\n</think>\n\n{problem.answer}<|im_end|>")
     guess = sample("<think>\n\n</think>\n\nx<|im_end|>")
     assert score(thought)[0] == pytest.approx(1 / 3) and score(guess)[0] == pytest.approx(2 / 3)
@@ -334,7 +334,7 @@ def test_a_mixed_run(tmp_path: Path) -> None:
     """The shared loop logs every part, those of kinds that a step did not ask for as NaN."""
     model = Qwen3(replace(TINY, max_position_embeddings=2048))
     settings = replace(SMALL, steps=2, prompts=4, group=2, held_out_every=2)
-    general_rl.run(model, TOKENIZER, tmp_path, settings, per_kind=2, seed=3)
+    general_rl.train_on_tasks(model, TOKENIZER, tmp_path, settings, per_kind=2, seed=3)
     with (tmp_path / "log.csv").open(encoding="utf-8", newline="") as file:
         log = list(csv.DictReader(file))
     assert len(log) == 2

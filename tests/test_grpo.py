@@ -21,7 +21,7 @@ from qwen3_ref.train import rollout
 from qwen3_ref.train.errors import TrainingError
 from qwen3_ref.train.queries import Query, Sample, learnable, problem_queries, problem_query, read_sample
 from qwen3_ref.train.recipes import grpo
-from qwen3_ref.train.recipes.grpo import _StepLoss, advantages, fingerprint, k3, run, surrogate
+from qwen3_ref.train.recipes.grpo import _PolicyLoss, advantages, k3, surrogate, train_on_rewards
 from qwen3_ref.train.rollout import (
     HeldOut,
     average,
@@ -33,7 +33,7 @@ from qwen3_ref.train.rollout import (
     seeded,
     token_log_probs,
 )
-from qwen3_ref.train.state import saved_step
+from qwen3_ref.train.state import saved_step, weights_hash
 from tests.helpers import SMALL_GRPO as SMALL
 from tests.helpers import TINY, TOKENIZER, broken, hard_model, ids_of, letter_queries
 
@@ -201,7 +201,7 @@ def test_first_update_is_reinforce_with_the_group_baseline(mean: rollout.Mean, t
     model = hard_model()
     settings = replace(SMALL, mean=mean, minibatches=1, prompts=6, group=8, max_new_tokens=12)
     held_out = HeldOut([], tmp_path, 1, 1)
-    loss = _StepLoss(model, TOKENIZER, letter_queries(), held_out, settings, seed=1)
+    loss = _PolicyLoss(model, TOKENIZER, letter_queries(), held_out, settings, seed=1)
     loss(model, 0)[0].backward()
     got = {name: p.grad for name, p in model.named_parameters()}
 
@@ -316,12 +316,14 @@ def rows(path: Path) -> list[dict[str, str]]:
 def test_reward_rises(tmp_path: Path) -> None:
     model = Qwen3(TINY)
     settings = replace(SMALL, steps=25, group=8, learning_rate=1e-2, held_out_every=25)
-    start = fingerprint(model)
-    run(model, TOKENIZER, letter_queries(), tmp_path, settings, held_out=letter_queries(8), keep=True)
+    start = weights_hash(model)
+    train_on_rewards(
+        model, TOKENIZER, letter_queries(), tmp_path, settings, held_out=letter_queries(8), keep=True
+    )
     log, held_out = rows(tmp_path / "log.csv"), rows(tmp_path / "held_out.csv")
     assert len(log) == 25
-    kept = [fingerprint(Qwen3.from_pretrained(tmp_path / "steps" / n / "model")) for n in ("0", "50")]
-    assert kept == [start, fingerprint(model)] and kept[0] != kept[1]
+    kept = [weights_hash(Qwen3.from_pretrained(tmp_path / "steps" / n / "model")) for n in ("0", "50")]
+    assert kept == [start, weights_hash(model)] and kept[0] != kept[1]
     assert [row["step"] for row in held_out] == ["0", "50"]
     assert float(held_out[1]["reward"]) > float(held_out[0]["reward"]) + 0.3
     assert float(log[-1]["entropy"]) < float(log[0]["entropy"])
@@ -334,7 +336,7 @@ def test_reward_rises(tmp_path: Path) -> None:
 def test_later_updates_are_off_policy_and_one_update_is_not(tmp_path: Path) -> None:
     fast = replace(SMALL, learning_rate=1e-2)
     for name, settings in {"one": replace(fast, minibatches=1), "many": replace(fast, epochs=2)}.items():
-        run(hard_model(), TOKENIZER, letter_queries(), tmp_path / name, settings)
+        train_on_rewards(hard_model(), TOKENIZER, letter_queries(), tmp_path / name, settings)
     one, many = rows(tmp_path / "one" / "log.csv"), rows(tmp_path / "many" / "log.csv")
     assert [row["step"] for row in many] == ["4", "8", "12"]
     assert all(abs(float(row["kl_from_sampler"])) < 1e-6 and float(row["clipped"]) == 0 for row in one)
@@ -346,7 +348,7 @@ def test_kl_term_holds_the_policy_back(tmp_path: Path) -> None:
     moved = {}
     for kl in (1e-6, 10.0):
         settings = replace(SMALL, steps=8, learning_rate=1e-2, kl=kl)
-        run(Qwen3(TINY), TOKENIZER, letter_queries(), tmp_path / str(kl), settings)
+        train_on_rewards(Qwen3(TINY), TOKENIZER, letter_queries(), tmp_path / str(kl), settings)
         log = rows(tmp_path / str(kl) / "log.csv")
         assert float(log[0]["kl_to_start"]) < float(log[-1]["kl_to_start"])
         moved[kl] = float(log[-1]["kl_to_start"])
@@ -357,17 +359,19 @@ def test_kl_term_holds_the_policy_back(tmp_path: Path) -> None:
 def test_a_resumed_run_ends_in_the_same_bits(kl: float, tmp_path: Path) -> None:
     settings, others = replace(SMALL, steps=4, kl=kl, save_every=2), letter_queries(3)
     whole, parts = hard_model(), hard_model()
-    run(whole, TOKENIZER, letter_queries(), tmp_path / "whole", settings, held_out=others)
-    run(parts, TOKENIZER, letter_queries(), tmp_path / "parts", settings, held_out=others, stop_at=3)
-    assert fingerprint(parts) != fingerprint(whole)
+    train_on_rewards(whole, TOKENIZER, letter_queries(), tmp_path / "whole", settings, held_out=others)
+    train_on_rewards(
+        parts, TOKENIZER, letter_queries(), tmp_path / "parts", settings, held_out=others, stop_at=3
+    )
+    assert weights_hash(parts) != weights_hash(whole)
     parts = hard_model()  # as a new process would
-    run(parts, TOKENIZER, letter_queries(), tmp_path / "parts", settings, held_out=others)
-    assert fingerprint(parts) == fingerprint(whole)
+    train_on_rewards(parts, TOKENIZER, letter_queries(), tmp_path / "parts", settings, held_out=others)
+    assert weights_hash(parts) == weights_hash(whole)
     for name in ("held_out.csv", "log.csv"):
         a, b = ([r | {"seconds": ""} for r in rows(tmp_path / d / name)] for d in ("whole", "parts"))
         assert a == b
     with pytest.raises(TrainingError, match="start was"):
-        run(Qwen3(TINY), TOKENIZER, letter_queries(), tmp_path / "parts", settings)
+        train_on_rewards(Qwen3(TINY), TOKENIZER, letter_queries(), tmp_path / "parts", settings)
 
 
 @pytest.mark.parametrize(
@@ -404,12 +408,14 @@ def test_accidents_leave_the_last_state_intact(
     with monkeypatch.context() as patch, pytest.raises(TrainingError, match=words):
         patch.setattr(grpo, "surrogate", stopped)
         queries = [replace(q, score=score) for q in letter_queries()]
-        run(model, TOKENIZER, queries, tmp_path, SMALL, held_out=letter_queries(3))
+        train_on_rewards(model, TOKENIZER, queries, tmp_path, SMALL, held_out=letter_queries(3))
     assert saved_step(tmp_path) == kept
     again, whole = hard_model(), hard_model()
-    run(again, TOKENIZER, letter_queries(), tmp_path, SMALL, held_out=letter_queries(3))
-    run(whole, TOKENIZER, letter_queries(), tmp_path / "whole", SMALL, held_out=letter_queries(3))
-    assert fingerprint(again) == fingerprint(whole)
+    train_on_rewards(again, TOKENIZER, letter_queries(), tmp_path, SMALL, held_out=letter_queries(3))
+    train_on_rewards(
+        whole, TOKENIZER, letter_queries(), tmp_path / "whole", SMALL, held_out=letter_queries(3)
+    )
+    assert weights_hash(again) == weights_hash(whole)
     assert rows(tmp_path / "held_out.csv") == rows(tmp_path / "whole" / "held_out.csv")
 
 
@@ -417,7 +423,7 @@ def test_nan_weights_cannot_sample(tmp_path: Path) -> None:
     model = hard_model()
     broken(model)
     with pytest.raises(TrainingError, match="no reply can be sampled: the logits hold NaN"):
-        run(model, TOKENIZER, letter_queries(), tmp_path, SMALL)
+        train_on_rewards(model, TOKENIZER, letter_queries(), tmp_path, SMALL)
 
 
 @pytest.mark.parametrize(
@@ -436,7 +442,7 @@ def test_bad_settings(change: dict[str, float], words: str) -> None:
 
 def test_bad_queries(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="there are 3 queries and a step takes 4"):
-        run(hard_model(), TOKENIZER, letter_queries(3), tmp_path, SMALL)
+        train_on_rewards(hard_model(), TOKENIZER, letter_queries(3), tmp_path, SMALL)
     long = [*letter_queries(), Query(tuple([1] * 64), lambda s: (0.0, {}))]
     with pytest.raises(ValueError, match="64 tokens and the model's context is 64"):
-        run(hard_model(), TOKENIZER, long, tmp_path, SMALL)
+        train_on_rewards(hard_model(), TOKENIZER, long, tmp_path, SMALL)

@@ -26,12 +26,12 @@ from qwen3_ref.measure.table import (
     Item,
     Number,
     any_of,
-    average,
     cell,
     change,
-    check,
+    mean_of,
     render,
     share,
+    thresholds,
 )
 from qwen3_ref.model import Qwen3
 from qwen3_ref.tasks.problems import FAMILIES, Problem, make_problems, split_of
@@ -82,7 +82,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_numbers_by_hand() -> None:
     assert share([True, False, False, False]) == Number(0.25, *wilson(0.25, 4), 4)
-    two = average([1.0, 3.0], each=256)  # standard deviation sqrt(2), divided by sqrt(2)
+    two = mean_of([1.0, 3.0], each=256)  # standard deviation sqrt(2), divided by sqrt(2)
     assert (two.value, two.n) == (2.0, 512)
     assert (two.low, two.high) == pytest.approx((2 - 1.959964, 2 + 1.959964), abs=1e-6)
     rows = [row(p, bool(bits >> s & 1), sample=s) for p, bits in enumerate((0, 1, 2, 0)) for s in (0, 1)]
@@ -134,9 +134,9 @@ def test_curves_by_hand() -> None:
     }
     lines = [line.split("  ") for line in curve_table(curves(rows)).splitlines()]
     assert [[c.strip() for c in line if c.strip()] for line in lines] == [
-        ["budget", "arithmetic", "counting", "all"],
-        ["8", "100 (21-100)", "0 (0-79)", "50 (9-91)"],
-        ["non-thinking", "100 (21-100)", "100 (21-100)", "100 (34-100)"],
+        ["budget", "arithmetic", "counting", "all", "lenient"],
+        ["8", "100 (21-100)", "0 (0-79)", "50 (9-91)", "50"],
+        ["non-thinking", "100 (21-100)", "100 (21-100)", "100 (34-100)", "100"],
     ]
 
 
@@ -150,7 +150,7 @@ def found(items: Iterator[Item]) -> dict[str, tuple[float | None, float]]:
 def test_kept_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two problems a family; the first `right` of the eight are right."""
 
-    def ask(self: Bench, stage: str, what: str, problems: Sequence[Problem], **options: Any) -> list[Row]:
+    def answers(self: Bench, stage: str, what: str, problems: Sequence[Problem], **options: Any) -> list[Row]:
         old = stage == "grpo"
         right = {
             ("thinking", 0): 0 if old else 1,
@@ -163,7 +163,7 @@ def test_kept_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             for i, p in enumerate(problems)
         ]
 
-    monkeypatch.setattr(Bench, "ask", ask)
+    monkeypatch.setattr(Bench, "answers", answers)
     bench = Bench(Run(tmp_path), "fusion", 2)
     assert found(measure._kept(bench, "grpo", "fusion", "F", (0, None))) == {
         "F: thinking accuracy": (1.0, 7 / 8),
@@ -252,7 +252,7 @@ def test_every_row_and_only_test_problems(tmp_path: Path) -> None:
         assert set(drawn) == {("test", measure.TEST_SEED)}
         for name in measure.ROWS:
             drawn.clear()
-            assert measure.measure(run, name, 4) == []
+            assert measure.measure_row(run, name, 4) == []
             assert {split for split, _ in drawn} == {"test"}
             assert not {seed for _, seed in drawn} & {0, 1}
             data = json.loads((tmp_path / "measured" / f"{name}.json").read_text(encoding="utf-8"))
@@ -283,7 +283,7 @@ def test_interrupted_and_gone_on_with(tmp_path: Path, capsys: pytest.CaptureFixt
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(measure, "MAX_REPLY", 6)
         patch.setattr(measure, "COUNT", 4)
-        patch.setattr(measure.measure, "__defaults__", (4,))
+        patch.setattr(measure.measure_row, "__defaults__", (4,))
         patch.setattr(evaluate_module, "generate", counted)
         for name, stop in (("whole", 0), ("broken", 2)):
             family(tmp_path / name)
@@ -307,7 +307,7 @@ def test_a_missing_stage_is_named_and_the_rest_is_measured(
     family(tmp_path)
     (tmp_path / "student-rl" / "model" / "config.json").unlink()
     (tmp_path / "on-policy" / "summary.json").unlink()
-    monkeypatch.setattr(measure.measure, "__defaults__", (4,))
+    monkeypatch.setattr(measure.measure_row, "__defaults__", (4,))
     assert cli.main(["measure", "distillation", "--run", str(tmp_path)]) == 1
     assert capsys.readouterr().err.splitlines() == [
         f"error: {tmp_path}/student-rl/model is not there; run --stage student-rl first, or --stage all.",
@@ -319,7 +319,7 @@ def test_a_missing_stage_is_named_and_the_rest_is_measured(
 
 def test_answers_of_another_model_are_refused(tmp_path: Path) -> None:
     run = family(tmp_path)
-    measure.measure(run, "reasoning", 4)
+    measure.measure_row(run, "reasoning", 4)
     assert measure.stale(run) == []
     save(tmp_path, "grpo", 99)
     assert measure.stale(run) == [
@@ -327,7 +327,7 @@ def test_answers_of_another_model_are_refused(tmp_path: Path) -> None:
         f"{tmp_path}/measured/reasoning and run it again."
     ]
     with pytest.raises(ValueError, match=r"grpo-sampled.csv holds answers of another model"):
-        measure.measure(run, "reasoning", 4)
+        measure.measure_row(run, "reasoning", 4)
 
 
 def test_the_table_by_hand(tmp_path: Path) -> None:
@@ -376,6 +376,13 @@ def test_rising_by_hand() -> None:
         assert rises([v - half for v in values], [v + half for v in values]) is wanted
 
 
+LABELS = {
+    item["id"]: item["what"]
+    for name in measure.ROWS
+    for item in json.loads((SHIPPED / f"{name}.json").read_text("utf-8"))["items"]
+}
+
+
 def reached(folder: Path, change: Callable[[dict[str, Any]], None] = lambda _: None) -> dict[str, Any]:
     """A measured folder in which every threshold is just reached, after `change`."""
     items = {what: {"before": None, "after": point(least), "unit": "%"} for what, least in AT_LEAST.items()}
@@ -389,15 +396,16 @@ def reached(folder: Path, change: Callable[[dict[str, Any]], None] = lambda _: N
     ]
     data = {"items": items, "curves": curves}
     change(data)
-    data["items"] = [{"what": what, **item} for what, item in data["items"].items()]
+    data["items"] = [{"id": name, "what": LABELS[name], **item} for name, item in data["items"].items()]
     (folder / "fusion.json").write_text(json.dumps(data), encoding="utf-8")
     return data
 
 
 BREAKS: list[tuple[str, Callable[[dict[str, Any]], None]]] = [
-    *((w, lambda d, w=w: d["items"][w]["after"].update(point(AT_LEAST[w] - 0.001))) for w in AT_LEAST),
-    *((high, lambda d, w=high: d["items"][w]["after"].update(low=0.11)) for high, _ in ABOVE),
-    ("Fusion: /think obeyed: not measured", lambda d: d["items"].pop("Fusion: /think obeyed")),
+    *((LABELS[w], lambda d, w=w: d["items"][w]["after"].update(point(AT_LEAST[w] - 1e-3))) for w in AT_LEAST),
+    *((LABELS[high], lambda d, w=high: d["items"][w]["after"].update(low=0.11)) for high, _ in ABOVE),
+    ("fusion.obeyed.think: not measured", lambda d: d["items"].pop("fusion.obeyed.think")),
+    ("fusion.budget-0.accuracy: not measured", lambda d: d["items"].pop("fusion.budget-0.accuracy")),
     ("accuracy rises with the budget: arithmetic, retrieval", lambda d: d["curves"][17].update(point(0.1))),
 ]
 
@@ -407,9 +415,9 @@ def test_a_threshold_that_is_missed_is_named(
     tmp_path: Path, what: str, change: Callable[[dict[str, Any]], None]
 ) -> None:
     reached(tmp_path)
-    assert all(good for good, _ in check(tmp_path, ["fusion"]))
+    assert all(good for good, _ in thresholds(tmp_path, ["fusion"]))
     reached(tmp_path, change)
-    assert [told for good, told in check(tmp_path, ["fusion"]) if not good and told.startswith(what)]
+    assert [told for good, told in thresholds(tmp_path, ["fusion"]) if not good and told.startswith(what)]
 
 
 def test_the_command_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -435,5 +443,5 @@ def test_the_command_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
 
 
 def test_the_shipped_family_reaches_every_threshold() -> None:
-    missed = [told for good, told in check(SHIPPED, list(measure.ROWS)) if not good]
+    missed = [told for good, told in thresholds(SHIPPED, list(measure.ROWS)) if not good]
     assert missed == []

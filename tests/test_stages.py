@@ -7,7 +7,7 @@ import functools
 import itertools
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,49 +23,50 @@ from qwen3_ref.store.shipped import NANO
 from qwen3_ref.tokenizer import Tokenizer
 from qwen3_ref.train import corpus as text
 from qwen3_ref.train import rollout, stages
-from qwen3_ref.train.loop import Plan, cross_entropy
-from qwen3_ref.train.recipes import distill, general_rl, grpo, pretrain, sft
+from qwen3_ref.train import run as run_module
+from qwen3_ref.train.loop import cross_entropy
+from qwen3_ref.train.recipes import distill, general_rl, pretrain, sft
+from qwen3_ref.train.recipes.distill import Distill
+from qwen3_ref.train.recipes.grpo import Grpo
 from tests.helpers import tiny
 
 
-@dataclass(frozen=True)
-class SmallGrpo(grpo.Grpo):
-    prompts: int = 4
-    group: int = 2
-    max_new_tokens: int = 6
-
-
-@dataclass(frozen=True)
-class SmallDistill(distill.Distill):
-    prompts: int = 4
-    max_new_tokens: int = 6
+def little(stage: stages.Stage) -> stages.Stage:
+    """The same stage with a small model, short steps and few replies."""
+    plan: Any = stage.plan
+    changes: dict[str, Any] = {"plan": replace(plan, steps=500, learning_rate=1e-3, save_every=1)}
+    if isinstance(plan, Grpo):
+        changes["plan"] = replace(plan, prompts=4, group=2, max_new_tokens=6)
+    elif isinstance(plan, Distill):
+        changes["plan"] = replace(plan, prompts=4, max_new_tokens=6)
+    if stage.mix is not None:
+        short = {} if stage.mix.long_share else {"context": 64}
+        changes["mix"] = replace(stage.mix, rows=2, **short)
+    if stage.config is not None:
+        sizes = tiny().config.to_dict()
+        sizes = {k: sizes[k] for k in ("hidden_size", "intermediate_size", "num_hidden_layers", "head_dim")}
+        if stage.name.startswith("moe"):
+            sizes |= {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 8}
+        if stage.name.startswith("student"):
+            sizes["num_hidden_layers"] = 1
+        whole = stage.config
+        changes["config"] = lambda: replace(whole(), **sizes)
+    return replace(stage, **changes)
 
 
 @pytest.fixture
 def common(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, corpus: text.Corpus) -> list[str]:
     """Small models, few and short steps; what is left of the arguments of the command."""
-    little = {domain: documents[:150] for domain, documents in corpus.items()}
-    monkeypatch.setattr(text, "gather", lambda allow_other_text: little)
+    documents = {domain: documents[:150] for domain, documents in corpus.items()}
+    monkeypatch.setattr(run_module, "gather", lambda allow_other_text: documents)
     losses = functools.partial(pretrain.domain_losses, context=64, tokens=256)
     monkeypatch.setattr(pretrain, "domain_losses", losses)
-    small: dict[str, Any] = {"context": 64, "rows": 2, "plan": Plan(500, 1e-3, save_every=1)}
-    for name in ("s1", "s2"):
-        monkeypatch.setitem(pretrain.STAGES, name, replace(pretrain.STAGES[name], **small))
-    long = replace(pretrain.STAGES["s3"], rows=2, plan=small["plan"])
-    monkeypatch.setitem(pretrain.STAGES, "s3", long)
     monkeypatch.setattr(pretrain, "retrieval_accuracy", lambda *_: 0.0)
-    config = tiny().config
-    moe: dict[str, Any] = {"num_experts": 4, "num_experts_per_tok": 2}
-    moe |= {"moe_intermediate_size": 8, "norm_topk_prob": True}
-    monkeypatch.setattr(pretrain, "nano_config", lambda: config)
-    monkeypatch.setattr(pretrain, "student_config", lambda: replace(config, num_hidden_layers=1))
-    monkeypatch.setattr(pretrain, "moe_config", lambda: replace(config, model_type="qwen3_moe", **moe))
+    for table in ("STAGES", "EXTRA"):
+        small = {name: little(stage) for name, stage in getattr(stages, table).items()}
+        monkeypatch.setattr(stages, table, small)
     monkeypatch.setattr(sft, "ROWS", 8)
-    for name in ("COLD_START", "FUSION"):
-        monkeypatch.setattr(sft, name, small["plan"])
     monkeypatch.setattr(sft, "MAX_REPLY", 6)
-    monkeypatch.setattr(grpo, "Grpo", SmallGrpo)
-    monkeypatch.setattr(distill, "Distill", SmallDistill)
     # An untrained model solves nothing and is of no mode, and then there is nothing to train on.
     monkeypatch.setattr(rollout, "mean_rewards", lambda model, tok, asked, **_: [0.5] * len(asked))
     monkeypatch.setattr(sft, "reason_to_drop", lambda *_: None)
@@ -98,8 +99,8 @@ def test_one_stage_after_the_other(
     assert "s1/model is not there; run --stage s1 first" in capsys.readouterr().err
     assert main(["train", *common, "--stage", "polish"]) == 1
     assert "no stage 'polish'; there are s1, s2" in capsys.readouterr().err
-    assert main(["train", "nano", "--stage", "s1", "--scale", "-1"]) == 1
-    assert "scale is -1.0" in capsys.readouterr().err
+    assert main(["train", *common, "--stage", "colt-start"]) == 1
+    assert "no stage 'colt-start'; did you mean cold-start." in capsys.readouterr().err
     with monkeypatch.context() as patch:
         patch.setattr(pretrain, "domain_losses", lambda *_: {})
         for at, kept in ((1, "1 of 2; no state was saved yet"), (2, "2 of 2; the state of step 1 in")):

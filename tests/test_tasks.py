@@ -16,11 +16,11 @@ from qwen3_ref.tasks.problems import (
     FAMILIES,
     SPLITS,
     Problem,
-    check_trace,
+    is_correct,
     make_problems,
     next_line,
+    right_steps,
     split_of,
-    verify,
 )
 
 GOLDEN = "8b0a875b5ca32115"
@@ -85,12 +85,12 @@ def test_the_split_is_the_hash_of_the_prompt() -> None:
 def test_answers_are_right_and_traces_lead_to_them(family: str) -> None:
     for problem in make_problems(family, "train", 600, seed=1):
         assert problem.answer == worked_out(problem)
-        assert all(check_trace(problem, problem.trace))
+        assert all(right_steps(problem, problem.trace))
         steps = problem.trace.split("\n")
         want = 2 + 2 * problem.difficulty if family == "counting" else problem.difficulty
         assert len(steps) == want
         assert next_line(family, problem.prompt, steps) is None
-        assert verify(problem, f" {problem.answer}\n") and not verify(problem, problem.answer + "0")
+        assert is_correct(problem, f" {problem.answer}\n") and not is_correct(problem, problem.answer + "0")
 
 
 def test_difficulties_come_in_turn_and_problems_differ() -> None:
@@ -118,11 +118,11 @@ def test_what_counts_in_an_answer() -> None:
     """White space at the ends aside, every character does: case, spaces within, leading zeros."""
     problem = Problem("counting", 1, "a=x b=y c=x d=x count x y", "", "x3 y1")
     for right in ("x3 y1", " x3 y1", "x3 y1\n\n", "\t x3 y1 "):
-        assert verify(problem, right), right
+        assert is_correct(problem, right), right
     for wrong in ("X3 Y1", "x3  y1", "x3y1", "y1 x3", "x3 y1.", "x03 y1", "x3", "", "the answer is x3 y1"):
-        assert not verify(problem, wrong), wrong
+        assert not is_correct(problem, wrong), wrong
     for wrong in ("7", "007", "+07", "07.0", "70"):
-        assert not verify(Problem("arithmetic", 1, "", "", "07"), wrong), wrong
+        assert not is_correct(Problem("arithmetic", 1, "", "", "07"), wrong), wrong
 
 
 def test_a_line_that_cannot_be_read_has_no_next() -> None:
@@ -186,25 +186,25 @@ def test_every_step_is_needed() -> None:
         assert problem.trace.startswith(question.removeprefix("find "))
 
 
-def test_check_trace_finds_the_wrong_step() -> None:
+def test_right_steps_find_the_wrong_one() -> None:
     problem = Problem("arithmetic", 3, "37+45-17+08 mod 100", "37+45=82\n82-17=65\n65+08=73", "73")
     right, off_by_one = problem.trace, "37+45=83\n83-17=66\n66+08=74"
-    assert check_trace(problem, right) == [True, True, True]
-    assert check_trace(problem, off_by_one) == [False, True, True]  # the slip, and what follows from it
-    assert check_trace(problem, "37+45=82\n82-17=66\n65+08=73") == [True, False, False]
-    assert check_trace(problem, "37+45=82\n65+08=73") == [True, False]  # a step left out
-    assert check_trace(problem, right + "\n73+08=81") == [True, True, True, False]  # one too many
-    assert check_trace(problem, "well, 82\n82-17=65") == [False, False]
-    assert check_trace(problem, "") == []
+    assert right_steps(problem, right) == [True, True, True]
+    assert right_steps(problem, off_by_one) == [False, True, True]  # the slip, and what follows from it
+    assert right_steps(problem, "37+45=82\n82-17=66\n65+08=73") == [True, False, False]
+    assert right_steps(problem, "37+45=82\n65+08=73") == [True, False]  # a step left out
+    assert right_steps(problem, right + "\n73+08=81") == [True, True, True, False]  # one too many
+    assert right_steps(problem, "well, 82\n82-17=65") == [False, False]
+    assert right_steps(problem, "") == []
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_check_trace_sees_every_changed_digit(family: str) -> None:
+def test_right_steps_see_every_changed_digit(family: str) -> None:
     for problem in make_problems(family, "train", 30):
         steps = problem.trace.split("\n")
         for i, step in enumerate(steps):
             changed = step[:-1] + str((int(step[-1]) + 1) % 10)
-            assert not check_trace(problem, "\n".join([*steps[:i], changed, *steps[i + 1 :]]))[i]
+            assert not right_steps(problem, "\n".join([*steps[:i], changed, *steps[i + 1 :]]))[i]
 
 
 @pytest.mark.parametrize(

@@ -88,7 +88,7 @@ def test_resumed_run_ends_in_the_same_bits(tmp_path: Path, moe: bool) -> None:
 def test_ctrl_c_in_a_step_loses_nothing(tmp_path: Path) -> None:
     unbroken, broken = tiny(), tiny()
     train(unbroken, PLAN, data_loss, tmp_path / "unbroken")
-    with pytest.raises(TrainingError, match=r"stopped in step 8 of 12; the state of step 4 .* is intact"):
+    with pytest.raises(TrainingError, match=r"stopped in step 8 of 12; the state of step 7 .* is intact"):
         train(broken, PLAN, failing(7, interrupt), tmp_path / "broken")
     train(broken, PLAN, data_loss, tmp_path / "broken")
     assert same(weights(broken), weights(unbroken))
@@ -259,7 +259,7 @@ def test_packing_by_hand(tokenizer: Tokenizer) -> None:
 
 @pytest.mark.parametrize("name", ["s1", "s3"])
 def test_rows_are_a_function_of_seed_and_step(name: str, tokenizer: Tokenizer, corpus: text.Corpus) -> None:
-    stage = pretrain.STAGES[name]
+    stage = pretrain.MIXES[name]
     streams, held_out = pretrain.make_streams(tokenizer, corpus)
     rows = pretrain.make_rows(stage, tokenizer, streams, seed=0, step=5)
     assert rows.shape == (stage.rows, stage.context + 1)
@@ -274,7 +274,7 @@ def test_s3_has_the_length_mix(tokenizer: Tokenizer, corpus: text.Corpus) -> Non
     """75% of the rows hold documents of 512 to 1,024 tokens, 25% of 128 to 512."""
     streams, _ = pretrain.make_streams(tokenizer, corpus)
     end = tokenizer.control_tokens["<|endoftext|>"]
-    stage = replace(pretrain.STAGES["s3"], rows=400, context=2048)
+    stage = replace(pretrain.MIXES["s3"], rows=400, context=2048)
     long = 0
     for row in pretrain.make_rows(stage, tokenizer, streams, seed=0, step=0):
         ends = [-1, *(row == end).nonzero().flatten().tolist()]
@@ -389,7 +389,7 @@ def test_each_epoch_shows_every_batch_once() -> None:
     class Pad:
         control_tokens = {"<|endoftext|>": 0}
 
-    loss = sft.step_loss(examples, Pad(), rows=8, seed=0)  # type: ignore[arg-type]
+    loss = sft.reply_loss(examples, Pad(), rows=8, seed=0)  # type: ignore[arg-type]
     for step in range(10):
         loss(model, step)
     first, second = seen[:5], seen[5:]
@@ -398,7 +398,7 @@ def test_each_epoch_shows_every_batch_once() -> None:
     loss(model, 2)
     assert seen[-1] == first[2]
     with pytest.raises(ValueError, match="40 examples and a step takes 64"):
-        sft.step_loss(examples, Pad(), rows=64, seed=0)  # type: ignore[arg-type]
+        sft.reply_loss(examples, Pad(), rows=64, seed=0)  # type: ignore[arg-type]
 
 
 def test_fusion_obeys_the_last_flag() -> None:
@@ -431,16 +431,16 @@ def test_fusion_takes_only_what_the_model_itself_got_right(
         texts = ["<think>\n{t}\n</think>\n\n{a}", "<think>\n{t}\n</think>\n\n?", "{a}"]
         return [parse_reply(texts[i % 3].format(t=p.trace, a=p.answer)) for i, p in enumerate(problems)]
 
-    monkeypatch.setattr(sft, "ask", scripted)
+    monkeypatch.setattr(sft, "replies_to", scripted)
     examples, fates = sft.fusion_examples(tiny(), tokenizer, 30, seed=0)
     assert fates == {"kept": 40, "wrong answer": 40, "guesswork": 40}
     thinks = ["<think>\n\n</think>" not in tokenizer.decode(e.ids[-e.reply :]) for e in examples]
     assert thinks.count(True) == 40 and thinks.count(False) == 120
 
 
-def test_ask_batches_and_parses(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_replies_are_batched_and_parsed(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
     problems = make_problems("counting", "test", 5)
     model = tiny()
     monkeypatch.setattr(sft, "MAX_REPLY", 12)
-    replies = sft.ask(model, tokenizer, problems, batch_size=2)
-    assert replies == sft.ask(model, tokenizer, problems, batch_size=5) and len(replies) == 5
+    replies = sft.replies_to(model, tokenizer, problems, batch_size=2)
+    assert replies == sft.replies_to(model, tokenizer, problems, batch_size=5) and len(replies) == 5

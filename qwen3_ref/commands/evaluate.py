@@ -86,7 +86,8 @@ def command(args: argparse.Namespace, out: Console) -> int:
     seconds = time.monotonic() - start
     print(curve_table(points))
     print(
-        f"% right of {args.count} test problems a family, greedy, with 95% intervals; "
+        f"% right of {args.count} test problems a family, greedy, with 95% intervals (lenient: judged by "
+        f"what stands behind the last </think>, where a cut thought may have gone on); "
         f"{len(rows):,} answers after {seconds:.0f} s."
     )
     if args.out is not None:

@@ -12,8 +12,9 @@ that are drawn with a seed of their own. ROW is one of:
   table         what was measured, as one Markdown table
   check         what was measured against what every run of the recipe must reach
 
-Answers go to OUT/measured/ROW/*.csv as they come, results to OUT/measured/ROW.json. A command that was
-stopped goes on from its answers.
+Answers go to RUN/measured/ROW/*.csv as they come, results to RUN/measured/ROW.json. A command that was
+stopped goes on from its answers. Without --run, RUN is ./nano; `table` and `check` take the results that
+come with the package where there is no ./nano.
 """
 
 from __future__ import annotations
@@ -25,41 +26,46 @@ from pathlib import Path
 
 from rich.console import Console
 
+SHIPPED_RESULTS = Path(__file__).resolve().parents[1] / "data" / "nano" / "measured"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command `measure`."""
     parser.add_argument("row", metavar="ROW", help="see above")
-    parser.add_argument(
-        "--run", type=Path, default=Path("nano"), help="the --out of `train nano` (default: ./nano)"
-    )
+    parser.add_argument("--run", type=Path, help="the --out of `train nano` (default: ./nano)")
 
 
 def command(args: argparse.Namespace, out: Console) -> int:
     """Measure, print the table or check; returns the exit code, 1 if something is missing or missed."""
     import torch
 
-    from qwen3_ref.measure.rows import ROWS, measure, stale
-    from qwen3_ref.measure.table import check, render
+    from qwen3_ref.measure.rows import ROWS, measure_row, stale
+    from qwen3_ref.measure.table import render, thresholds
     from qwen3_ref.train.run import Run
 
     torch.set_num_threads(1)  # two threads get in each other's way on layers so small
-    if not args.run.is_dir():
-        raise ValueError(f"there is no directory {args.run}; give the --out of `train nano` as --run.")
-    run = Run(args.run)
+    out_of = Path("nano") if args.run is None else args.run
+    shipped = args.run is None and not out_of.is_dir() and args.row in ("table", "check")
+    if shipped:
+        print("These are the results that come with the package; --run names others.", file=sys.stderr)
+    elif not out_of.is_dir():
+        raise ValueError(f"there is no directory {out_of}; give the --out of `train nano` as --run.")
+    run, folder = Run(out_of), SHIPPED_RESULTS if shipped else out_of / "measured"
     if args.row == "table":
-        text, missing = render(run.out / "measured", list(ROWS))
+        text, missing = render(folder, list(ROWS))
         print(text, end="")
-        missing += stale(run)
+        missing += [] if shipped else stale(run)
     elif args.row == "check":
-        found = check(run.out / "measured", list(ROWS))
+        found = thresholds(folder, list(ROWS))
         missing = [sentence for reached, sentence in found if not reached]
         print("".join(f"{sentence}\n" for reached, sentence in found if reached), end="")
     else:
         missing = []
         for row in ROWS if args.row == "all" else [args.row]:
             start = time.monotonic()
-            missing += measure(run, row)
-            print(f"{row}: {args.run / 'measured' / row}.json after {time.monotonic() - start:.0f} s")
+            missing += measure_row(run, row)
+            seconds = time.monotonic() - start
+            print(f"{row}: {out_of / 'measured' / row}.json after {seconds:.0f} s", flush=True)
     for sentence in dict.fromkeys(missing):
         print(f"error: {sentence}", file=sys.stderr)
     return 1 if missing else 0

@@ -10,8 +10,8 @@ pass@k: Chen et al., arXiv 2107.03374, equation 1. Interval: Wilson (1927).
 from __future__ import annotations
 
 import csv
+import functools
 import hashlib
-import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -25,8 +25,9 @@ from qwen3_ref.decode.generation import Generated, generate
 from qwen3_ref.decode.sampling import Sampling
 from qwen3_ref.measure.statistics import pass_at_k, wilson
 from qwen3_ref.model import Qwen3
+from qwen3_ref.store.fingerprint import fingerprint
 from qwen3_ref.store.progress import progress
-from qwen3_ref.tasks.problems import Problem, verify
+from qwen3_ref.tasks.problems import Problem, is_correct
 from qwen3_ref.tokenizer import Tokenizer
 
 Mode = Literal["thinking", "non-thinking"]
@@ -39,7 +40,11 @@ BATCH = 32
 @dataclass(frozen=True)
 class Row:
     """One answer. `budget` None is no budget; `thinking_tokens` are the model's own, without what a
-    cut forced on it."""
+    cut forced on it.
+
+    `correct` is strict: all that follows the thought must be the answer. A thought that was cut may go
+    on behind its `</think>` and close a second time; `lenient` judges what stands behind the last one.
+    """
 
     problem: int
     family: str
@@ -48,6 +53,7 @@ class Row:
     budget: int | None
     sample: int
     correct: bool
+    lenient: bool
     thinking_tokens: int
     answer_tokens: int
     thinking_ended: str
@@ -57,7 +63,8 @@ class Row:
 
 @dataclass(frozen=True)
 class Summary:
-    """Accuracy of a group of rows, in 0 to 1, with its 95% interval, and the mean of tokens spent."""
+    """Accuracy of a group of rows, in 0 to 1, with its 95% interval, and the mean of tokens spent;
+    `lenient`: the same share by the rows' `lenient`."""
 
     problems: int
     samples: int
@@ -65,6 +72,7 @@ class Summary:
     low: float
     high: float
     pass_k: float
+    lenient: float
     thinking_tokens: float
     cut: float  # share of answers whose thought was ended by the budget
 
@@ -90,7 +98,8 @@ def evaluate(
     Non-thinking mode ignores the budgets and is measured once. sampling: greedy if absent, and then
     one sample is all there is. Each batch has a seed made from `seed` and its place, so the result
     depends neither on what else is measured nor on where a run was cut off.
-    log: a CSV file to append to and to go on from. Raises ValueError if it belongs to another run.
+    log: a CSV file to append to and to go on from. Raises ValueError if it belongs to another run: if
+    anything that decides an answer (weights, tokenizer, prompts, problems, settings) has changed.
     prompt(problem, mode): the ids to answer; the chat template with the problem as the user's words
     and the mode's flag, if absent.
     """
@@ -104,13 +113,24 @@ def evaluate(
     settings: list[tuple[Mode, int | None]] = [
         (mode, budget) for mode in modes for budget in (budgets if mode == "thinking" else (None,))
     ]
-    run = _fingerprint(model, problems, samples, sampling, seed, max_new_tokens, batch_size, early_stop)
+    deciding = (model.config.to_dict(), dict(model.state_dict()), tokenizer.defining(), list(problems))
+    how = (samples, sampling, seed, max_new_tokens, batch_size, early_stop)
+    rest = "" if log is None else fingerprint(*deciding, *how)  # once: the weights take the longest
+
+    @functools.cache
+    def asked(mode: Mode) -> list[list[int]]:
+        return [list(write(problem, mode)) for problem in problems]
+
+    @functools.cache
+    def run(mode: Mode) -> str:
+        return fingerprint(rest, asked(mode))[:16]
+
     done = _read_log(log, run)
     jobs = []
     for mode, budget in settings:
-        ids = {i: write(problem, mode) for i, problem in enumerate(problems)}
+        ids = asked(mode)
         # Neighbours of like length waste the least padding.
-        order = sorted((len(ids[i]), i, s) for i in ids for s in range(samples))
+        order = sorted((len(ids[i]), i, s) for i in range(len(ids)) for s in range(samples))
         batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
         jobs += [(mode, budget, n, [(i, s, ids[i]) for _, i, s in batch]) for n, batch in enumerate(batches)]
     rows: list[Row] = []
@@ -133,7 +153,7 @@ def evaluate(
             _row(i, problems[i], mode, budget, s, reply, tokenizer)
             for (i, s, _), reply in zip(batch, replies, strict=True)
         ]
-        _append_log(log, run, new)
+        _append_log(log, run(mode) if log is not None else "", new)
         rows += new
     place = {setting: n for n, setting in enumerate(settings)}
     return sorted(rows, key=lambda r: (place[(r.mode, r.budget)], r.problem, r.sample))  # type: ignore[index]
@@ -152,6 +172,10 @@ def _row(
     i: int, problem: Problem, mode: str, budget: int | None, sample: int, reply: Generated, tok: Tokenizer
 ) -> Row:
     answer = tok.decode(reply.answer).strip()
+    ids, closing = list(reply), tok.control_tokens.get("</think>")
+    if closing in ids:
+        ids = ids[len(ids) - ids[::-1].index(closing) :]
+    last = tok.decode([i for i in ids if i not in tok.stop_ids])
     finished = reply.ended == "stop" and reply.thinking_ended in (None, "closed", "budget")
     return Row(
         problem=i,
@@ -160,7 +184,8 @@ def _row(
         mode=mode,
         budget=budget,
         sample=sample,
-        correct=finished and verify(problem, answer),
+        correct=finished and is_correct(problem, answer),
+        lenient=finished and is_correct(problem, last),
         thinking_tokens=reply.thinking_tokens,
         answer_tokens=len(reply.answer),
         thinking_ended=reply.thinking_ended or "",
@@ -197,6 +222,7 @@ def _summary(rows: list[Row]) -> Summary:
         pass_1=pass_1,
         low=low,
         high=high,
+        lenient=sum(row.lenient for row in rows) / len(rows),
         pass_k=sum(pass_at_k(len(c), sum(c), k) for c in by_problem.values()) / len(by_problem),
         thinking_tokens=sum(row.thinking_tokens for row in rows) / len(rows),
         cut=sum(row.thinking_ended == "budget" for row in rows) / len(rows),
@@ -206,22 +232,14 @@ def _summary(rows: list[Row]) -> Summary:
 # -- the log ----------------------------------------------------------------------------------------
 
 
-def _fingerprint(model: Qwen3, problems: Sequence[Problem], *settings: object) -> str:
-    """A hash of everything that decides a row: the weights, the problems and the settings."""
-    digest = hashlib.sha256(json.dumps([asdict(p) for p in problems]).encode())
-    digest.update(repr(settings).encode())
-    for name, tensor in model.named_parameters():
-        digest.update(name.encode())
-        digest.update(tensor.detach().float().sum(dtype=torch.float64).cpu().numpy().tobytes())
-    return digest.hexdigest()[:16]
-
-
 def _seed(seed: int, mode: str, budget: int | None, batch: int) -> int:
     text = f"{seed} {mode} {budget} {batch}"
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big")
 
 
-def _read_log(log: Path | None, run: str) -> dict[tuple[int, str, int | None, int], Row]:
+def _read_log(
+    log: Path | None, run: Callable[[Mode], str]
+) -> dict[tuple[int, str, int | None, int], Row]:
     """Rows of an earlier, unfinished run with the same fingerprint; a last line cut short is dropped."""
     if log is None or not log.exists():
         return {}
@@ -229,9 +247,9 @@ def _read_log(log: Path | None, run: str) -> dict[tuple[int, str, int | None, in
         text = file.read()
     whole = text[: text.rfind("\n") + 1]
     lines = list(csv.DictReader(whole.splitlines(keepends=True)))
-    if any(line["run"] != run for line in lines):
+    if any(line.get("run") != run(line["mode"]) for line in lines):  # type: ignore[arg-type]
         raise ValueError(
-            f"{log} holds answers of another model, other problems or other settings; "
+            f"{log} holds answers of another model, other prompts or problems, or other settings; "
             f"give another log file, or delete this one to start over."
         )
     if whole != text:
@@ -245,6 +263,7 @@ def _read_log(log: Path | None, run: str) -> dict[tuple[int, str, int | None, in
             budget=int(line["budget"]) if line["budget"] else None,
             sample=int(line["sample"]),
             correct=line["correct"] == "True",
+            lenient=line["lenient"] == "True",
             thinking_tokens=int(line["thinking_tokens"]),
             answer_tokens=int(line["answer_tokens"]),
             thinking_ended=line["thinking_ended"],
@@ -281,10 +300,11 @@ def curves(rows: Sequence[Row]) -> list[dict[str, object]]:
 
 
 def curve_table(points: Sequence[dict[str, object]]) -> str:
-    """The curves as text: a line a setting, a column a family, accuracy in % with its 95% interval."""
+    """The curves as text: a line a setting, a column a family, accuracy in % with its 95% interval, and
+    last the lenient accuracy of all, which judges what stands behind the last `</think>`."""
     families = list(dict.fromkeys(str(point["family"]) for point in points))
     table = {(p["mode"], p["budget"], p["family"]): p for p in points}
-    lines = [f"{'budget':<13}" + "".join(f"{family:>14}" for family in families)]
+    lines = [f"{'budget':<13}" + "".join(f"{family:>14}" for family in [*families, "lenient"])]
     for mode, budget in dict.fromkeys((p["mode"], p["budget"]) for p in points):
         name = str(mode) if mode == "non-thinking" else "none" if budget is None else str(budget)
         cells = []
@@ -292,5 +312,6 @@ def curve_table(points: Sequence[dict[str, object]]) -> str:
             point = table[mode, budget, family]
             value, low, high = (100 * float(str(point[name])) for name in ("pass_1", "low", "high"))
             cells.append(f"{f'{value:.0f} ({low:.0f}-{high:.0f})':>14}")
+        cells.append(f"{100 * float(str(table[mode, budget, ALL]['lenient'])):>14.0f}")
         lines.append(f"{name:<13}" + "".join(cells))
     return "\n".join(lines)

@@ -45,7 +45,7 @@ VARIANTS = {
 }
 """1e-3 is the coefficient of the z-loss in the paper that it is from (arXiv 2202.08906)."""
 
-STAGE = pretrain.Stage(
+MIX = pretrain.Mix(
     context=128,
     rows=16,
     mixture=dict.fromkeys(DOMAINS, 1 / len(DOMAINS)),
@@ -55,10 +55,10 @@ HELD_OUT = 8192
 """Tokens of each domain that are measured on."""
 
 Result = dict[str, Any]
-"""One measurement as JSON values: see `measure`."""
+"""One measurement as JSON values: see `held_out_numbers`."""
 
 
-def measure(model: Qwen3, held_out: pretrain.Streams, context: int) -> Result:
+def held_out_numbers(model: Qwen3, held_out: pretrain.Streams, context: int) -> Result:
     """On held-out text: `loss` by domain in nats a token and their mean; `counts` (G, L, E) of picks;
     from those, over all domains, `max_load`, `load_cv` (balance.imbalance), `dead` experts and
     `specialisation`; `domain_cv`, the mean of the load_cv of each domain by itself; and `z_loss`, the
@@ -84,7 +84,7 @@ def run_cell(
     folder: Path,
     name: str,
     seed: int,
-    stage: pretrain.Stage,
+    mix: pretrain.Mix,
     config: Qwen3Config,
     tokenizer: Tokenizer,
     streams: tuple[pretrain.Streams, pretrain.Streams],
@@ -94,7 +94,7 @@ def run_cell(
     Raises TrainingError for a result of other settings, and as `loop.train` does.
     """
     weights = VARIANTS[name]
-    settings = {"variant": name, "seed": seed, "stage": asdict(stage), "weights": asdict(weights)}
+    settings = {"variant": name, "seed": seed, "stage": asdict(mix), "weights": asdict(weights)}
     settings = json.loads(json.dumps(settings | {"config": config.to_dict()}))
     path = folder / "result.json"
     if path.exists():
@@ -104,15 +104,15 @@ def run_cell(
         return result
     model = Qwen3(config, generator=torch.Generator().manual_seed(seed))
     train_streams, held_out = streams
-    before, start = measure(model, held_out, stage.context), time.monotonic()
-    loss = balance.step_loss(
-        stage, tokenizer, train_streams, seed, weights.balancing, weights.z_loss, weights.coefficient
+    before, start = held_out_numbers(model, held_out, mix.context), time.monotonic()
+    loss = balance.balanced_loss(
+        mix, tokenizer, train_streams, seed, weights.balancing, weights.z_loss, weights.coefficient
     )
-    train(model, stage.plan, loss, folder, about={"variant": name, "seed": seed})
+    train(model, mix.plan, loss, folder, about={"variant": name, "seed": seed})
     result = {
         "settings": settings,
         "before": before,
-        "after": measure(model, held_out, stage.context),
+        "after": held_out_numbers(model, held_out, mix.context),
         "seconds": round(time.monotonic() - start, 1),
     }
     write_atomically(path, json.dumps(result) + "\n")
@@ -155,10 +155,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m qwen3_ref.train.balance_study", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("balance"), help="directory (./balance)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=STAGE.plan.steps, help=f"({STAGE.plan.steps})")
+    parser.add_argument("--steps", type=int, default=MIX.plan.steps, help=f"({MIX.plan.steps})")
     parser.add_argument("--allow-other-text", action="store_true", help="if the sources changed")
     options = parser.parse_args(argv)
-    plan = replace(STAGE.plan, steps=options.steps, warmup=min(STAGE.plan.warmup, options.steps))
+    plan = replace(MIX.plan, steps=options.steps, warmup=min(MIX.plan.warmup, options.steps))
     try:
         run = Run(options.out, allow_other_text=options.allow_other_text)
         cells: dict[str, list[Result]] = {name: [] for name in VARIANTS}
@@ -168,7 +168,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                     run.out / f"{name}-{seed}",
                     name,
                     seed,
-                    replace(STAGE, plan=plan),
+                    replace(MIX, plan=plan),
                     pretrain.moe_config(),
                     run.tokenizer,
                     run.streams,

@@ -7,6 +7,7 @@ OUT/measured/ROW.json. A row that was stopped goes on from its answers.
 
 from __future__ import annotations
 
+import difflib
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,8 +28,8 @@ from qwen3_ref.measure.table import (
     Number,
     accuracy,
     any_of,
-    average,
     change,
+    mean_of,
     share,
     versus,
 )
@@ -42,13 +43,14 @@ from qwen3_ref.train.queries import MAX_REPLY, read_sample
 from qwen3_ref.train.recipes import general_rl, grpo, pretrain
 from qwen3_ref.train.recipes.general_rl import Task
 from qwen3_ref.train.run import Run
+from qwen3_ref.train.state import weights_hash
 
 SPLIT = "test"
 COUNT = 500
 """Problems that every number rests on, at least."""
 SAMPLES = 8
 BUDGETS = (0, 8, 16, 32, 48, None)
-CONTEXTS = tuple(pretrain.STAGES["s1"].context * n for n in (1, 2, 4))
+CONTEXTS = tuple(pretrain.MIXES["s1"].context * n for n in (1, 2, 4))
 LOSS_ROWS = 64
 
 
@@ -76,14 +78,14 @@ class Bench:
     def model(self, stage: str) -> tuple[Qwen3, Tokenizer]:
         """What a stage left. Raises TrainingError, naming it, if it has not run."""
         model = self.run.model(stage)
-        self.stages[stage] = grpo.fingerprint(model)[:16]
+        self.stages[stage] = weights_hash(model)[:16]
         return model, Tokenizer.from_pretrained(self.run.out / stage / "model")
 
     def problems(self, per_family: int) -> list[Problem]:
         """Problems of the test split, all difficulties in turn."""
         return [p for family in FAMILIES for p in make_problems(family, SPLIT, per_family, seed=TEST_SEED)]
 
-    def ask(
+    def answers(
         self, stage: str, what: str, problems: Sequence[Problem], *, flags: bool = False, **options: Any
     ) -> list[Row]:
         """`evaluate` with its log in the row's folder; greedy unless `options` say otherwise.
@@ -150,8 +152,9 @@ def _losses(bench: Bench) -> Iterator[Item]:
     for stage in ("s1", "s2", "s3"):
         after = _row_losses(bench.model(stage)[0], bench, tokenizer)
         for domain in DOMAINS:
-            numbers = [average(losses[domain], context) for losses in (before, after)]
-            yield Item(f"{stage.upper()}: loss on {domain}", numbers[0], numbers[1], "nats a token")
+            numbers = [mean_of(losses[domain], context) for losses in (before, after)]
+            what = f"{stage.upper()}: loss on {domain}"
+            yield Item(f"pretraining.{stage}.loss.{domain}", what, numbers[0], numbers[1], "nats a token")
         before = after
 
 
@@ -177,20 +180,22 @@ def _retrieval(bench: Bench) -> Iterator[Item]:
             found[stage] = Number(right, *wilson(right, bench.count), bench.count)
         for stage in ("s3", "s3-no-abf"):
             what = f"S3 {stages[stage]} ABF: retrieval in {context:,} tokens"
-            yield Item(what, found["s2"], found[stage])
+            way = stage.replace("s3-no-", "no-").replace("s3", "abf")
+            yield Item(f"pretraining.retrieval-{context}.{way}", what, found["s2"], found[stage])
 
 
 def _pass_at_k(bench: Bench) -> Iterator[Item]:
     """pass@1 and pass@8 at temperature 1, before and after GRPO."""
     rows = [_sampled(bench, stage) for stage in ("cold-start", "grpo")]
-    yield versus("GRPO: pass@1", map(accuracy, rows))
-    yield Item("GRPO: pass@1, its change, same problems", None, change(*rows), "points")
-    yield versus(f"GRPO: pass@{SAMPLES}", map(any_of, rows))
+    yield versus("reasoning.pass-1", "GRPO: pass@1", map(accuracy, rows))
+    what = "GRPO: pass@1, its change, same problems"
+    yield Item("reasoning.pass-1.change", what, None, change(*rows), "points")
+    yield versus(f"reasoning.pass-{SAMPLES}", f"GRPO: pass@{SAMPLES}", map(any_of, rows))
 
 
 def _sampled(bench: Bench, stage: str, flags: bool = False) -> list[Row]:
     problems = bench.problems(-(-bench.count // len(FAMILIES)))
-    return bench.ask(stage, "sampled", problems, flags=flags, samples=SAMPLES, sampling=Sampling())
+    return bench.answers(stage, "sampled", problems, flags=flags, samples=SAMPLES, sampling=Sampling())
 
 
 def _by_step(bench: Bench) -> Iterator[Item]:
@@ -209,19 +214,22 @@ def _kept(bench: Bench, before: str, after: str, title: str, budgets: Sequence[i
     """Thinking accuracy of two stages, in all and by family, and at budgets below none."""
     problems = bench.problems(bench.count)
     modes: list[Mode] = ["thinking", "non-thinking"]
-    rows = [bench.ask(s, "modes", problems, budgets=budgets, modes=modes) for s in (before, after)]
+    rows = [bench.answers(s, "modes", problems, budgets=budgets, modes=modes) for s in (before, after)]
     free = [[r for r in some if r.mode == "thinking" and r.budget is None] for some in rows]
-    yield versus(f"{title}: thinking accuracy", map(accuracy, free))
-    yield Item(f"{title}: its change, same problems", None, change(*free), "points")
+    row = bench.row
+    yield versus(f"{row}.thinking.accuracy", f"{title}: thinking accuracy", map(accuracy, free))
+    what = f"{title}: its change, same problems"
+    yield Item(f"{row}.thinking.change", what, None, change(*free), "points")
     for family in FAMILIES:
         pair = [accuracy([r for r in some if r.family == family]) for some in free]
-        yield versus(f"{title}: thinking accuracy, {family}", pair)
+        yield versus(f"{row}.thinking.accuracy.{family}", f"{title}: thinking accuracy, {family}", pair)
     pair = [accuracy([r for r in some if r.mode == "non-thinking"]) for some in rows]
-    yield versus(f"{title}: accuracy without thinking", pair)
+    yield versus(f"{row}.non-thinking.accuracy", f"{title}: accuracy without thinking", pair)
     for budget in budgets if len(budgets) > 1 else ():
         pair = [accuracy([r for r in x if r.mode == "thinking" and r.budget == budget]) for x in rows]
         limit = "no budget" if budget is None else f"a budget of {budget}"
-        yield versus(f"{title}: accuracy with {limit}", pair)
+        name = f"{row}.budget-{'none' if budget is None else budget}.accuracy"
+        yield versus(name, f"{title}: accuracy with {limit}", pair)
     by_family = summarise(rows[1], by=("family", "mode", "budget"))
     bench.extra.setdefault("curves", []).extend(
         {"stage": after, **dict(zip(("family", "mode", "budget"), key, strict=True)), **asdict(found)}
@@ -245,7 +253,7 @@ def _obeyed(bench: Bench) -> Iterator[Item]:
             share([part["mode"] == 1 for part in bench.score(stage, name, tasks)])
             for stage in ("grpo", "fusion")
         ]
-        yield versus(f"Fusion: {flag} obeyed", pair)
+        yield versus(f"fusion.{name.replace('-', '.', 1)}", f"Fusion: {flag} obeyed", pair)
 
 
 def _general(bench: Bench) -> Iterator[Item]:
@@ -255,18 +263,18 @@ def _general(bench: Bench) -> Iterator[Item]:
     tokenizer = bench.model("general-rl")[1]
     tasks = general_rl.make_tasks(tokenizer, bench.count, seed=TEST_SEED, split=SPLIT)
     found = [bench.score(stage, "tasks", tasks) for stage in stages]
-    wanted: list[tuple[str, str, str, float]] = [
-        ("mode followed, ThinkFollow (several turns)", "many_turns", "mode", 1.0),
-        ("mode followed, one turn", "single_turn", "mode", 1.0),
-        ("format right", "single_turn", "format", 1.0),
-        ("tool call of valid format", "tool_call", "tool", 0.5),
-        ("tool call right", "tool_call", "tool", 1.0),
-        ("length limit obeyed", "limited", "length", 1.0),
+    wanted: list[tuple[str, str, str, str, float]] = [
+        ("mode.many-turns", "mode followed, ThinkFollow (several turns)", "many_turns", "mode", 1.0),
+        ("mode.one-turn", "mode followed, one turn", "single_turn", "mode", 1.0),
+        ("format.right", "format right", "single_turn", "format", 1.0),
+        ("tool-call.valid", "tool call of valid format", "tool_call", "tool", 0.5),
+        ("tool-call.right", "tool call right", "tool_call", "tool", 1.0),
+        ("length.obeyed", "length limit obeyed", "limited", "length", 1.0),
     ]
-    for what, kind, part, least in wanted:
+    for name, what, kind, part, least in wanted:
         first = kinds.index(kind)
         pair = [share([parts[part] >= least for parts in some[first :: len(kinds)]]) for some in found]
-        yield versus(f"General RL: {what}", pair)
+        yield versus(f"general.{name}", f"General RL: {what}", pair)
 
 
 def _general_kept(bench: Bench) -> Iterator[Item]:
@@ -291,14 +299,15 @@ def _student(stage: str) -> Part:
         for what, number in numbers.items():
             unit = "minutes" if what == "CPU-minutes" else "%"
             old = before.get(what) if unit == "%" else None
-            yield Item(f"Student, {STUDENTS[stage]}: {what}", old, number, unit)
+            name = f"distillation.{stage}.{what.lower().replace(', ', '.').replace('@', '-')}"
+            yield Item(name, f"Student, {STUDENTS[stage]}: {what}", old, number, unit)
 
     return part
 
 
 def _student_numbers(bench: Bench, stage: str) -> dict[str, Number]:
     modes: list[Mode] = ["thinking", "non-thinking"]
-    greedy = bench.ask(stage, "modes", bench.problems(bench.count), flags=True, modes=modes)
+    greedy = bench.answers(stage, "modes", bench.problems(bench.count), flags=True, modes=modes)
     sampled = _sampled(bench, stage, flags=True)
     summary = _summary(bench, stage)
     minutes = summary["cpu_seconds"] / 60
@@ -333,13 +342,16 @@ ROWS: Mapping[str, Sequence[Part]] = {
 }
 
 
-def measure(run: Run, row: str, count: int = COUNT) -> list[str]:
+def measure_row(run: Run, row: str, count: int = COUNT) -> list[str]:
     """Measure one row and write its JSON; returns a sentence for each part that lacks a stage.
 
     Raises ValueError for an unknown row, or if answers in the row's folder are another model's.
     """
     if row not in ROWS:
-        raise ValueError(f"there is no row {row!r}; there are {', '.join(ROWS)}, all, table, check.")
+        known = [*ROWS, "all", "table", "check"]
+        near = difflib.get_close_matches(row.lower(), known, n=1)
+        hint = f"did you mean {near[0]}" if near else f"there are {', '.join(known)}"
+        raise ValueError(f"there is no row {row!r}; {hint}.")
     bench = Bench(run, row, count)
     start, items, missing = time.monotonic(), list[Item](), list[str]()
     for part in ROWS[row]:
@@ -369,7 +381,7 @@ def stale(run: Run) -> list[str]:
         path = run.out / "measured" / f"{row}.json"
         weights = json.loads(path.read_text(encoding="utf-8"))["weights"] if path.exists() else {}
         for stage, print_then in weights.items():
-            if grpo.fingerprint(run.model(stage))[:16] != print_then:
+            if weights_hash(run.model(stage))[:16] != print_then:
                 found.append(
                     f"{run.out / stage / 'model'} is not what `measure {row}` measured; delete "
                     f"{path.with_suffix('')} and run it again."

@@ -28,19 +28,21 @@ class Number:
 
 @dataclass(frozen=True)
 class Item:
-    """One line of the table. unit: "%" (values are shares), "points" (differences of shares), else as
-    the values are. before: None where there is nothing to compare with."""
+    """One line of the table. id: what thresholds call it, and never changes; what: how a reader knows it.
+    unit: "%" (values are shares), "points" (differences of shares), else as the values are. before: None
+    where there is nothing to compare with."""
 
+    id: str
     what: str
     before: Number | None
     after: Number
     unit: str = "%"
 
 
-def versus(what: str, pair: Iterable[Number]) -> Item:
+def versus(id: str, what: str, pair: Iterable[Number]) -> Item:
     """The item of a share before and after."""
     before, after = pair
-    return Item(what, before, after)
+    return Item(id, what, before, after)
 
 
 def share(hits: Sequence[bool]) -> Number:
@@ -48,7 +50,7 @@ def share(hits: Sequence[bool]) -> Number:
     return Number(fmean(hits), *wilson(fmean(hits), len(hits)), len(hits))
 
 
-def average(values: Sequence[float], each: int = 1) -> Number:
+def mean_of(values: Sequence[float], each: int = 1) -> Number:
     """The mean, with the normal 95% interval; `n` counts each value `each` times."""
     half = NormalDist().inv_cdf(0.975) * stdev(values) / len(values) ** 0.5
     return Number(fmean(values), fmean(values) - half, fmean(values) + half, len(values) * each)
@@ -63,7 +65,7 @@ def change(before: Sequence[Row], after: Sequence[Row]) -> Number:
     gained = defaultdict[object, list[int]](list)
     for b, a in zip(before, after, strict=True):
         gained[a.problem].append(a.correct - b.correct)
-    return average([fmean(differences) for differences in gained.values()])
+    return mean_of([fmean(differences) for differences in gained.values()])
 
 
 def accuracy(rows: Sequence[Row]) -> Number:
@@ -81,48 +83,49 @@ def any_of(rows: Sequence[Row]) -> Number:
 # -- what a run must reach -----------------------------------------------------------------------------
 
 AT_LEAST: Mapping[str, float] = {
-    "S3 with ABF: retrieval in 1,024 tokens": 0.75,
-    "GRPO: pass@1, its change, same problems": 0.02,
-    "Fusion: thinking accuracy": 0.75,
-    "Fusion: its change, same problems": -0.02,
-    "Fusion: /no_think obeyed": 0.95,
-    "Fusion: /think obeyed": 0.95,
-    "General RL: mode followed, ThinkFollow (several turns)": 0.98,
-    "General RL: tool call of valid format": 0.95,
-    "General RL: length limit obeyed": 0.8,
+    "pretraining.retrieval-1024.abf": 0.75,
+    "reasoning.pass-1.change": 0.02,
+    "fusion.thinking.accuracy": 0.75,
+    "fusion.thinking.change": -0.02,
+    "fusion.obeyed.no-think": 0.95,
+    "fusion.obeyed.think": 0.95,
+    "general.mode.many-turns": 0.98,
+    "general.tool-call.valid": 0.95,
+    "general.length.obeyed": 0.8,
 }
-"""What each run of the recipe must measure, the shipped one too; by the line of the table."""
+"""What each run of the recipe must measure, the shipped one too; by the items' ids."""
 ABOVE = (
-    ("S3 with ABF: retrieval in 1,024 tokens", "S3 without ABF: retrieval in 1,024 tokens"),
-    ("Fusion: accuracy with a budget of 32", "Fusion: accuracy with a budget of 0"),
-    ("Fusion: thinking accuracy", "Fusion: accuracy without thinking"),
+    ("pretraining.retrieval-1024.abf", "pretraining.retrieval-1024.no-abf"),
+    ("fusion.budget-32.accuracy", "fusion.budget-0.accuracy"),
+    ("fusion.thinking.accuracy", "fusion.non-thinking.accuracy"),
 )
 """Pairs where the first must be above the second, with their 95% intervals apart."""
 RISING = 3
 """Families, at least, whose accuracy rises with the budget, within error."""
 
 
-def check(folder: Path, rows: Sequence[str]) -> list[tuple[bool, str]]:
+def thresholds(folder: Path, rows: Sequence[str]) -> list[tuple[bool, str]]:
     """Each threshold as a sentence, and whether it is reached. A line that is not measured is not."""
     paths = [folder / f"{row}.json" for row in rows]
     if absent := [path for path in paths if not path.exists()]:
         return [(False, f"{path} is not there; run `measure {path.stem}` first.") for path in absent]
     results = [json.loads(path.read_text("utf-8")) for path in paths]
-    items = {item["what"]: item for result in results for item in result["items"]}
+    items = {item.get("id"): item for result in results for item in result["items"]}  # old ones have none
     found: list[tuple[bool, str]] = []
-    for what, least in AT_LEAST.items():
-        if what not in items:
-            found.append((False, f"{what}: not measured"))
+    for name, least in AT_LEAST.items():
+        if name not in items:
+            found.append((False, f"{name}: not measured"))
             continue
-        value, unit = items[what]["after"], items[what]["unit"]
+        value, unit = items[name]["after"], items[name]["unit"]
         bound = cell({"value": least, "low": None}, unit)
-        found.append((value["value"] >= least, f"{what}: {cell(value, unit)}, at least {bound}"))
-    for what, other in ABOVE:
-        if what not in items or other not in items:
-            found.append((False, f"{what}: not measured"))
+        told = f"{items[name]['what']}: {cell(value, unit)}, at least {bound}"
+        found.append((value["value"] >= least, told))
+    for name, other in ABOVE:
+        if name not in items or other not in items:
+            found.append((False, f"{other if name in items else name}: not measured"))
             continue
-        high, low = items[what]["after"], items[other]["after"]
-        told = f"{what}: {cell(high, '%')}, above {other}: {cell(low, '%')}"
+        high, low = items[name]["after"], items[other]["after"]
+        told = f"{items[name]['what']}: {cell(high, '%')}, above {items[other]['what']}: {cell(low, '%')}"
         found.append((high["low"] > low["high"], told))
     curves = [c for result in results for c in result.get("curves", []) if c["stage"] == "fusion"]
     by_family = {f: [c for c in curves if c["family"] == f and c["mode"] == "thinking"] for f in FAMILIES}

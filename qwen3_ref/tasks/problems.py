@@ -1,4 +1,4 @@
-"""Verifiable problems with a difficulty dial, a solver that writes its steps, and checkers.
+"""Verifiable problems with a difficulty dial, a solver that writes its steps, and verifiers.
 
 Four families, six difficulties each; a difficulty is the number of steps that depend on one another
 (in `counting`, of pairs of items), so each is easy step by step and hard at a glance:
@@ -10,7 +10,7 @@ Four families, six difficulties each; a difficulty is the number of steps that d
   how long the context is
 
 The trace has one step a line, and each line is worked out from the prompt and the lines before it
-by `next_line`, which is the solver and the checker of traces at once.
+by `next_line`, which is the solver and the judge of traces at once.
 
 reasoning-gym has no step-by-step traces and would bring ten more packages, so it is not used.
 """
@@ -59,7 +59,7 @@ def make_problems(
     names, so no seed can bring it into another one.
     Raises ValueError for an unknown name, a bad number, or more problems than exist.
     """
-    check_names(family, split)
+    require_names(family, split)
     if difficulty is not None and difficulty not in DIFFICULTIES:
         raise ValueError(f"difficulty is {difficulty!r}; it must be 1 to 6, or None for all in turn.")
     if count < 0:
@@ -87,7 +87,7 @@ def make_problems(
     return list(found.values())
 
 
-def check_names(family: str, split: str = "test") -> None:
+def require_names(family: str, split: str = "test") -> None:
     """Raise ValueError for a family or split that does not exist, naming those that do."""
     if family not in FAMILIES:
         raise ValueError(f"there is no task family {family!r}; there are {', '.join(FAMILIES)}.")
@@ -114,14 +114,14 @@ def next_line(family: str, prompt: str, lines: Sequence[str]) -> str | None:
 
     Raises ValueError if an earlier line cannot be read.
     """
-    check_names(family)
+    require_names(family)
     try:
         return _STEPS[family](prompt, lines)
     except (LookupError, ValueError):
         raise ValueError(f"no step follows {lines[-1:]} in {prompt!r}.") from None
 
 
-def check_trace(problem: Problem, trace: str) -> list[bool]:
+def right_steps(problem: Problem, trace: str) -> list[bool]:
     """Re-execute a trace: for each line, whether it is the step that follows from the lines before it.
 
     A wrong line does not make the later ones wrong: they are held against what it says. A line after
@@ -137,7 +137,7 @@ def check_trace(problem: Problem, trace: str) -> list[bool]:
     return right
 
 
-def verify(problem: Problem, answer: str) -> bool:
+def is_correct(problem: Problem, answer: str) -> bool:
     """Whether an answer is right, white space at its ends aside."""
     return answer.strip() == problem.answer
 

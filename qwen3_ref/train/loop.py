@@ -6,11 +6,15 @@ an unbroken one sees, and ends in the same bits (same machine, same number of th
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import io
 import math
+import signal
 import sys
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -27,12 +31,16 @@ from rich.progress import (
 )
 from torch import Tensor
 
+from qwen3_ref.arrays import at_least_float32
 from qwen3_ref.model import Qwen3
+from qwen3_ref.store.files import write_atomically
 from qwen3_ref.train.errors import Interrupted, TrainingError
-from qwen3_ref.train.state import load_state, save_state, saved_step
+from qwen3_ref.train.state import load_state, save_state, saved_step, snapshot
 
 IGNORE = -100
 """The target of a position that has no loss."""
+SAVE_SECONDS = 30.0
+"""The most work, in seconds, that a killed process loses (and one step, or what belongs together)."""
 
 StepLoss = Callable[[Qwen3, int], tuple[Tensor, dict[str, float]]]
 """(model, step from 0) -> the loss, a scalar with gradient, and other numbers to log."""
@@ -43,6 +51,7 @@ class Plan:
     """How long and how fast: linear warm-up to `learning_rate`, then a cosine down to `floor` times it.
 
     `precision` "bf16" runs products in bfloat16 (autocast) and keeps weights and optimiser in float32.
+    `together`: steps that share what one of them has drawn, so that a state is saved only between them.
     """
 
     steps: int
@@ -55,6 +64,7 @@ class Plan:
     precision: Literal["fp32", "bf16"] = "fp32"
     log_every: int = 10
     save_every: int = 200
+    together: int = 1
 
     def rate(self, step: int) -> float:
         """The learning rate of a step, counted from 0."""
@@ -85,9 +95,9 @@ def train(
 ) -> None:
     """Train `model` in place for `plan.steps`, from the state in `directory` if there is one.
 
-    The state is saved every `save_every` steps and at the end, and `log.csv` has a row every
-    `log_every`. about: what else must be equal on resuming, such as the seed. stop_at: end early at
-    this step, as a killed run would, but saved.
+    The state is saved every `save_every` steps, after SAVE_SECONDS of work, on Ctrl-C and at the end,
+    and `log.csv` has a row every `log_every`. about: what else must be equal on resuming, such as the
+    seed. stop_at: end early at this step, as a killed run would, but saved.
     Raises TrainingError for a loss that is not finite, a full disk, Ctrl-C, or a state of another
     run; the last saved state is then intact, and the same call goes on from there.
     """
@@ -97,20 +107,33 @@ def train(
     log = Log(directory / "log.csv", step)
     last = plan.steps if stop_at is None else min(stop_at, plan.steps)
     model.train()
+    whole, saved, kept = step, step, None  # the last step between batches, the last saved, its tensors
     try:
         with progress_bar() as bar:
             task = bar.add_task(directory.name, total=plan.steps, completed=step, note="")
             start, first = time.monotonic(), step
+            saved_at = start
             while step < last:
-                loss, numbers = _step(model, optimizer, plan, step_loss, step)
-                step += 1
-                rate = (step - first) / (time.monotonic() - start)
-                bar.update(task, completed=step, note=f"loss {loss:.3f}, {rate:.1f} steps/s")
-                if step % plan.log_every == 0 or step == last:
-                    log.write({"step": step, "loss": loss, "rate": plan.rate(step - 1), **numbers})
-                if step % plan.save_every == 0 or step == last:
-                    save_state(directory, model, optimizer, step, identity)
+                if plan.together > 1 and step == whole:
+                    kept = snapshot(model, optimizer)
+                loss, numbers = _gradient(model, optimizer, plan, step_loss, step)
+                with held_back():  # a step is taken, logged and saved, or it is not
+                    optimizer.step()
+                    step += 1
+                    whole = step if step % plan.together == 0 else whole
+                    rate = (step - first) / (time.monotonic() - start)
+                    bar.update(task, completed=step, note=f"loss {loss:.3f}, {rate:.1f} steps/s")
+                    if step % plan.log_every == 0 or step == last:
+                        log.write({"step": step, "loss": loss, "rate": plan.rate(step - 1), **numbers})
+                    late = step == whole and time.monotonic() - saved_at > SAVE_SECONDS
+                    if step % plan.save_every == 0 or step == last or late:
+                        save_state(directory, snapshot(model, optimizer), step, identity)
+                        saved, saved_at = step, time.monotonic()
     except KeyboardInterrupt:
+        if whole > saved:
+            with held_back():
+                tensors = snapshot(model, optimizer) if step == whole or kept is None else kept
+                save_state(directory, tensors, whole, identity)
         raise Interrupted(f"stopped in step {step + 1} of {plan.steps}; {_resume(directory)}.") from None
     except FloatingPointError as error:
         raise TrainingError(
@@ -119,10 +142,26 @@ def train(
         ) from None
 
 
-def _step(
+@contextlib.contextmanager
+def held_back() -> Iterator[None]:
+    """Ctrl-C inside of the block comes at its end (in the main thread, which alone receives it)."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    pressed: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: pressed.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before or signal.SIG_DFL)
+        if pressed:
+            signal.raise_signal(signal.SIGINT)
+
+
+def _gradient(
     model: Qwen3, optimizer: torch.optim.Optimizer, plan: Plan, step_loss: StepLoss, step: int
 ) -> tuple[float, dict[str, float]]:
-    """One update. Nothing has changed yet when a number that is not finite raises."""
+    """All of an update but the update: nothing has changed when a number that is not finite raises."""
     for group in optimizer.param_groups:
         group["lr"] = plan.rate(step)
     device = model.device.type
@@ -135,7 +174,6 @@ def _step(
     norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), plan.clip))
     if not math.isfinite(norm):
         raise FloatingPointError(f"the gradient's norm is {norm}")
-    optimizer.step()
     return value, {"gradient_norm": norm, **numbers}
 
 
@@ -146,7 +184,7 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     """
     if not bool((targets != IGNORE).any()):
         raise TrainingError("every target of the batch is masked, so there is nothing to learn from it.")
-    return F.cross_entropy(logits.float().flatten(0, -2), targets.flatten(), ignore_index=IGNORE)
+    return F.cross_entropy(at_least_float32(logits).flatten(0, -2), targets.flatten(), ignore_index=IGNORE)
 
 
 def _resume(directory: Path) -> str:
@@ -173,15 +211,21 @@ class Log:
     """A CSV that grows by a row; the columns are those of the first row."""
 
     def __init__(self, path: Path, step: int = 0) -> None:
-        """Rows after `step` are dropped: a resumed run writes them again."""
+        """Rows after `step` are dropped, and one that a killed process left unfinished: a resumed run
+        writes them again."""
         self.path = path
         self.columns: list[str] = []
         if path.exists():
             with path.open(encoding="utf-8", newline="") as file:
-                rows = [row for row in csv.DictReader(file) if int(row["step"]) <= step]
-            path.unlink()
-            for row in rows:
-                self.write(row)
+                reader = csv.DictReader(file)
+                rows = [row for row in reader if None not in row.values() and int(row["step"]) <= step]
+            self.columns = list(rows[0]) if rows else []
+            text = io.StringIO()
+            writer = csv.DictWriter(text, self.columns)
+            if rows:
+                writer.writeheader()
+            writer.writerows(rows)
+            write_atomically(path, text.getvalue())
 
     def write(self, row: Mapping[str, object]) -> None:
         """Append a row; floats are written with six significant digits."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from qwen3_ref.chat import encode_chat
 from qwen3_ref.reply import Splitter
-from qwen3_ref.tasks.problems import FAMILIES, Problem, make_problems, verify
+from qwen3_ref.tasks.problems import FAMILIES, Problem, is_correct, make_problems
 from qwen3_ref.tokenizer import Tokenizer
 
 END = "<|im_end|>"
@@ -63,7 +63,7 @@ def problem_query(tokenizer: Tokenizer, problem: Problem, flag: str = "") -> Que
     flag: what the user adds, such as " /no_think"."""
 
     def score(sample: Sample) -> tuple[float, Mapping[str, float]]:
-        return float(sample.well_formed and verify(problem, sample.answer)), {}
+        return float(sample.well_formed and is_correct(problem, sample.answer)), {}
 
     messages = [{"role": "user", "content": problem.prompt + flag}]
     return Query(tuple(encode_chat(tokenizer, messages)), score)

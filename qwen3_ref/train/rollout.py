@@ -86,16 +86,26 @@ class Rollout:
     numbers: dict[str, float]
 
 
-def ask(
+def roll_out(
     model: Qwen3, tokenizer: Tokenizer, queries: Sequence[Query], max_new_tokens: int, rng: torch.Generator
 ) -> Rollout:
     """One reply to each query, scored. Logged are the mean reward, the means of the scores' other
-    numbers (over those that are not NaN), tokens a reply, and the share of replies cut off."""
+    numbers (over those that are not NaN), tokens a reply, and the share of replies cut off.
+
+    Raises ValueError without a query, TrainingError for a reward that is not finite.
+    """
+    if not queries:
+        raise ValueError("there is no query to reply to; give at least one.")
     prompts = [query.prompt for query in queries]
     replies = sample_replies(model, tokenizer, prompts, max_new_tokens, rng)
     samples = [read_sample(tokenizer, reply) for reply in replies]
     scored = [query.score(sample) for query, sample in zip(queries, samples, strict=True)]
-    rewards = [reward for reward, _ in scored]
+    rewards = [float(reward) for reward, _ in scored]
+    if wrong := [i for i, reward in enumerate(rewards) if not math.isfinite(reward)]:
+        said = tokenizer.decode(prompts[wrong[0]])[-60:]
+        raise TrainingError(
+            f"the reward of a reply to {said!r} is {rewards[wrong[0]]}; a score must be a finite number."
+        )
     numbers = {"reward": fmean(rewards)}
     for name in scored[0][1]:
         found = [parts[name] for _, parts in scored if not math.isnan(parts[name])]
@@ -107,7 +117,7 @@ def ask(
 
 @dataclass
 class HeldOut:
-    """held_out.csv: what `ask` logs of queries that are not trained on, one reply each, at temperature
+    """held_out.csv: what `roll_out` logs of queries that are not trained on, one reply each, at temperature
     1; always the same random numbers, so that rows differ by the model alone.
 
     keep: also keep the model of each row, in `steps/STEP/model` beside the file.
@@ -120,13 +130,13 @@ class HeldOut:
     keep: bool = False
     log: Log | None = None
 
-    def measure(self, model: Qwen3, tokenizer: Tokenizer, step: int) -> None:
+    def write_row(self, model: Qwen3, tokenizer: Tokenizer, step: int) -> None:
         """Write the row of a step, if there is anything to ask."""
         if not self.queries:
             return
         if self.log is None:  # a resumed run measures the step it resumes from again
             self.log = Log(self.path, step - 1)
-        rollout = ask(model, tokenizer, self.queries, self.max_new_tokens, seeded(self.seed, 10**6))
+        rollout = roll_out(model, tokenizer, self.queries, self.max_new_tokens, seeded(self.seed, 10**6))
         self.log.write({"step": step, **rollout.numbers})
         if self.keep:
             folder = self.path.parent / "steps" / str(step) / "model"
@@ -143,9 +153,16 @@ def mean_rewards(
     seed: int,
     max_new_tokens: int = MAX_REPLY,
 ) -> list[float]:
-    """The mean reward of `samples` replies to each query: the pass rate, where rewards are 0 and 1."""
+    """The mean reward of `samples` replies to each query: the pass rate, where rewards are 0 and 1.
+
+    Raises ValueError for fewer than one sample.
+    """
+    if samples < 1:
+        raise ValueError(f"samples is {samples}; it must be at least 1.")
+    if not queries:
+        return []
     asked = [query for query in queries for _ in range(samples)]
-    rewards = ask(model, tokenizer, asked, max_new_tokens, seeded(seed, 0)).rewards
+    rewards = roll_out(model, tokenizer, asked, max_new_tokens, seeded(seed, 0)).rewards
     return [fmean(rewards[i : i + samples]) for i in range(0, len(rewards), samples)]
 
 
@@ -195,20 +212,35 @@ def reply_logits(model: Qwen3, batch: Batch) -> Tensor:
 
 
 def token_log_probs(logits: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
-    """Of logits (n, r, V): the log-probability of each id, and the entropy in nats; both (n, r)."""
+    """Of logits (n, r, V): the log-probability of each id, and the entropy in nats; both (n, r).
+
+    Raises ValueError for an id beyond V: a row of the embedding that stands for no token, or for one
+    that was added and that the config does not count yet.
+    """
+    if ids.numel() and int(ids.max()) >= logits.shape[-1]:
+        raise ValueError(
+            f"a reply holds the id {int(ids.max())}, and the ids below {logits.shape[-1]} are those that "
+            f"the model can draw; count added tokens in the config's num_token_ids."
+        )
     log_p = logits.log_softmax(-1)
     detached = log_p.detach()
-    return log_p.gather(-1, ids[..., None])[..., 0], -(detached.exp() * detached).sum(-1)
+    return log_p.gather(-1, ids[..., None])[..., 0], -expected(detached, detached)
+
+
+def expected(log_p: Tensor, values: Tensor) -> Tensor:
+    """The mean of `values` under probabilities exp(log_p), over the last axis. What has probability 0
+    adds 0, infinite or not: that is the limit, and 0 * inf is NaN."""
+    return (log_p.exp() * values.masked_fill(log_p == -math.inf, 0.0)).sum(-1)
 
 
 def per_token(
     model: Qwen3,
     prompts: Sequence[Sequence[int]],
     replies: Sequence[Sequence[int]],
-    measure: Callable[[Tensor, Batch], Sequence[Tensor]],
+    numbers_of: Callable[[Tensor, Batch], Sequence[Tensor]],
     rows: int = 64,
 ) -> list[Tensor]:
-    """What `measure(logits, batch)` gives, (n, r) each, and last `counted`; 0 where nothing is counted.
+    """What `numbers_of(logits, batch)` gives, (n, r) each, and last `counted`; 0 where nothing is counted.
 
     The forward passes take `rows` replies of similar length at a time, so that little is padded.
     """
@@ -219,7 +251,7 @@ def per_token(
         some = order[at : at + rows]
         device = model.device
         batch = make_batch([prompts[i] for i in some], [replies[i] for i in some], device=device)
-        parts = [*measure(reply_logits(model, batch), batch), batch.counted]
+        parts = [*numbers_of(reply_logits(model, batch), batch), batch.counted]
         whole = whole or [part.new_zeros(n, longest) for part in parts]
         for all_rows, part in zip(whole, parts, strict=True):
             all_rows[some, : part.shape[1]] = torch.where(batch.counted, part, torch.zeros_like(part))

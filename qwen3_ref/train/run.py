@@ -8,18 +8,21 @@ from pathlib import Path
 from typing import Literal
 
 from qwen3_ref.model import Qwen3
+from qwen3_ref.store.fingerprint import fingerprint
 from qwen3_ref.tokenizer import Tokenizer
-from qwen3_ref.train import corpus as text
+from qwen3_ref.train.corpus import Corpus, gather, train_tokenizer
 from qwen3_ref.train.errors import TrainingError
 from qwen3_ref.train.loop import Plan, StepLoss, train
 from qwen3_ref.train.recipes import pretrain
+from qwen3_ref.train.state import weights_hash
 
 
 @dataclass(frozen=True)
 class Run:
     """Where a reproduction lies, and its settings.
 
-    scale: all step counts times this, for a quick look (the weights are then other ones).
+    scale: all step counts times this, for a quick look (the weights are then other ones); at most 10,
+    since the problems end. seed: 0 to 2**32 - 1.
     precision: of pre-training and fine-tuning; reinforcement learning is in float32.
     """
 
@@ -30,20 +33,22 @@ class Run:
     allow_other_text: bool = False
 
     def __post_init__(self) -> None:
-        if not self.scale > 0:
-            raise ValueError(f"scale is {self.scale}; it must be above 0 (1 is the whole recipe).")
+        if not 0 < self.scale <= 10:  # NaN is neither
+            raise ValueError(f"scale is {self.scale}; it must be above 0 and at most 10 (1 is the recipe).")
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed is {self.seed!r}; it must be a whole number, 0 to {2**32 - 1}.")
 
     @functools.cached_property
-    def corpus(self) -> text.Corpus:
+    def corpus(self) -> Corpus:
         """The pre-training documents by domain."""
-        return text.gather(allow_other_text=self.allow_other_text)
+        return gather(allow_other_text=self.allow_other_text)
 
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:
         """The nano tokenizer, learned once and kept in `OUT/tokenizer`."""
         folder = self.out / "tokenizer"
         if not (folder / "tokenizer.json").exists():
-            text.train_tokenizer(self.corpus).save_pretrained(folder)
+            train_tokenizer(self.corpus).save_pretrained(folder)
         return Tokenizer.from_pretrained(folder)
 
     @functools.cached_property
@@ -67,6 +72,7 @@ class Run:
             raise TrainingError(f"{folder} is not there; run --stage {stage} first, or --stage all.")
         return Qwen3.from_pretrained(folder)
 
-    def train(self, stage: str, model: Qwen3, plan: Plan, step_loss: StepLoss) -> None:
-        """The shared loop, in the stage's directory."""
-        train(model, plan, step_loss, self.out / stage, about={"stage": stage, "seed": self.seed})
+    def train(self, stage: str, model: Qwen3, plan: Plan, step_loss: StepLoss, data: object) -> None:
+        """The shared loop, in the stage's directory; data: what it learns from, the same on resuming."""
+        about = {"stage": stage, "seed": self.seed, "start": weights_hash(model), "data": fingerprint(data)}
+        train(model, plan, step_loss, self.out / stage, about=about)

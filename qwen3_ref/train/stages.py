@@ -1,4 +1,4 @@
-"""What each stage of the family starts from, trains on and measures.
+"""What each stage of the family starts from, trains on and measures: one table of records.
 
 The dense model goes the whole way of the report: S1 S2 S3, cold start, GRPO, fusion, general RL. The
 student has a base of its own and then takes the report's short way, distillation, with direct RL from
@@ -7,79 +7,115 @@ the same student beside it. The MoE is pre-trained only: what is to be seen on i
 
 from __future__ import annotations
 
+import difflib
 import json
 import platform
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Any
 
 import torch
 
+from qwen3_ref.config import Qwen3Config
 from qwen3_ref.model import Qwen3
 from qwen3_ref.store.files import write_atomically
 from qwen3_ref.tasks.problems import FAMILIES, make_problems
-from qwen3_ref.train import corpus as text
 from qwen3_ref.train import queries, rollout
+from qwen3_ref.train.corpus import PACKAGES
 from qwen3_ref.train.errors import TrainingError
+from qwen3_ref.train.loop import Plan, StepLoss
 from qwen3_ref.train.recipes import balance, distill, general_rl, grpo, pretrain, sft
+from qwen3_ref.train.recipes.distill import Distill
+from qwen3_ref.train.recipes.grpo import Grpo
 from qwen3_ref.train.run import Run
 from qwen3_ref.train.state import STATE
 
-StageFunction = Callable[[Run, str], tuple[Qwen3, dict[str, Any]]]
-"""(run, stage name) -> the trained model and what was measured, as JSON values."""
-
-MOE_SHARE = 0.4
-"""The MoE takes this share of the dense model's steps: enough for its experts to part."""
+Result = dict[str, Any]
+"""What a stage measured, as JSON values."""
 
 
-def _pretrain(run: Run, name: str) -> tuple[Qwen3, dict[str, Any]]:
-    family, _, stage_name = name.rpartition("-") if name.startswith(("student-", "moe-")) else ("", "", name)
-    stage = pretrain.STAGES[stage_name]
-    prefix = family and family + "-"
-    if stage_name == "s1":
-        config = {"": pretrain.nano_config, "student": pretrain.student_config, "moe": pretrain.moe_config}
-        model = Qwen3(config[family](), generator=torch.Generator().manual_seed(run.seed))
-    else:
-        model = run.model(prefix + ("s1" if stage_name == "s2" else "s2"))
-    model = pretrain.with_rope_theta(model, stage.rope_theta)
+@dataclass(frozen=True)
+class Stage:
+    """One stage.
+
+    base: the stage whose model it starts from; None: new weights of `config`.
+    plan: how long and how fast, at scale 1.
+    loss: trains the model, in the stage's directory, on what it is about.
+    mix, balancing: of pre-training. teacher: the stage whose model teaches. flags: what users add to
+    their problems. keep: models are kept on the way, so that they can be measured on the test split.
+    """
+
+    name: str
+    base: str | None
+    plan: Plan | Grpo | Distill
+    loss: Callable[[Stage, Run, Qwen3], Result]
+    config: Callable[[], Qwen3Config] | None = None
+    mix: pretrain.Mix | None = None
+    balancing: balance.Balancing | None = None
+    teacher: str | None = None
+    flags: tuple[str, ...] = ("",)
+    keep: bool = False
+
+    def start(self, run: Run) -> Qwen3:
+        """The model before the first step. Raises TrainingError if the stage's base has not run."""
+        if self.base is not None:
+            return run.model(self.base)
+        assert self.config is not None
+        return Qwen3(self.config(), generator=torch.Generator().manual_seed(run.seed))
+
+    def steps(self, run: Run) -> int:
+        """Steps (of RL: batches of replies) at a run's scale."""
+        return run.steps(self.plan.steps)
+
+
+# -- the losses ----------------------------------------------------------------------------------------
+
+
+def _next_token(stage: Stage, run: Run, model: Qwen3) -> Result:
+    """Every next token of the stage's mix of text, with balanced experts if it has any."""
+    mix = stage.mix
+    assert mix is not None and isinstance(stage.plan, Plan)
     packed, held_out = run.streams
     before = pretrain.domain_losses(model, held_out)
-    plan = run.plan(stage.plan)
-    if family == "moe":
-        steps = max(1, round(plan.steps * MOE_SHARE))
-        plan = replace(plan, steps=steps, warmup=min(plan.warmup, steps))
-        loss = balance.step_loss(stage, run.tokenizer, packed, run.seed, balancing="global")
+    loss: StepLoss
+    if stage.balancing is None:
+        loss = pretrain.next_token_loss(mix, run.tokenizer, packed, run.seed)
     else:
-        loss = pretrain.step_loss(stage, run.tokenizer, packed, run.seed)
-    run.train(name, model, plan, loss)
-    lengths = [pretrain.STAGES["s1"].context * n for n in (1, 2, 4)]
-    return model, {
+        loss = balance.balanced_loss(mix, run.tokenizer, packed, run.seed, balancing=stage.balancing)
+    run.train(stage.name, model, run.plan(stage.plan), loss, [mix, packed])
+    lengths = [pretrain.MIXES["s1"].context * n for n in (1, 2, 4)]
+    return {
         "loss_before": before,
         "loss_after": pretrain.domain_losses(model, held_out),
         "retrieval": {n: pretrain.retrieval_accuracy(model, run.tokenizer, n) for n in lengths},
     }
 
 
+def _learn(stage: Stage, run: Run, model: Qwen3, examples: list[sft.Example]) -> None:
+    assert isinstance(stage.plan, Plan)
+    loss = sft.reply_loss(examples, run.tokenizer, sft.ROWS, run.seed)
+    run.train(stage.name, model, run.plan(stage.plan), loss, [sft.ROWS, examples])
+
+
 def _cold_start_size(run: Run) -> int:
     """Problems of a family; a third fails the filters, so that no problem comes twice."""
-    return 2 * sft.ROWS * run.plan(sft.COLD_START).steps // 4
+    return 2 * sft.ROWS * run.steps(sft.COLD_START.steps) // 4
 
 
-def _cold_start(run: Run, name: str) -> tuple[Qwen3, dict[str, Any]]:
-    model = run.model("s3")
-    plan = run.plan(sft.COLD_START)
+def _drafts(stage: Stage, run: Run, model: Qwen3) -> Result:
+    """Solved problems with their reasoning, after the report's filters."""
     examples, fates = sft.cold_start_examples(run.tokenizer, _cold_start_size(run), run.seed)
-    run.train(name, model, plan, sft.step_loss(examples, run.tokenizer, sft.ROWS, run.seed))
-    return model, {"filters": dict(fates)}
+    _learn(stage, run, model, examples)
+    return {"filters": dict(fates)}
 
 
-def _reasoning_rl(run: Run, name: str) -> tuple[Qwen3, dict[str, Any]]:
+def _right_answers(stage: Stage, run: Run, model: Qwen3) -> Result:
     """GRPO on queries that the model has not seen and solves sometimes, the hardest first."""
-    student = name == "student-rl"
-    model, flag = run.model("off-policy" if student else "cold-start"), " /think" if student else ""
-    settings = grpo.Grpo(steps=run.steps(grpo.Grpo.steps))
+    assert isinstance(stage.plan, Grpo)
+    (flag,) = stage.flags
+    settings = replace(stage.plan, steps=stage.steps(run))
     size, seed = _cold_start_size(run), run.seed + 1
     used = {p.prompt for f in FAMILIES for p in make_problems(f, "train", size, seed=seed)}
     size = max(settings.prompts, round(500 * run.scale))
@@ -87,86 +123,106 @@ def _reasoning_rl(run: Run, name: str) -> tuple[Qwen3, dict[str, Any]]:
     rates = rollout.mean_rewards(model, run.tokenizer, fresh, samples=4, seed=run.seed)
     pool = queries.learnable(fresh, rates, 4000)
     held_out = queries.problem_queries(run.tokenizer, 50, seed=run.seed, split="validation", flag=flag)
-    keep = not student  # so that accuracy by step can be measured on the test split
-    grpo.run(
-        model, run.tokenizer, pool, run.out / name, settings, seed=run.seed, held_out=held_out, keep=keep
-    )
-    return model, {"queries": len(fresh), "learnable": len(pool)}
+    grpo.train_on_rewards(
+        model, run.tokenizer, pool, run.out / stage.name, settings,
+        seed=run.seed, held_out=held_out, keep=stage.keep,
+    )  # fmt: skip
+    return {"queries": len(fresh), "learnable": len(pool)}
 
 
-def _fusion(run: Run, name: str) -> tuple[Qwen3, dict[str, Any]]:
+def _both_modes(stage: Stage, run: Run, model: Qwen3) -> Result:
     """Both modes, and the form of a tool call: as in the report, RL comes to it with a beginning."""
-    model = run.model("grpo")
-    plan = run.plan(sft.FUSION)
     per_family = max(sft.ROWS, round(1000 * run.scale))
     examples, fates = sft.fusion_examples(model, run.tokenizer, per_family, run.seed)
     sums = make_problems("arithmetic", "train", 2 * per_family, seed=run.seed + 3)
     calls = [general_rl.tool_call(problem) for problem in sums]
     examples += [sft.encode_example(run.tokenizer, [*t.messages, t.ideal], t.tools) for t in calls]
-    run.train(name, model, plan, sft.step_loss(examples, run.tokenizer, sft.ROWS, run.seed))
-    return model, {"filters": dict(fates), "tool_calls": len(calls)}
+    _learn(stage, run, model, examples)
+    return {"filters": dict(fates), "tool_calls": len(calls)}
 
 
-def _general_rl(run: Run, name: str) -> tuple[Qwen3, dict[str, Any]]:
-    model = run.model("fusion")
-    settings = grpo.Grpo(steps=run.steps(general_rl.STEPS))
+def _rules(stage: Stage, run: Run, model: Qwen3) -> Result:
+    """GRPO on what a user notices besides the right answer."""
+    assert isinstance(stage.plan, Grpo)
+    settings = replace(stage.plan, steps=stage.steps(run))
     per_kind = max(settings.prompts, round(500 * run.scale))
-    general_rl.run(
-        model, run.tokenizer, run.out / name, settings, per_kind=per_kind, seed=run.seed + 4
+    general_rl.train_on_tasks(
+        model, run.tokenizer, run.out / stage.name, settings, per_kind=per_kind, seed=run.seed + 4
     )
-    return model, {"queries": 4 * per_kind}
+    return {"queries": 4 * per_kind}
 
 
-def _off_policy(run: Run, name: str) -> tuple[Qwen3, dict[str, Any]]:
-    teacher, model = run.model("general-rl"), run.model("student-s3")
-    plan = run.plan(sft.COLD_START)
+def _teachers_replies(stage: Stage, run: Run, model: Qwen3) -> Result:
+    """What the teacher wrote, in both modes."""
+    assert stage.teacher is not None
     count = max(sft.ROWS, round(1200 * run.scale))
     columns = [make_problems(f, "train", count, seed=run.seed + 5) for f in FAMILIES]
     problems = [p for column in columns for p in column]
+    teacher = run.model(stage.teacher)
     found, fates = distill.teacher_conversations(teacher, run.tokenizer, problems, seed=run.seed)
-    examples = [sft.encode_example(run.tokenizer, messages) for messages in found]
-    run.train(name, model, plan, sft.step_loss(examples, run.tokenizer, sft.ROWS, run.seed))
-    return model, {"replies": dict(fates)}
+    _learn(stage, run, model, [sft.encode_example(run.tokenizer, messages) for messages in found])
+    return {"replies": dict(fates)}
 
 
-def _on_policy(run: Run, name: str) -> tuple[Qwen3, dict[str, Any]]:
-    teacher, model = run.model("general-rl"), run.model("off-policy")
-    direction: distill.Direction = "forward" if name.endswith("forward") else "reverse"
-    settings = distill.Distill(steps=run.steps(distill.Distill.steps), direction=direction)
+def _teachers_word(stage: Stage, run: Run, model: Qwen3) -> Result:
+    """The teacher's distribution at each token of the student's own replies."""
+    assert stage.teacher is not None and isinstance(stage.plan, Distill)
+    settings = replace(stage.plan, steps=stage.steps(run))
     asked, held_out = [], []
-    for flag in (" /think", " /no_think"):
+    for flag in stage.flags:
         size = max(settings.prompts, round(500 * run.scale))
         asked += queries.problem_queries(run.tokenizer, size, seed=run.seed + 2, flag=flag)
         held_out += queries.problem_queries(run.tokenizer, 25, seed=run.seed, split="validation", flag=flag)
-    distill.run(
-        model, teacher, run.tokenizer, asked, run.out / name, settings, seed=run.seed, held_out=held_out
-    )
-    return model, {"queries": len(asked)}
+    distill.train_on_teacher(
+        model, run.model(stage.teacher), run.tokenizer, asked, run.out / stage.name, settings,
+        seed=run.seed, held_out=held_out,
+    )  # fmt: skip
+    return {"queries": len(asked)}
 
 
-STAGES: dict[str, StageFunction] = {
-    "s1": _pretrain,
-    "s2": _pretrain,
-    "s3": _pretrain,
-    "cold-start": _cold_start,
-    "grpo": _reasoning_rl,
-    "fusion": _fusion,
-    "general-rl": _general_rl,
-    "student-s1": _pretrain,
-    "student-s2": _pretrain,
-    "student-s3": _pretrain,
-    "off-policy": _off_policy,
-    "on-policy": _on_policy,
-    "moe-s1": _pretrain,
-    "moe-s2": _pretrain,
-    "moe-s3": _pretrain,
-}
+# -- the table -----------------------------------------------------------------------------------------
+
+
+def _pretraining(
+    prefix: str, config: Callable[[], Qwen3Config], share: float = 1.0, balancing: Any = None
+) -> list[Stage]:
+    """S1, S2 and S3 of one model, for a share of the dense model's steps."""
+    stages, base = [], None
+    for name in ("s1", "s2", "s3"):
+        mix = pretrain.MIXES[name]
+        plan = replace(mix.plan, steps=round(mix.plan.steps * share))
+        new = None if base else config
+        stages.append(Stage(prefix + name, base, plan, _next_token, new, mix, balancing))
+        base = prefix + name
+    return stages
+
+
+BOTH = (" /think", " /no_think")
+MOE_SHARE = 0.4
+"""The MoE takes this share of the dense model's steps: enough for its experts to part."""
+
+
+def _table(*stages: Stage) -> dict[str, Stage]:
+    return {stage.name: stage for stage in stages}
+
+
+STAGES = _table(
+    *_pretraining("", pretrain.nano_config),
+    Stage("cold-start", "s3", sft.COLD_START, _drafts),
+    Stage("grpo", "cold-start", Grpo(), _right_answers, keep=True),
+    Stage("fusion", "grpo", sft.FUSION, _both_modes),
+    Stage("general-rl", "fusion", Grpo(steps=general_rl.STEPS), _rules),
+    *_pretraining("student-", pretrain.student_config),
+    Stage("off-policy", "student-s3", sft.COLD_START, _teachers_replies, teacher="general-rl"),
+    Stage("on-policy", "off-policy", Distill(), _teachers_word, teacher="general-rl", flags=BOTH),
+    *_pretraining("moe-", pretrain.moe_config, MOE_SHARE, "global"),
+)
 """In the order of `--stage all`."""
-EXTRA: dict[str, StageFunction] = {
-    "s3-no-abf": _pretrain,
-    "on-policy-forward": _on_policy,
-    "student-rl": _reasoning_rl,
-}
+EXTRA = _table(
+    replace(STAGES["s3"], name="s3-no-abf", mix=pretrain.MIXES["s3-no-abf"]),
+    replace(STAGES["on-policy"], name="on-policy-forward", plan=Distill(direction="forward")),
+    Stage("student-rl", "off-policy", Grpo(), _right_answers, flags=(" /think",)),
+)
 """Run by name only, to compare with: S3 without raising theta, the other KL, RL instead of distillation."""
 SHIPPED = {
     "qwen3-nano": "general-rl",
@@ -176,7 +232,16 @@ SHIPPED = {
 }
 """The checkpoints that the package has, and the stages they come from."""
 ALL, FAMILY = "all", "family"
-NAMES = f"{', '.join([*STAGES, *EXTRA])}; {ALL}; {FAMILY}"
+
+
+def find_stage(name: str) -> Stage:
+    """A stage by name. Raises TrainingError, naming the nearest, for one that does not exist."""
+    stages = STAGES | EXTRA
+    if name in stages:
+        return stages[name]
+    near = difflib.get_close_matches(name.lower(), [*stages, ALL, FAMILY], n=3)
+    hint = f"did you mean {' or '.join(near)}" if near else f"there are {', '.join([*stages, ALL, FAMILY])}"
+    raise TrainingError(f"there is no stage {name!r}; {hint}.")
 
 
 def run_stage(run: Run, name: str) -> None:
@@ -184,15 +249,16 @@ def run_stage(run: Run, name: str) -> None:
 
     Raises TrainingError, in a sentence, for an unknown stage or one whose forerunner has not run.
     """
-    stage = (STAGES | EXTRA).get(name)
-    if stage is None:
-        raise TrainingError(f"there is no stage {name!r}; there are {NAMES}.")
+    stage = find_stage(name)
     folder = run.out / name
     spent = folder / "seconds.json"  # of the calls before this one, if the stage was stopped
     before = json.loads(spent.read_text("utf-8")) if spent.exists() else [0.0, 0.0]
     wall, cpu = time.monotonic() - before[0], time.process_time() - before[1]
     try:
-        model, measured = stage(run, name)
+        model = stage.start(run)
+        if stage.mix is not None:
+            model = pretrain.with_rope_theta(model, stage.mix.rope_theta)
+        measured = stage.loss(stage, run, model)
     except BaseException:
         if folder.is_dir():
             write_atomically(spent, json.dumps([time.monotonic() - wall, time.process_time() - cpu]))
@@ -209,7 +275,7 @@ def run_stage(run: Run, name: str) -> None:
         "threads": torch.get_num_threads(),
         "machine": platform.machine(),
         "python": platform.python_version(),
-        "packages": {p: version(p) for p in ("torch", "numpy", "tokenizers", *text.PACKAGES)},
+        "packages": {p: version(p) for p in ("torch", "numpy", "tokenizers", *PACKAGES)},
         **measured,
     }
     write_atomically(folder / "summary.json", json.dumps(summary, indent=1) + "\n")

@@ -7,6 +7,7 @@ batch number n is a function of the seed and of n (see `loop.train`).
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -23,22 +24,30 @@ from qwen3_ref.train.errors import TrainingError
 STATE = "state.safetensors"
 
 
-def save_state(
-    directory: Path,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    step: int,
-    about: Mapping[str, Any],
-) -> None:
-    """Write the state after `step` steps, atomically. `about` (JSON values) must be equal on resuming.
+def snapshot(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """A copy of weights and optimiser state, as they are after a whole step."""
+    tensors: dict[str, Tensor] = {}
+    for name, parameter in model.named_parameters():
+        tensors[f"weight.{name}"] = parameter.detach().clone(memory_format=torch.contiguous_format)
+        for key, value in optimizer.state[parameter].items():
+            tensors[f"{key}.{name}"] = value.clone(memory_format=torch.contiguous_format)
+    return tensors
+
+
+def weights_hash(model: nn.Module) -> str:
+    """SHA-256 of the weights as float32, tensor after tensor; results that are kept name a model by it."""
+    total = hashlib.sha256()
+    for parameter in model.parameters():
+        total.update(parameter.detach().cpu().float().numpy().tobytes())
+    return total.hexdigest()
+
+
+def save_state(directory: Path, tensors: dict[str, Tensor], step: int, about: Mapping[str, Any]) -> None:
+    """Write the state after `step` steps, a `snapshot`, atomically. `about` (JSON values) must be equal
+    on resuming.
 
     Raises TrainingError if it cannot be written (a full disk); the state saved before is then intact.
     """
-    tensors: dict[str, Tensor] = {}
-    for name, parameter in model.named_parameters():
-        tensors[f"weight.{name}"] = parameter.detach().contiguous()
-        for key, value in optimizer.state[parameter].items():
-            tensors[f"{key}.{name}"] = value.contiguous()
     metadata = {"step": str(step), "about": json.dumps(about, sort_keys=True)}
     path, temporary = directory / STATE, directory / f"{STATE}.tmp"
     try:

@@ -26,6 +26,7 @@ def _catalogue() -> tuple[list[Fault], list[Fault]]:
         replies,
         serving,
         specification,
+        stages,
         text,
         training,
     )
@@ -36,6 +37,7 @@ def _catalogue() -> tuple[list[Fault], list[Fault]]:
     faults += [*measuring.FAULTS, *decoding.FAULTS]
     faults += [*first_hour.FAULTS, *forward.FAULTS]
     faults += files.FAULTS
+    faults += stages.FAULTS
     return faults, equivalent.FAULTS
 
 

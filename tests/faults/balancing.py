@@ -120,8 +120,8 @@ FAULTS = [
         rows="own",
         words="two ranks take steps twice as large",
         module="train.recipes.balance",
-        right="len(micro_batches) * ranks()",
-        wrong="len(micro_batches)",
+        right="for rows in micro_batches) * ranks()",
+        wrong="for rows in micro_batches)",
         by=("test_balance:test_a_rank_with_the_same_rows_changes_nothing",),
     ),
     Fault(

@@ -182,7 +182,7 @@ FORWARD = [
         "logits_of_right_padding_kept",
         "the last position of a right-padded row is a pad's, and its logits are given out",
         "model",
-        "if bool((real.any(dim=1) & ~real[:, -1]).any()):",
+        "if bool((real.any(dim=1) & ~real[:, -logits_to_keep:].any(dim=1)).any()):",
         "if False:",
         KINDS,
     ),

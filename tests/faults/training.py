@@ -85,8 +85,8 @@ FAULTS = [
         rows="own",
         words="a right answer in the wrong mode earns as much as obeying",
         module="train.recipes.general_rl",
-        right="mode_reward(sample, thinking) * verify(problem, sample.answer)",
-        wrong="float(verify(problem, sample.answer))",
+        right="mode_reward(sample, thinking) * is_correct(problem, sample.answer)",
+        wrong="float(is_correct(problem, sample.answer))",
         by=("test_general_rl:test_disobeying_does_not_pay",),
     ),
 ]

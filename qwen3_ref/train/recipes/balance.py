@@ -27,7 +27,7 @@ from qwen3_ref.moe import best, load_balancing_loss, require_layers
 from qwen3_ref.moe import z_loss as router_z_loss
 from qwen3_ref.tokenizer import Tokenizer
 from qwen3_ref.train.loop import StepLoss, cross_entropy
-from qwen3_ref.train.recipes.pretrain import Stage, Streams, make_rows
+from qwen3_ref.train.recipes.pretrain import Mix, Streams, make_rows
 
 Balancing = Literal["none", "micro", "global"]
 
@@ -65,7 +65,12 @@ def co_activation(router_logits: Sequence[Tensor], top_k: int, mask: Tensor | No
 
 def imbalance(counts: Tensor) -> dict[str, float]:
     """Of counts (L, E), the mean over layers of: the largest count over the mean one (1 is balance, E
-    is one expert for all), and the coefficient of variation (0 is balance)."""
+    is one expert for all), and the coefficient of variation (0 is balance).
+
+    Raises ValueError if a layer counted nothing: every token was padding.
+    """
+    if not bool(counts.sum(-1).all()):
+        raise ValueError("a layer has counted no choice at all; count tokens that are not padding.")
     relative = counts.float() / counts.float().mean(-1, keepdim=True)
     return {
         "max_load": float(relative.amax(-1).mean()),
@@ -146,8 +151,11 @@ def balancing_loss(
     The b rows are split into `micro_batches` equal parts, each with the shares of its own tokens; one
     part is the global-batch loss. shares (L, E): the shares in a global batch that these rows are
     only a part of; then the gradient is of these rows' own probabilities. mask (b, t): 0 for padding.
+    Raises ValueError if the rows do not make so many equal parts.
     """
     require_layers(router_logits)
+    if rows := next((len(x) for x in router_logits if micro_batches < 1 or len(x) % micro_batches), 0):
+        raise ValueError(f"{rows} rows do not make {micro_batches} equal micro-batches; take a divisor.")
     losses = []
     for i, layer in enumerate(router_logits):
         share = None if shares is None else shares[i]
@@ -158,8 +166,8 @@ def balancing_loss(
     return torch.stack(losses).mean()
 
 
-def step_loss(
-    stage: Stage,
+def balanced_loss(
+    mix: Mix,
     tokenizer: Tokenizer,
     streams: Streams,
     seed: int,
@@ -168,20 +176,20 @@ def step_loss(
     coefficient: float = COEFFICIENT,
     micro_batches: int | None = None,
 ) -> StepLoss:
-    """`pretrain.step_loss` (the same rows for the same seed) with balancing.
+    """`pretrain.next_token_loss` (the same rows for the same seed) with balancing.
 
     "micro": each of `micro_batches` equal parts of the rows is balanced by itself (by default each
     row is one, and so of one domain); "global": all rows together. One forward pass serves for all:
     the gradients are those that `accumulate` adds up part by part.
     Raises ValueError if the rows do not make so many equal parts.
     """
-    parts = stage.rows if micro_batches is None else micro_batches
-    if parts < 1 or stage.rows % parts:
-        raise ValueError(f"{stage.rows} rows do not make {parts} equal micro-batches; take a divisor.")
+    parts = mix.rows if micro_batches is None else micro_batches
+    if parts < 1 or mix.rows % parts:
+        raise ValueError(f"{mix.rows} rows do not make {parts} equal micro-batches; take a divisor.")
     weights = Weights(balancing, coefficient, z_loss)
 
     def loss(model: Qwen3, step: int) -> tuple[Tensor, dict[str, float]]:
-        rows = make_rows(stage, tokenizer, streams, seed, step).to(model.device)
+        rows = make_rows(mix, tokenizer, streams, seed, step).to(model.device)
         lm, logits = _forward(model, rows)
         balance = balancing_loss(logits, _top_k(model), parts if balancing == "micro" else 1)
         return weights.total(lm, balance, logits), {
@@ -231,15 +239,18 @@ def accumulate(
 ) -> float:
     """Leave in `.grad` the gradient of a step whose rows lie on several ranks and do not fit at once.
 
-    micro_batches: this rank's rows, (b, t + 1) each; every rank has as many, of the same shape. Only
-    one graph is in memory at a time. Returns the mean loss over all micro-batches of all ranks.
+    micro_batches: this rank's rows, (b, t + 1) each, of any shapes: every token counts the same,
+    wherever it lies (of all ranks each has as many of them). Only one graph is in memory at a time.
+    Returns the mean loss over all tokens of all ranks.
 
     Global-batch balancing needs the counts of the whole step. count_ahead takes them in a forward pass
     before (a third more work), and the result is exactly that of the whole batch. Without it the
     counts of the micro-batches so far serve, as in arXiv 2501.11873: exact for the last one.
     """
     model.zero_grad(set_to_none=True)
-    top_k, parts = _top_k(model), len(micro_batches) * ranks()
+    top_k, tokens = _top_k(model), sum(rows[:, 1:].numel() for rows in micro_batches) * ranks()
+    if not tokens:
+        raise ValueError("there is no token in the micro-batches, so there is nothing to learn from.")
     counted = GlobalShares()
     if weights.balancing == "global" and count_ahead:
         with torch.no_grad():
@@ -253,7 +264,7 @@ def accumulate(
             counted.add(count_picks(logits, top_k))
             shares = counted.shares(top_k)
         balance = balancing_loss(logits, top_k, shares=shares if weights.balancing == "global" else None)
-        loss = weights.total(lm, balance, logits) / parts
+        loss = weights.total(lm, balance, logits) / (tokens / rows[:, 1:].numel())  # not a mean of means
         loss.backward()
         losses.append(loss.detach())
     mean = torch.stack(losses).sum()

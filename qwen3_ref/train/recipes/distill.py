@@ -14,7 +14,6 @@ Which tokens the student draws is not differentiated through, as in GKD (arXiv 2
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -29,25 +28,25 @@ from qwen3_ref.chat import Message
 from qwen3_ref.decode.generation import check_request
 from qwen3_ref.decode.sampling import Sampling
 from qwen3_ref.model import Qwen3
-from qwen3_ref.tasks.problems import Problem, verify
+from qwen3_ref.store.fingerprint import fingerprint
+from qwen3_ref.tasks.problems import Problem, is_correct
 from qwen3_ref.tokenizer import Tokenizer
 from qwen3_ref.train.loop import Plan, train
 from qwen3_ref.train.queries import MAX_REPLY, Query
-from qwen3_ref.train.recipes.grpo import fingerprint
-from qwen3_ref.train.recipes.sft import ask as ask_for_replies
-from qwen3_ref.train.recipes.sft import conversation
+from qwen3_ref.train.recipes.sft import conversation, replies_to
 from qwen3_ref.train.rollout import (
     Batch,
     HeldOut,
     Mean,
-    ask,
     average,
+    expected,
     per_token,
     reply_logits,
+    roll_out,
     seeded,
     token_log_probs,
 )
-from qwen3_ref.train.state import saved_step
+from qwen3_ref.train.state import saved_step, weights_hash
 
 Direction = Literal["forward", "reverse"]
 
@@ -76,13 +75,13 @@ def teacher_conversations(
         thinking = flag == " /think"
         asked = [replace(p, prompt=p.prompt + flag) for p in problems[first::2]]
         sampling = Sampling.thinking() if thinking else Sampling.non_thinking()
-        replies = ask_for_replies(teacher, tokenizer, asked, sampling=sampling, generator=generator)
+        replies = replies_to(teacher, tokenizer, asked, sampling=sampling, generator=generator)
         for problem, reply in zip(asked, replies, strict=True):
             if not reply.complete or reply.problems or not reply.content.strip():
                 fate = "not whole"
             elif (reply.reasoning is not None) != thinking:
                 fate = "other mode"
-            elif thinking and only_right and not verify(problem, reply.content):
+            elif thinking and only_right and not is_correct(problem, reply.content):
                 fate = "wrong answer"
             else:
                 fate = "kept"
@@ -121,19 +120,20 @@ class Distill:
 
 
 def divergence(student: Tensor, teacher: Tensor, direction: Direction) -> Tensor:
-    """The KL divergence in nats at each token (n, r), over the whole vocabulary; logits (n, r, V).
+    """The KL divergence in nats at each token (n, r), over the whole vocabulary; logits (n, r, V), where
+    -inf is an impossible token: infinite if the first model allows what the second does not.
 
     "forward": KL(teacher || student); "reverse": KL(student || teacher). Raises ValueError for others.
     """
     s, t = student.log_softmax(-1), teacher.log_softmax(-1)
     if direction == "forward":
-        return (t.exp() * (t - s)).sum(-1)
+        return expected(t, t - s)
     if direction == "reverse":
-        return (s.exp() * (s - t)).sum(-1)
+        return expected(s, s - t)
     raise ValueError(f"direction is {direction!r}; it must be 'forward' or 'reverse'.")
 
 
-def run(
+def train_on_teacher(
     student: Qwen3,
     teacher: Qwen3,
     tokenizer: Tokenizer,
@@ -148,8 +148,8 @@ def run(
     """Train `student` in place on its own replies, from the state in `directory` if there is one.
 
     The rewards of `queries` are logged and not learned from. `log.csv`: loss (the divergence asked for),
-    both divergences, the student's entropy, what `rollout.ask` logs, seconds since the row before;
-    `held_out.csv` as in `grpo.run`.
+    both divergences, the student's entropy, what `rollout.roll_out` logs, seconds since the row before;
+    `held_out.csv` as in `grpo.train_on_rewards`.
 
     Raises ValueError for too few queries, a prompt that does not fit, or models of different
     vocabularies; TrainingError as `loop.train`.
@@ -169,19 +169,21 @@ def run(
     for model in (student, teacher):
         check_request(model, prompts, settings.max_new_tokens)
     others = HeldOut(held_out, directory / "held_out.csv", seed, settings.max_new_tokens)
-    loss = _StepLoss(teacher, tokenizer, queries, others, settings, seed)
+    loss = _StudentLoss(teacher, tokenizer, queries, others, settings, seed)
     about = {
         "seed": seed,
         "settings": asdict(settings),
-        "queries": hashlib.sha256(repr(prompts).encode()).hexdigest(),
-        "teacher": fingerprint(teacher),
+        "queries": fingerprint(prompts),
+        "tokenizer": fingerprint(tokenizer.defining()),
+        "start": weights_hash(student),
+        "teacher": weights_hash(teacher),
     }
     train(student, settings.plan(), loss, directory, about=about, stop_at=stop_at)
     if saved_step(directory) == settings.steps:
-        others.measure(student, tokenizer, settings.steps)
+        others.write_row(student, tokenizer, settings.steps)
 
 
-class _StepLoss:
+class _StudentLoss:
     """The loss of each step, on replies that the student has just drawn."""
 
     def __init__(
@@ -200,12 +202,12 @@ class _StepLoss:
     def __call__(self, model: Qwen3, step: int) -> tuple[Tensor, dict[str, float]]:
         s, rng = self.settings, seeded(self.seed, step)
         if step % s.held_out_every == 0:
-            self.held_out.measure(model, self.tokenizer, step)
+            self.held_out.write_row(model, self.tokenizer, step)
         chosen = torch.randperm(len(self.queries), generator=rng)[: s.prompts].tolist()
         asked = [self.queries[i] for i in chosen]
-        rollout = ask(model, self.tokenizer, asked, s.max_new_tokens, rng)
+        rollout = roll_out(model, self.tokenizer, asked, s.max_new_tokens, rng)
 
-        def measure(logits: Tensor, batch: Batch) -> list[Tensor]:
+        def divergences(logits: Tensor, batch: Batch) -> list[Tensor]:
             with torch.no_grad():
                 teacher = reply_logits(self.teacher, batch)
                 forward = divergence(logits, teacher, "forward")
@@ -213,7 +215,7 @@ class _StepLoss:
                 entropy = token_log_probs(logits, batch.replies)[1]
             return [divergence(logits, teacher, s.direction), forward, reverse, entropy]
 
-        learned, *others, counted = per_token(model, rollout.prompts, rollout.replies, measure)
+        learned, *others, counted = per_token(model, rollout.prompts, rollout.replies, divergences)
         numbers = dict(rollout.numbers)
         for name, values in zip(("forward", "reverse", "entropy"), others, strict=True):
             numbers[name] = float(average(values, counted, "token"))

@@ -6,7 +6,7 @@
 - tools: a call that can be read, and whose calculation really gives the result that was asked for
 
 Each reward is a pure function of the reply. Queries of the four kinds are mixed and trained on by
-`grpo.run`: there is no second loop.
+`grpo.train_on_rewards`: there is no second loop.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import Any
 from qwen3_ref.chat import Json, Message, encode_chat
 from qwen3_ref.model import Qwen3
 from qwen3_ref.reply import parse_reply
-from qwen3_ref.tasks.problems import FAMILIES, Problem, make_problems, verify
+from qwen3_ref.tasks.problems import FAMILIES, Problem, is_correct, make_problems
 from qwen3_ref.tokenizer import Tokenizer
 from qwen3_ref.train.queries import END, Query, Sample
 from qwen3_ref.train.recipes import grpo
@@ -209,7 +209,7 @@ class Task:
         return Query(tuple(encode_chat(tokenizer, self.messages, tools=self.tools)), score)
 
 
-def _ask(problem: Problem, history: Sequence[Message], said: str, more: Rewards | None = None) -> Task:
+def _question(problem: Problem, history: Sequence[Message], said: str, more: Rewards | None = None) -> Task:
     messages = [*history, {"role": "user", "content": problem.prompt + said}]
     thinking = asked_to_think(messages)
     rewards = {
@@ -217,7 +217,7 @@ def _ask(problem: Problem, history: Sequence[Message], said: str, more: Rewards 
         "mode": lambda sample: mode_reward(sample, thinking),
         # A right answer in the wrong mode earns nothing: thinking is right so much more often that a
         # thought against /no_think would otherwise pay about as well as obeying.
-        "correct": lambda sample: mode_reward(sample, thinking) * verify(problem, sample.answer),
+        "correct": lambda sample: mode_reward(sample, thinking) * is_correct(problem, sample.answer),
     }
     thought = problem.trace if thinking else ""
     ideal = {"role": "assistant", "reasoning_content": thought, "content": problem.answer}
@@ -226,7 +226,7 @@ def _ask(problem: Problem, history: Sequence[Message], said: str, more: Rewards 
 
 def single_turn(problem: Problem, rng: random.Random) -> Task:
     """A question with a flag, or with none."""
-    return _ask(problem, [], _flag(rng))
+    return _question(problem, [], _flag(rng))
 
 
 def many_turns(
@@ -248,13 +248,13 @@ def many_turns(
             {"role": "user", "content": other.prompt + flag},
             {"role": "assistant", "content": other.answer},
         ]
-    return _ask(problem, history, flags[-1])
+    return _question(problem, history, flags[-1])
 
 
 def limited(problem: Problem, limit: int) -> Task:
     """A question with a limit on the tokens of the thought."""
     said = f" think at most {limit} tokens"
-    return _ask(problem, [], said, {"length": lambda sample: length_reward(sample, limit)})
+    return _question(problem, [], said, {"length": lambda sample: length_reward(sample, limit)})
 
 
 def tool_call(problem: Problem) -> Task:
@@ -302,14 +302,14 @@ def make_tasks(
     return tasks
 
 
-def run(
+def train_on_tasks(
     model: Qwen3, tokenizer: Tokenizer, directory: Path, settings: Grpo, *, per_kind: int = 500, seed: int = 0
 ) -> None:
-    """`grpo.run` on tasks of all kinds; the held-out ones are of the validation split."""
+    """`grpo.train_on_rewards` on tasks of all kinds; the held-out ones are of the validation split."""
     tasks = make_tasks(tokenizer, per_kind, seed=seed, switched=True)
     queries = [task.query(tokenizer) for task in tasks]
     held_out = [task.query(tokenizer) for task in make_tasks(tokenizer, 32, seed=seed, split="validation")]
-    grpo.run(model, tokenizer, queries, directory, settings, seed=seed, held_out=held_out)
+    grpo.train_on_rewards(model, tokenizer, queries, directory, settings, seed=seed, held_out=held_out)
 
 
 def _pick(items: Sequence[Any], rng: random.Random) -> Any:

@@ -11,7 +11,6 @@ Shapes as in `rollout`: n replies, r tokens of a reply.
 from __future__ import annotations
 
 import copy
-import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -22,11 +21,12 @@ from torch import Tensor
 
 from qwen3_ref.decode.generation import check_request
 from qwen3_ref.model import Qwen3
+from qwen3_ref.store.fingerprint import fingerprint
 from qwen3_ref.tokenizer import Tokenizer
 from qwen3_ref.train.loop import Plan, train
 from qwen3_ref.train.queries import MAX_REPLY, Query
-from qwen3_ref.train.rollout import HeldOut, Mean, ask, average, per_token, seeded, token_log_probs
-from qwen3_ref.train.state import saved_step
+from qwen3_ref.train.rollout import HeldOut, Mean, average, per_token, roll_out, seeded, token_log_probs
+from qwen3_ref.train.state import saved_step, weights_hash
 
 
 @dataclass(frozen=True)
@@ -83,16 +83,30 @@ class Grpo:
             weight_decay=0.0,
             log_every=self.updates,
             save_every=self.save_every * self.updates,
+            together=self.updates,
         )
 
 
 # -- the objective -------------------------------------------------------------------------------------
 
+LARGEST_LOG_RATIO = 40.0
+"""Ratios end at exp(40) = 2e17: a gradient has one more factor of its size at most, its norm the square
+of that, and float32 still holds it. Beyond, a ratio has no gradient. (exp overflows at 88.)"""
+ROUNDING = 1e-6
+"""Rewards that differ by less, relative to the largest, differ by how they were added up."""
+
 
 def advantages(rewards: Tensor, by_std: bool = True) -> Tensor:
     """(r - mean) / std within each row of rewards (prompts, group); std with divisor `group`. Exactly
-    0 in a group whose rewards are all equal, whatever the mean is rounded to."""
-    same = rewards.amax(-1, keepdim=True) == rewards.amin(-1, keepdim=True)
+    0 in a group whose rewards are all equal but for rounding, whatever the mean is rounded to.
+
+    Rewards may be integers or truth values. Raises ValueError for one that is not finite.
+    """
+    rewards = rewards if rewards.is_floating_point() else rewards.float()
+    if not bool(rewards.isfinite().all()):
+        raise ValueError("a reward is NaN or infinite, and no advantage follows from it; mend the score.")
+    highest, lowest = rewards.amax(-1, keepdim=True), rewards.amin(-1, keepdim=True)
+    same = highest - lowest <= ROUNDING * torch.maximum(highest.abs(), lowest.abs())
     scale = rewards.std(-1, keepdim=True, correction=0) if by_std else torch.ones(())
     centred = rewards - rewards.mean(-1, keepdim=True)
     return torch.where(same, 0.0, centred / torch.where(same, 1.0, scale))
@@ -103,22 +117,25 @@ def surrogate(new: Tensor, old: Tensor, advantage: Tensor, low: float, high: flo
 
     new, old (n, r): log-probabilities under the policy and under the one that sampled; advantage (n,).
     """
-    ratio, a = (new - old).exp(), advantage[:, None]
+    log_ratio, a = new - old, advantage[:, None]
+    ratio = log_ratio.clamp(max=LARGEST_LOG_RATIO).exp()
     stopped = ((a > 0) & (ratio > 1 + high)) | ((a < 0) & (ratio < 1 - low))
+    stopped |= (a != 0) & (log_ratio > LARGEST_LOG_RATIO)
     return torch.minimum(ratio * a, ratio.clamp(1 - low, 1 + high) * a), stopped
 
 
 def k3(new: Tensor, other: Tensor) -> Tensor:
     """KL(new || other) per token, estimated from the one token that `new` drew (arXiv 2402.03300,
-    equation 4): other/new - ln(other/new) - 1, never negative. Takes log-probabilities."""
-    log_ratio = other - new
+    equation 4): other/new - ln(other/new) - 1, never negative. Takes log-probabilities. Finite, also
+    where other/new is too large for a number."""
+    log_ratio = (other - new).clamp(max=LARGEST_LOG_RATIO)
     return log_ratio.exp() - log_ratio - 1
 
 
 # -- the run -------------------------------------------------------------------------------------------
 
 
-def run(
+def train_on_rewards(
     model: Qwen3,
     tokenizer: Tokenizer,
     queries: Sequence[Query],
@@ -149,25 +166,22 @@ def run(
             f"for fewer prompts a step."
         )
     check_request(model, [q.prompt for q in [*queries, *held_out]], settings.max_new_tokens)
-    asked = hashlib.sha256(repr([q.prompt for q in queries]).encode()).hexdigest()
-    about = {"seed": seed, "settings": asdict(settings), "queries": asked, "start": fingerprint(model)}
+    about = {
+        "seed": seed,
+        "settings": asdict(settings),
+        "queries": fingerprint([q.prompt for q in queries]),
+        "tokenizer": fingerprint(tokenizer.defining()),
+        "start": weights_hash(model),
+    }
     others = HeldOut(held_out, directory / "held_out.csv", seed, settings.max_new_tokens, keep)
-    loss, plan = _StepLoss(model, tokenizer, queries, others, settings, seed), settings.plan()
+    loss, plan = _PolicyLoss(model, tokenizer, queries, others, settings, seed), settings.plan()
     end = None if stop_at is None else stop_at * settings.updates
     train(model, plan, loss, directory, about=about, stop_at=end)
     if saved_step(directory) == plan.steps:
-        others.measure(model, tokenizer, plan.steps)
+        others.write_row(model, tokenizer, plan.steps)
 
 
-def fingerprint(model: Qwen3) -> str:
-    """SHA-256 of the weights."""
-    total = hashlib.sha256()
-    for parameter in model.parameters():
-        total.update(parameter.detach().cpu().float().numpy().tobytes())
-    return total.hexdigest()
-
-
-class _StepLoss:
+class _PolicyLoss:
     """The loss of each update; the replies of a step are drawn before its first."""
 
     def __init__(
@@ -189,7 +203,7 @@ class _StepLoss:
         step, i = divmod(update, s.updates)
         if i == 0:
             if step % s.held_out_every == 0:
-                self.held_out.measure(model, self.tokenizer, update)
+                self.held_out.write_row(model, self.tokenizer, update)
             self.collect(model, step)
         epoch, part = divmod(i, s.minibatches)
         order = torch.randperm(s.prompts, generator=seeded(self.seed + epoch, step))  # whole groups
@@ -225,7 +239,7 @@ class _StepLoss:
         s, rng = self.settings, seeded(self.seed, step)
         chosen = torch.randperm(len(self.queries), generator=rng)[: s.prompts].tolist()
         asked = [self.queries[i] for i in chosen for _ in range(s.group)]
-        self.rollout = ask(model, self.tokenizer, asked, s.max_new_tokens, rng)
+        self.rollout = roll_out(model, self.tokenizer, asked, s.max_new_tokens, rng)
         self.numbers = dict(self.rollout.numbers)
         device = model.device
         table = torch.tensor(self.rollout.rewards, device=device).view(s.prompts, s.group)

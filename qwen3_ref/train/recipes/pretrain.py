@@ -35,7 +35,7 @@ SHORT, LONG = (128, 512), (512, 1024)
 
 
 @dataclass(frozen=True)
-class Stage:
+class Mix:
     """What one stage trains on: rows of `context` tokens, `rows` a step, domains by weight."""
 
     context: int
@@ -48,20 +48,20 @@ class Stage:
     documents as they are."""
 
 
-STAGES = {
-    "s1": Stage(
+MIXES = {
+    "s1": Mix(
         context=256,
         rows=16,
         mixture={"code": 0.25, "language": 0.25, "maths": 0.35, "reasoning": 0.15},
         plan=Plan(steps=800, learning_rate=3e-3, warmup=30, floor=0.6),
     ),
-    "s2": Stage(
+    "s2": Mix(
         context=256,
         rows=16,
         mixture={"code": 0.1, "language": 0.05, "maths": 0.425, "reasoning": 0.425},
         plan=Plan(steps=4200, learning_rate=2e-3, warmup=10, floor=0.1),
     ),
-    "s3": Stage(
+    "s3": Mix(
         context=1024,
         rows=4,
         mixture={"code": 0.2, "language": 0.1, "maths": 0.4, "reasoning": 0.3},
@@ -70,7 +70,7 @@ STAGES = {
         long_share=0.75,
     ),
 }
-STAGES["s3-no-abf"] = replace(STAGES["s3"], rope_theta=10_000.0)
+MIXES["s3-no-abf"] = replace(MIXES["s3"], rope_theta=10_000.0)
 
 
 def nano_config(**changes: object) -> Qwen3Config:
@@ -141,30 +141,35 @@ def make_streams(tokenizer: Tokenizer, corpus: Corpus) -> tuple[Streams, Streams
     )
 
 
-def make_rows(stage: Stage, tokenizer: Tokenizer, streams: Streams, seed: int, step: int) -> Tensor:
+def make_rows(mix: Mix, tokenizer: Tokenizer, streams: Streams, seed: int, step: int) -> Tensor:
     """The ids (rows, context + 1) of one step: a function of its arguments alone."""
     rng = random.Random(f"{seed} {step}")  # hashed by SHA-512: the same everywhere
-    domains, weights = list(stage.mixture), list(stage.mixture.values())
+    domains, weights = list(mix.mixture), list(mix.mixture.values())
     rows = []
-    for _ in range(stage.rows):
-        if stage.long_share is not None:
-            lengths = LONG if rng.random() < stage.long_share else SHORT
-            rows.append(_long_row(stage, tokenizer, streams, lengths, rng))
+    for _ in range(mix.rows):
+        if mix.long_share is not None:
+            lengths = LONG if rng.random() < mix.long_share else SHORT
+            rows.append(_long_row(mix, tokenizer, streams, lengths, rng))
             continue
-        stream = streams[rng.choices(domains, weights)[0]]
-        start = int(rng.random() * (len(stream) - stage.context))
-        rows.append(stream[start : start + stage.context + 1])
+        domain = rng.choices(domains, weights)[0]
+        stream = streams[domain]
+        if len(stream) <= mix.context:
+            raise ValueError(
+                f"the {domain} text has {len(stream)} tokens and a row takes {mix.context + 1}; give more."
+            )
+        start = int(rng.random() * (len(stream) - mix.context))
+        rows.append(stream[start : start + mix.context + 1])
     return torch.stack(rows)
 
 
 def _long_row(
-    stage: Stage, tokenizer: Tokenizer, streams: Streams, lengths: tuple[int, int], rng: random.Random
+    mix: Mix, tokenizer: Tokenizer, streams: Streams, lengths: tuple[int, int], rng: random.Random
 ) -> Tensor:
     """One row filled with documents whose lengths lie in a range, the last one cut off."""
     end = tokenizer.control_tokens["<|endoftext|>"]
-    domains, weights = list(stage.mixture), list(stage.mixture.values())
+    domains, weights = list(mix.mixture), list(mix.mixture.values())
     parts: list[Tensor] = []
-    while sum(map(len, parts)) <= stage.context:
+    while sum(map(len, parts)) <= mix.context:
         domain = rng.choices(domains, weights)[0]
         length = lengths[0] + int(rng.random() * (lengths[1] - lengths[0]))
         if domain == "maths":  # a list so long that the answers are far from the questions
@@ -177,7 +182,7 @@ def _long_row(
             document = stream[start : start + length]
             document = document[document != end]  # short documents are joined to make a long one
         parts += [document, torch.tensor([end])]
-    return torch.cat(parts)[: stage.context + 1]
+    return torch.cat(parts)[: mix.context + 1]
 
 
 def lines_in(length: int) -> int:
@@ -186,11 +191,11 @@ def lines_in(length: int) -> int:
     return (length - 35) // 6
 
 
-def step_loss(stage: Stage, tokenizer: Tokenizer, streams: Streams, seed: int) -> StepLoss:
+def next_token_loss(mix: Mix, tokenizer: Tokenizer, streams: Streams, seed: int) -> StepLoss:
     """The loss of predicting every next token of a step's rows."""
 
     def loss(model: Qwen3, step: int) -> tuple[Tensor, dict[str, float]]:
-        rows = make_rows(stage, tokenizer, streams, seed, step).to(model.device)
+        rows = make_rows(mix, tokenizer, streams, seed, step).to(model.device)
         return cross_entropy(model(rows[:, :-1]), rows[:, 1:]), {"tokens": float(rows[:, 1:].numel())}
 
     return loss
@@ -200,11 +205,19 @@ def step_loss(stage: Stage, tokenizer: Tokenizer, streams: Streams, seed: int) -
 def domain_losses(
     model: Qwen3, streams: Streams, context: int = 256, tokens: int = 16_384
 ) -> dict[str, float]:
-    """Loss in nats per token on the beginning of each stream, in rows of `context` tokens."""
+    """Loss in nats per token on the beginning of each stream, in rows of `context` tokens.
+
+    Raises ValueError if that is not one row.
+    """
     device = model.device
     losses = {}
     for domain, stream in streams.items():
         count = min(tokens // context, (len(stream) - 1) // context)
+        if count < 1:
+            raise ValueError(
+                f"{min(tokens, len(stream))} tokens of {domain} do not make a row of {context}; give more "
+                f"text, or a smaller context."
+            )
         rows = torch.stack([stream[i * context : (i + 1) * context + 1] for i in range(count)]).to(device)
         parts = [cross_entropy(model(r[:, :-1]), r[:, 1:]) * len(r) for r in rows.split(16)]
         losses[domain] = float(sum(parts) / count)

@@ -23,7 +23,7 @@ from qwen3_ref.decode.generation import generate
 from qwen3_ref.decode.sampling import Sampling
 from qwen3_ref.model import Qwen3
 from qwen3_ref.reply import Reply, parse_reply
-from qwen3_ref.tasks.problems import FAMILIES, Problem, make_problems, verify
+from qwen3_ref.tasks.problems import FAMILIES, Problem, is_correct, make_problems
 from qwen3_ref.tokenizer import Tokenizer
 from qwen3_ref.train.loop import IGNORE, Plan, StepLoss, cross_entropy
 from qwen3_ref.train.queries import MAX_REPLY
@@ -49,16 +49,35 @@ def encode_example(
 
     The loss is on that turn from its think block to its <|im_end|>. Earlier turns of the assistant
     have none: the template shows them without their reasoning, as nothing that should be imitated.
+
+    Raises ValueError, naming the conversation, if it does not end so, if the template shows what comes
+    before the last turn otherwise once that turn is there (as it does with two of the assistant's in a
+    row), or if it shows other words than the turn has (a `</think>` in an answer ends a thought).
     """
-    if messages[-1]["role"] != "assistant":
-        raise ValueError(
-            f"the last message is the {messages[-1]['role']}'s; end with the assistant's, which is learned."
-        )
+    if not messages or messages[-1].get("role") != "assistant":
+        last = f"the last message is the {messages[-1].get('role')}'s" if messages else "there is no message"
+        raise ValueError(f"{_named(messages)}: {last}; end with the assistant's, which is learned.")
     prompt = encode_chat(tokenizer, messages[:-1], tools=tools)
     ids = encode_chat(tokenizer, messages, tools=tools, add_generation_prompt=False)
     ids = ids[: len(ids) - ids[::-1].index(tokenizer.control_tokens["<|im_end|>"])]  # no line end after
-    assert ids[: len(prompt)] == prompt
+    if ids[: len(prompt)] != prompt:
+        raise ValueError(
+            f"{_named(messages)}: with the last turn the turns before it read otherwise, so no prompt leads "
+            f"to it; let a user's or a tool's turn come before the assistant's last."
+        )
+    said = parse_reply(tokenizer.decode(ids[len(prompt) :]), enable_thinking=True)
+    if said.content.strip() != str(messages[-1].get("content") or "").strip():
+        raise ValueError(
+            f"{_named(messages)}: the template shows the last turn as {said.content[:60]!r}, which is not "
+            f"its content; leave marks such as </think> out of it."
+        )
     return Example(ids, len(ids) - len(prompt))
+
+
+def _named(messages: Sequence[Message]) -> str:
+    """A conversation by how it begins."""
+    first = next((str(m.get("content")) for m in messages if m.get("role") == "user"), "")
+    return f"the conversation that begins {first[:40]!r} cannot be learned"
 
 
 def collate(examples: Sequence[Example], pad: int) -> tuple[Tensor, Tensor]:
@@ -73,7 +92,7 @@ def collate(examples: Sequence[Example], pad: int) -> tuple[Tensor, Tensor]:
     return ids[:, :-1], targets[:, 1:]
 
 
-def step_loss(examples: Sequence[Example], tokenizer: Tokenizer, rows: int, seed: int) -> StepLoss:
+def reply_loss(examples: Sequence[Example], tokenizer: Tokenizer, rows: int, seed: int) -> StepLoss:
     """The loss on `rows` examples a step: a new random order each epoch, batches of similar length."""
     if len(examples) < rows:
         raise ValueError(f"there are {len(examples)} examples and a step takes {rows}; make more.")
@@ -105,7 +124,7 @@ def step_loss(examples: Sequence[Example], tokenizer: Tokenizer, rows: int, seed
 def reason_to_drop(problem: Problem, trace: str, answer: str) -> str | None:
     """Why the report's filters drop a response, or None: "wrong answer", "repetition" (the same step
     twice), "guesswork" (the answer is right, and the steps do not lead there)."""
-    if not verify(problem, answer):
+    if not is_correct(problem, answer):
         return "wrong answer"
     steps = trace.split("\n")
     if len(set(steps)) < len(steps):
@@ -158,7 +177,7 @@ def cold_start_examples(
 # -- stage 3: thinking-mode fusion ---------------------------------------------------------------------
 
 
-def ask(
+def replies_to(
     model: Qwen3,
     tokenizer: Tokenizer,
     problems: Sequence[Problem],
@@ -240,7 +259,7 @@ def fusion_examples(
     for family in FAMILIES:
         problems = make_problems(family, "train", 2 * per_family, seed=seed + 2)
         asked, rest = problems[:per_family], problems[per_family:]  # each with all difficulties
-        replies = ask(model, tokenizer, asked, sampling=Sampling(0.6, 20, 0.95), generator=generator)
+        replies = replies_to(model, tokenizer, asked, sampling=Sampling(0.6, 20, 0.95), generator=generator)
         for problem, reply in zip(asked, replies, strict=True):
             reason = reason_to_drop(problem, reply.reasoning or "", reply.content)
             fates[reason or "kept"] += 1

@@ -1,0 +1,242 @@
+"""What a stage learns from and what a log belongs to; strict and lenient accuracy; results by their ids."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from qwen3_ref.commands.line import main
+from qwen3_ref.decode.generation import Generated
+from qwen3_ref.measure import accuracy, rows
+from qwen3_ref.measure.accuracy import chat_prompt, evaluate, summarise
+from qwen3_ref.measure.statistics import rises
+from qwen3_ref.measure.table import ABOVE, AT_LEAST
+from qwen3_ref.model import Qwen3
+from qwen3_ref.store.shipped import find_nano
+from qwen3_ref.tasks.problems import Problem, make_problems
+from qwen3_ref.tokenizer import Tokenizer
+from qwen3_ref.train import stages
+from qwen3_ref.train.errors import TrainingError
+from qwen3_ref.train.loop import Plan
+from qwen3_ref.train.recipes import sft
+from qwen3_ref.train.recipes.pretrain import next_token_loss
+from qwen3_ref.train.run import Run
+from tests.helpers import TINY, TOKENIZER, hard_model, tiny
+
+PROBLEMS = make_problems("arithmetic", "test", 4)
+OPTIONS: dict[str, Any] = {"max_new_tokens": 3, "budgets": (None,)}
+
+
+def plain(problem: Problem, mode: str) -> list[int]:
+    return TOKENIZER.encode(problem.prompt)[:20]
+
+
+# -- what a log belongs to -----------------------------------------------------------------------------
+
+
+def swapped(tokenizer: Tokenizer) -> Tokenizer:
+    """Two ids change places that no prompt has: it reads replies otherwise."""
+    vocab = dict(tokenizer.vocab)
+    vocab[b"\xfe"], vocab[b"\xff"] = vocab[b"\xff"], vocab[b"\xfe"]
+    return Tokenizer(vocab, tokenizer.merges, tokenizer.control_tokens)
+
+
+def reordered(model: Qwen3) -> Qwen3:
+    """Two rows of a matrix change places: every tensor has the same sum."""
+    with torch.no_grad():
+        weight = model.model.layers[0].mlp.down_proj.weight
+        weight[[0, 1]] = weight[[1, 0]]
+    return model
+
+
+def test_a_log_belongs_to_all_that_decides_an_answer(tmp_path: Path) -> None:
+    log = tmp_path / "rows.csv"
+
+    def ask(**changes: Any) -> list[accuracy.Row]:
+        options = OPTIONS | {"model": hard_model(), "tokenizer": TOKENIZER, "prompt": plain, "log": log}
+        return evaluate(**options | changes, problems=PROBLEMS)
+
+    first = ask()
+    assert ask() == first
+    turned = Qwen3(replace(TINY, rope_theta=2e4))
+    turned.load_state_dict(hard_model().state_dict())
+    others: dict[str, dict[str, Any]] = {
+        "prompt": {"prompt": lambda p, mode: plain(p, mode)[:-1]},
+        "tokenizer": {"tokenizer": swapped(TOKENIZER)},
+        "weights": {"model": reordered(hard_model())},
+        "config": {"model": turned},
+        "early stop": {"early_stop": "</think>"},
+        "room": {"max_new_tokens": 4},
+        "seed": {"seed": 1},
+        "batches": {"batch_size": 2},
+    }
+    for what, change in others.items():
+        try:
+            ask(**change)
+        except ValueError as error:
+            assert "rows.csv holds answers of another model, other prompts" in str(error), what
+        else:
+            pytest.fail(f"answers to another {what} came back")
+    more = ask(modes=("thinking", "non-thinking"))
+    assert more[: len(first)] == first, "what else is measured does not matter"
+    assert ask(modes=("non-thinking",)) == more[len(first) :]
+
+
+def test_budget_0_is_read_back(tmp_path: Path) -> None:
+    options = OPTIONS | {"budgets": (0, None), "log": tmp_path / "rows.csv", "prompt": plain}
+    first = evaluate(hard_model(), TOKENIZER, PROBLEMS, **options)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(accuracy, "generate", lambda *_, **__: pytest.fail("answered again"))
+        assert evaluate(hard_model(), TOKENIZER, PROBLEMS, **options) == first
+
+
+def test_settings_have_their_own_random_numbers() -> None:
+    places = [(seed, mode, budget, n) for seed in (0, 1) for mode in ("thinking", "non-thinking")
+              for budget in (None, 0, 1, 12) for n in (0, 1, 2, 23)]  # fmt: skip
+    assert len({accuracy._seed(*place) for place in places}) == len(places)
+
+
+def test_the_prompts_of_both_modes() -> None:
+    problem, block = PROBLEMS[0], "<think>\n\n</think>\n\n"
+    modes: tuple[accuracy.Mode, ...] = ("thinking", "non-thinking")
+    told = {mode: TOKENIZER.decode(chat_prompt(TOKENIZER, problem, mode)) for mode in modes}
+    assert told["non-thinking"].endswith(f"<|im_start|>assistant\n{block}")
+    assert told["thinking"].endswith("<|im_start|>assistant\n") and block not in told["thinking"]
+    assert f"{problem.prompt} /think<|im_end|>" in told["thinking"]
+    assert f"{problem.prompt} /no_think<|im_end|>" in told["non-thinking"]
+
+
+def test_a_slow_fall_is_a_fall() -> None:
+    """No point lies wholly below its neighbour, and the fourth lies wholly below the first."""
+    values = (0.5, 0.47, 0.44, 0.41, 0.9)
+    assert not rises([v - 0.02 for v in values], [v + 0.02 for v in values])
+    assert rises([v - 0.06 for v in values], [v + 0.06 for v in values])
+
+
+# -- strict and lenient --------------------------------------------------------------------------------
+
+
+def judged(text: str, answer: str, ended: str = "stop") -> tuple[bool, bool]:
+    reply = Generated()
+    reply += TOKENIZER.encode(text, allow_control_tokens=True)
+    reply.answer = TOKENIZER.encode(answer, allow_control_tokens=True)
+    reply.ended, reply.thinking_ended = ended, "budget"
+    problem = Problem("arithmetic", 1, "40+02 mod 100", "40+02=42", "42")
+    found = accuracy._row(0, problem, "thinking", 0, 0, reply, TOKENIZER)
+    return found.correct, found.lenient
+
+
+def test_strict_and_lenient_by_hand() -> None:
+    """Strictly, all that follows the first mark is the answer; leniently, what follows the last."""
+    assert judged("<think>\n</think>\n\n42<|im_end|>", "42") == (True, True)
+    on = "40+02=42\n</think>\n\n42"
+    assert judged(f"<think>\n</think>\n\n{on}<|im_end|>", on) == (False, True)
+    assert judged(f"<think>\n</think>\n\n{on}", on, "length") == (False, False), "a cut answer is none"
+    wrong = "42\n</think>\n\n41"
+    assert judged(f"<think>\n</think>\n\n{wrong}<|im_end|>", wrong) == (False, False)
+    assert judged("42<|im_end|>", "42") == (True, True), "without a mark all of it"
+
+
+def test_both_accuracies_are_reported() -> None:
+    def row(correct: bool, lenient: bool, problem: int) -> accuracy.Row:
+        return accuracy.Row(
+            problem=problem, family="arithmetic", difficulty=1, mode="thinking", budget=0, sample=0,
+            correct=correct, lenient=lenient, thinking_tokens=0, answer_tokens=9, thinking_ended="budget",
+            ended="stop", answer="",
+        )  # fmt: skip
+
+    some = [row(False, True, 0), row(False, True, 1), row(True, True, 2), row(False, False, 3)]
+    (found,) = summarise(some).values()
+    assert (found.pass_1, found.lenient) == (0.25, 0.75)
+    (head, line) = accuracy.curve_table(accuracy.curves(some)).splitlines()
+    assert head.split() == ["budget", "arithmetic", "all", "lenient"] and line.split()[-1] == "75"
+
+
+# -- what stages learn from ----------------------------------------------------------------------------
+
+
+def nano_run(folder: Path) -> Run:
+    run = Run(folder, scale=0.001)
+    vars(run)["tokenizer"] = Tokenizer.from_pretrained(find_nano("qwen3-nano"))
+    return run
+
+
+def test_fusion_learns_tool_calls(tmp_path: Path) -> None:
+    learned: list[sft.Example] = []
+    run = nano_run(tmp_path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sft, "fusion_examples", lambda *_: ([], Counter({"kept": 0})))
+        patch.setattr(stages, "_learn", lambda stage, run, model, examples: learned.extend(examples))
+        found = stages._both_modes(stages.STAGES["fusion"], run, hard_model())
+    assert found == {"filters": {"kept": 0}, "tool_calls": 128}
+    said = {run.tokenizer.decode(e.ids[-e.reply :]) for e in learned}
+    assert len(said) == 128 and all("<tool_call>" in words for words in said)
+
+
+def test_a_stage_resumed_on_other_data_is_refused(tmp_path: Path) -> None:
+    """Other text, other examples or other weights to begin with make another run."""
+    mix = stages.pretrain.Mix(8, 2, {"code": 1.0}, Plan(4, 1e-3, warmup=1, save_every=1))
+    stream = torch.randint(1024, (200,), generator=torch.Generator().manual_seed(0))
+    run = nano_run(tmp_path)
+
+    def go(stream: torch.Tensor, stop: bool = False, seed: int = 0) -> None:
+        real = next_token_loss(mix, run.tokenizer, {"code": stream}, 0)
+
+        def loss(model: Qwen3, step: int) -> Any:
+            if stop and step == 2:
+                raise KeyboardInterrupt
+            return real(model, step)
+
+        run.train("s1", tiny(seed), mix.plan, loss, [mix, {"code": stream}])
+
+    with pytest.raises(TrainingError, match="stopped in step 3 of 4"):
+        go(stream, stop=True)
+    with pytest.raises(TrainingError, match="data was"):
+        go(stream.flip(0))
+    with pytest.raises(TrainingError, match="start was"):
+        go(stream, seed=1)
+    go(stream)
+
+
+# -- results by their ids ------------------------------------------------------------------------------
+
+SHIPPED = Path(rows.__file__).parents[1] / "data" / "nano" / "measured"
+
+
+def test_thresholds_name_items_that_exist_and_ids_are_unique() -> None:
+    results = {name: json.loads((SHIPPED / f"{name}.json").read_text("utf-8")) for name in rows.ROWS}
+    ids = [item["id"] for result in results.values() for item in result["items"]]
+    assert len(set(ids)) == len(ids)
+    assert {*AT_LEAST, *(name for pair in ABOVE for name in pair)} <= set(ids)
+    for name, result in results.items():
+        assert all(item["id"].startswith(f"{name}.") for item in result["items"])
+
+
+def test_the_shipped_results_without_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On a fresh clone the table is the README's, and every threshold is reached."""
+    monkeypatch.chdir(tmp_path)
+    for row in ("table", "check"):
+        assert main(["measure", row]) == 0
+        said = capsys.readouterr()
+        assert said.err == "These are the results that come with the package; --run names others.\n"
+        readme = (Path(rows.__file__).parents[2] / "README.md").read_text("utf-8")
+        lines = said.out.splitlines()
+        assert row == "check" or [line for line in lines if line.startswith("| Fusion") and line in readme]
+    assert main(["measure", "fusion"]) == 1
+    assert "there is no directory nano; give the --out of" in capsys.readouterr().err
+    (tmp_path / "nano").mkdir()
+    for row in ("table", "check"):
+        for options in ([], ["--run", "nano"]):
+            assert main(["measure", row, *options]) == 1, "a run without results is an error"
+            said = capsys.readouterr()
+            assert said.out == "" and said.err.startswith("error: ")
+    assert main(["measure", "fuson", "--run", "nano"]) == 1
+    assert capsys.readouterr().err == "error: there is no row 'fuson'; did you mean fusion.\n"
