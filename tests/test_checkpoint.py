@@ -261,8 +261,9 @@ def test_a_bad_checkpoint_is_one_sentence(case: str, loader: str, tmp_path: Path
 
 def test_a_device_is_no_file() -> None:
     """One that ends at once, so that a reader that opens it fails here and does not hang."""
-    with pytest.raises(OSError, match="a device or a pipe, not a file"):
+    with pytest.raises((OSError, ValueError)) as caught:
         files.read_json(Path(os.devnull), 10)
+    assert "a device or a pipe, not a file" in str(caught.value)
 
 
 @pytest.mark.parametrize("loader", LOADERS)
