@@ -456,8 +456,8 @@ def _check_kept(logits_to_keep: object, attention_mask: Tensor | None) -> None:
         real = attention_mask.to(torch.bool)
         if bool((real.any(dim=1) & ~real[:, -logits_to_keep:].any(dim=1)).any()):
             raise ValueError(
-                "attention_mask ends in padding, and the logits to keep would be those of pads; put the "
-                "padding on the left."
+                "attention_mask ends in padding, and all logits to keep of a row would be those of pads; put "
+                "the padding on the left."
             )
 
 

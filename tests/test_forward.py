@@ -440,6 +440,17 @@ def test_a_finished_row_may_be_all_padding() -> None:
     torch.testing.assert_close(got[0], model(torch.tensor([[1, 2, 3, 4]]))[0, -1:], atol=1e-5, rtol=0)
 
 
+@torch.no_grad()
+def test_the_end_of_a_right_padded_row_may_be_kept() -> None:
+    """As training has it, with replies padded on the right: some of what is kept are tokens."""
+    model = hard_model()
+    ids, mask = torch.cat([GOOD, GOOD]), torch.tensor([[1, 1, 1], [1, 1, 0]])
+    got = model(ids, attention_mask=mask, logits_to_keep=2)
+    want = model(GOOD)[0]
+    torch.testing.assert_close(got[0], want[1:], atol=1e-5, rtol=0)
+    torch.testing.assert_close(got[1, 0], want[1], atol=1e-5, rtol=0)
+
+
 @pytest.mark.parametrize("case", ["dense", "moe"])
 def test_padding_changes_no_token_wherever_it_stands(case: str) -> None:
     """Left, right and in the middle, at once and in chunks on a cache, in PyTorch and NumPy: a token's
