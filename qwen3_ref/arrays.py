@@ -9,7 +9,7 @@ if TYPE_CHECKING:  # NumPy's side must not load torch
     from torch import Tensor
 
 
-def check_ids(input_ids: Any, attention_mask: Any, vocab_size: int) -> None:
+def require_ids(input_ids: Any, attention_mask: Any, vocab_size: int) -> None:
     """Raise ValueError in one sentence when arrays or tensors are not what a model takes.
 
     input_ids (b, t), any integers; attention_mask None or (b, t), booleans or integers, 0 or 1.

@@ -73,7 +73,7 @@ class KVCache:
 
     # -- one forward pass ----------------------------------------------------------------------
 
-    def check(self, config: Qwen3Config, dtype: torch.dtype, device: torch.device) -> None:
+    def require_fit(self, config: Qwen3Config, dtype: torch.dtype, device: torch.device) -> None:
         """Raise ValueError in one sentence when this cache is not one of such a model."""
         layers, _, groups, _, head_dim = self.keys.shape
         wanted = config.num_hidden_layers, config.num_key_value_heads, config.head_dim

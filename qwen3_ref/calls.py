@@ -145,7 +145,7 @@ def _json_call(text: str, inside: int, marks: Mapping[int, str]) -> Read:
     others = [key for key in call if key not in ("name", "arguments")]
     if not isinstance(arguments, dict) or (others and "arguments" not in call):
         raise ValueError("it has no object of arguments")
-    _check_depth(arguments)
+    _require_depth(arguments)
     if others:
         notes.append(f"has {quoted(others)} beside its name and arguments; that is left out")
     closed = marks.get(end) == END_CALL
@@ -176,7 +176,7 @@ _STRICT, _LOOSE = (
 )
 
 
-def _check_depth(value: Any) -> None:
+def _require_depth(value: Any) -> None:
     """Raise ValueError for what is nested so deep that it might not be written again."""
     level = [value]
     for _ in range(DEEPEST):
@@ -386,7 +386,7 @@ def _plain(word: str, name: str) -> Any:
         except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
             return None
     try:
-        _check_depth(found)
+        _require_depth(found)
     except ValueError:
         return None
     return found

@@ -158,7 +158,7 @@ def _pieces(
     template: str,
 ) -> list[Piece]:
     """The whole prompt, in order."""
-    check_options(
+    require_options(
         template, tools, enable_thinking=enable_thinking, add_generation_prompt=add_generation_prompt
     )
     messages = _checked(messages)
@@ -348,7 +348,7 @@ def _calls(message: Message, where: str, coder: bool = False) -> list[tuple[str,
     return out
 
 
-def check_options(template: object, tools: object, **switches: object) -> None:
+def require_options(template: object, tools: object, **switches: object) -> None:
     """Raise ValueError, in a sentence, for an unknown template, bad tools, or a switch that is no bool."""
     if template not in get_args(Template):
         raise ValueError(f"there is no template {quoted(template)}; the templates are {get_args(Template)}.")

@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from qwen3_ref.arrays import at_least_float32, check_ids
+from qwen3_ref.arrays import at_least_float32, require_ids
 from qwen3_ref.cache import KVCache
 from qwen3_ref.config import Qwen3Config
 from qwen3_ref.moe import route, run_experts
@@ -254,13 +254,13 @@ class Decoder(nn.Module):
     ) -> Tensor:
         """Output of the final norm, (b, t, D); arguments and errors as in `Qwen3.forward`."""
         weight, start = self.embed_tokens.weight, 0
-        _check_tensors({"input_ids": input_ids, "attention_mask": attention_mask}, weight.device)
-        check_ids(input_ids, attention_mask, self.config.vocab_size)
+        _require_tensors({"input_ids": input_ids, "attention_mask": attention_mask}, weight.device)
+        require_ids(input_ids, attention_mask, self.config.vocab_size)
         real = torch.ones_like(input_ids, dtype=torch.bool)
         if attention_mask is not None:
             real = attention_mask.to(torch.bool)
         if cache is not None:
-            cache.check(self.config, weight.dtype, weight.device)
+            cache.require_fit(self.config, weight.dtype, weight.device)
             start, real = cache.length, cache.begin(input_ids, real)  # real (b, s)
         alike = bool(real.all())
         if alike:
@@ -300,7 +300,7 @@ class Qwen3(nn.Module):
         `initializer_range`, norm gains 1. `generator` (a CPU generator; seed 0 if absent) decides
         them, whatever the device. Raises ValueError for a dtype that is no float."""
         super().__init__()
-        _check_dtype(dtype)
+        _require_dtype(dtype)
         self.config = config
         with torch.device("meta"):
             self.model = Decoder(config)
@@ -345,7 +345,7 @@ class Qwen3(nn.Module):
         """
         config = Qwen3Config.from_pretrained(directory)
         checkpoint = open_checkpoint(directory)
-        checkpoint.check(config.tensor_shapes())
+        checkpoint.require(config.tensor_shapes())
         model = cls(config, device="meta", dtype=dtype).to_empty(device=device)
         for name, target in progress(dict(model.named_official_tensors()).items()):
             flat = target.view(-1)
@@ -372,7 +372,7 @@ class Qwen3(nn.Module):
         """
         tensors = dict(self.named_official_tensors())
         dtype = self.dtype if dtype is None else dtype
-        _check_dtype(dtype)
+        _require_dtype(dtype)
         config = replace(self.config, torch_dtype=str(dtype).removeprefix("torch."))
 
         def write(names: list[str], file: Path) -> None:
@@ -419,7 +419,7 @@ class Qwen3(nn.Module):
         full or of another model, logits_to_keep below 1, or logits to keep at the end of right padding.
         """
         if logits_to_keep is not None:
-            _check_kept(logits_to_keep, attention_mask)
+            _require_kept(logits_to_keep, attention_mask)
         x = self.model(input_ids, attention_mask=attention_mask, cache=cache, trace=trace)
         if logits_to_keep is not None:
             x = x[:, -logits_to_keep:]
@@ -432,12 +432,12 @@ class Qwen3(nn.Module):
         return self.lm_head(x)
 
 
-def _check_dtype(dtype: object) -> None:
+def _require_dtype(dtype: object) -> None:
     if dtype not in _DTYPES:
         raise ValueError(f"dtype is {dtype!r}; it must be one of {', '.join(map(str, _DTYPES))}.")
 
 
-def _check_tensors(given: dict[str, object], device: torch.device) -> None:
+def _require_tensors(given: dict[str, object], device: torch.device) -> None:
     for name, value in given.items():
         if value is not None and not isinstance(value, Tensor):
             raise ValueError(f"{name} is a {type(value).__name__}; make it a tensor: torch.tensor({name}).")
@@ -447,7 +447,7 @@ def _check_tensors(given: dict[str, object], device: torch.device) -> None:
             )
 
 
-def _check_kept(logits_to_keep: object, attention_mask: Tensor | None) -> None:
+def _require_kept(logits_to_keep: object, attention_mask: Tensor | None) -> None:
     if type(logits_to_keep) is not int or logits_to_keep < 1:
         raise ValueError(
             f"logits_to_keep is {logits_to_keep!r}; it must be a whole number, at least 1, or None for all."

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from qwen3_ref.arrays import check_ids
+from qwen3_ref.arrays import require_ids
 from qwen3_ref.config import Qwen3Config
 from qwen3_ref.rope import cos_sin, frequencies
 from qwen3_ref.store.checkpoint import open_checkpoint
@@ -126,7 +126,7 @@ class NumpyQwen3:
         config = Qwen3Config.from_pretrained(directory)
         checkpoint = open_checkpoint(directory)
         shapes = config.tensor_shapes()
-        checkpoint.check(shapes)
+        checkpoint.require(shapes)
         return cls(config, {name: checkpoint.read(name, dtype) for name in progress(shapes)})
 
     def __call__(
@@ -145,7 +145,7 @@ class NumpyQwen3:
         """
         ids = np.asarray(input_ids)
         mask = np.ones(ids.shape, bool) if attention_mask is None else np.asarray(attention_mask)
-        check_ids(ids, mask, self.config.vocab_size)
+        require_ids(ids, mask, self.config.vocab_size)
         cache = NumpyCache() if cache is None else cache
         start, real = cache.length, mask.astype(bool)
         real = real if cache.real is None else np.concatenate([cache.real, real], axis=1)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Generic, Literal, TypeVar
 
 from qwen3_ref.calls import CALL, END_CALL, read_calls, schemas_of
-from qwen3_ref.chat import THINKERS, Json, Message, Template, check_options
+from qwen3_ref.chat import THINKERS, Json, Message, Template, require_options
 from qwen3_ref.tokenizer import Tokenizer
 
 THINK, END_THINK = "<think>", "</think>"
@@ -135,7 +135,7 @@ def parse_reply(
     unknown template, a switch that is no bool, tools that are no list of dicts, or ids that have no
     tokenizer or that it does not know.
     """
-    check_options(template, tools, enable_thinking=enable_thinking)
+    require_options(template, tools, enable_thinking=enable_thinking)
     problems: list[str] = []
     pieces = _pieces(reply, tokenizer)
     if (end := next((i for i, (_, mark) in enumerate(pieces) if mark in ENDS), None)) is not None:

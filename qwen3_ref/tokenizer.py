@@ -296,7 +296,7 @@ class Tokenizer:
             needed = {bytes([b]) for b in range(256)}.union(*merges, (a + b for a, b in merges))
             if len(missing := needed - vocab.keys()):
                 raise ValueError(f"no id for {quoted(min(missing))}")
-            _check_token_ids([*vocab.values(), *added.values()])
+            _require_token_ids([*vocab.values(), *added.values()])
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(
                 f"{path} is no byte-level vocabulary with all its merges ({quoted(error, 200)}); "
@@ -326,10 +326,6 @@ class Tokenizer:
         return cls(vocab, merges, control)
 
     # -- encoding and decoding ----------------------------------------------------------------
-
-    def defining(self) -> list[object]:
-        """All that decides which ids a text has, for a fingerprint."""
-        return [self.vocab, self.merges, self.control_tokens]
 
     @property
     def num_ids(self) -> int:
@@ -453,7 +449,7 @@ def _added_tokens(tokens: list[dict[str, Any]]) -> dict[str, int]:
     return added
 
 
-def _check_token_ids(ids: Sequence[Any]) -> None:
+def _require_token_ids(ids: Sequence[Any]) -> None:
     """Raise ValueError unless all are whole numbers from 0, each for one token."""
     wrong = [i for i in ids if type(i) is not int or not 0 <= i < 2**31]
     if wrong:

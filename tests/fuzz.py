@@ -121,7 +121,7 @@ class Fuzz:
             except SafetensorError as error:
                 if "dtype" not in str(error) and "unknown variant" not in str(error):
                     raise AssertionError(f"safetensors refuses it: {error}") from None
-            found.check(self.config.tensor_shapes())
+            found.require(self.config.tensor_shapes())
         finally:
             path.unlink()
 
@@ -130,7 +130,7 @@ class Fuzz:
         names = [name for name in self.header if name != "__metadata__"]
         index = {"metadata": {"total_size": 1}, "weight_map": dict.fromkeys(names, file)}
         (self.folder / INDEX).write_bytes(bytes_of(index, rng))
-        open_checkpoint(self.folder).check(self.config.tensor_shapes())
+        open_checkpoint(self.folder).require(self.config.tensor_shapes())
 
     def a_tokenizer(self, rng: random.Random) -> None:
         (self.folder / "tokenizer.json").write_bytes(bytes_of(self.tokenizer, rng))

@@ -321,7 +321,7 @@ def test_a_tied_head_is_compared_wholly(block: int, tmp_path: Path) -> None:
         save_file({name: embedding, "lm_head.weight": head}, tmp_path / SINGLE)
         with pytest.MonkeyPatch.context() as patch, pytest.raises(CheckpointError, match="differs"):
             patch.setattr(checkpoint, "_BLOCK", block)
-            open_checkpoint(tmp_path).check({name: (15, 10)})
+            open_checkpoint(tmp_path).require({name: (15, 10)})
 
 
 @pytest.mark.parametrize("loader", LOADERS)
@@ -351,7 +351,7 @@ def test_a_prefix_that_says_two_things_is_refused(tmp_path: Path) -> None:
     tensors = {f"{p}embed_tokens.weight": torch.zeros(2, 2) for p in ("a.", "b.")}
     save_file(tensors, tmp_path / SINGLE)
     with pytest.raises(CheckpointError, match="lacks model.embed_tokens.weight"):
-        open_checkpoint(tmp_path).check({"model.embed_tokens.weight": (2, 2)})
+        open_checkpoint(tmp_path).require({"model.embed_tokens.weight": (2, 2)})
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
@@ -405,16 +405,16 @@ def test_a_file_that_changes_during_the_load(
     loader: str, change: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     directory = copy_of("dense", tmp_path)
-    check = checkpoint.Checkpoint.check
+    require = checkpoint.Checkpoint.require
 
-    def check_then_change(self: checkpoint.Checkpoint, shapes: Any) -> None:
-        check(self, shapes)
+    def require_then_change(self: checkpoint.Checkpoint, shapes: Any) -> None:
+        require(self, shapes)
         if change == "gone":
             (directory / SINGLE).unlink()
         else:
             os.truncate(directory / SINGLE, 5000)
 
-    monkeypatch.setattr(checkpoint.Checkpoint, "check", check_then_change)
+    monkeypatch.setattr(checkpoint.Checkpoint, "require", require_then_change)
     with pytest.raises(CheckpointError, match=f"cannot be read from .*{SINGLE}"):
         LOADERS[loader](directory)
 

@@ -147,7 +147,7 @@ def test_the_contract(path: Path) -> None:
             code.setdefault(section, []).append(source)
         elif heading:
             section = heading[1]
-    assert any("check_table(" in source for source in code["Check"])
+    assert any("comparison_table(" in source for source in code["Check"])
     assert any("save_figure(" in source for source in code["See it"])
     assert code[names["In NumPy"]] and code[names["In PyTorch"]] and code["Break it"]
     lines = sorted(len(source.splitlines()) for sources in code.values() for source in sources)

@@ -16,8 +16,8 @@ import torch
 
 
 @dataclass(frozen=True)
-class Check:
-    """One comparison. `str(check)` is one line; `check.require()` raises AssertionError if it failed."""
+class Comparison:
+    """One comparison: `str` gives its line, `require` raises AssertionError if it failed."""
 
     what: str
     shape: tuple[int, ...]
@@ -34,7 +34,7 @@ class Check:
         verdict = "ok" if self.ok else "DIFFERENT"
         return f"{self.what:<46} {shape:>16}  max diff {difference:>9}  {verdict}"
 
-    def require(self) -> Check:
+    def require(self) -> Comparison:
         """Return self, or raise AssertionError with the line when the comparison failed."""
         if not self.ok:
             raise AssertionError(f"{self} (tolerance {self.tolerance:.1e})")
@@ -50,16 +50,16 @@ def as_array(value: Any) -> np.ndarray[Any, Any]:
     return np.asarray(value)
 
 
-def compare(what: str, got: Any, want: Any, *, atol: float, rtol: float = 0.0) -> Check:
+def compare(what: str, got: Any, want: Any, *, atol: float, rtol: float = 0.0) -> Comparison:
     """Compare two arrays or tensors; a shape mismatch or a NaN on one side only is a difference.
 
     `atol` is the tolerance in the units of the values; `rtol` adds `rtol * abs(want)` to it.
     """
     a, b = as_array(got), as_array(want)
     if a.shape != b.shape:
-        return Check(f"{what}: shapes {a.shape} and {b.shape}", a.shape, float("inf"), atol, False)
+        return Comparison(f"{what}: shapes {a.shape} and {b.shape}", a.shape, float("inf"), atol, False)
     if a.size == 0:
-        return Check(what, a.shape, 0.0, atol, True)
+        return Comparison(what, a.shape, 0.0, atol, True)
     a, b = a.astype(np.float64), b.astype(np.float64)
     same = (a == b) | (np.isnan(a) & np.isnan(b))  # equal infinities subtract to NaN otherwise
     with np.errstate(invalid="ignore"):
@@ -67,12 +67,12 @@ def compare(what: str, got: Any, want: Any, *, atol: float, rtol: float = 0.0) -
     difference = np.where(np.isnan(difference), np.inf, difference)
     finite = np.where(np.isfinite(b), np.abs(b), 0.0)
     ok = bool((difference <= atol + rtol * finite).all())
-    return Check(what, a.shape, float(difference.max()), atol, ok)
+    return Comparison(what, a.shape, float(difference.max()), atol, ok)
 
 
-def check_table(checks: Iterable[Check]) -> str:
-    """The lines of several checks, and a last line that counts them."""
-    rows = list(checks)
+def comparison_table(comparisons: Iterable[Comparison]) -> str:
+    """The lines of several comparisons, and a last line that counts them."""
+    rows = list(comparisons)
     good = sum(row.ok for row in rows)
     return "\n".join([*map(str, rows), f"{good} of {len(rows)} agree"])
 

@@ -113,7 +113,7 @@ class Row:
         return token
 
 
-def check_request(model: Qwen3, prompts: Any, max_new_tokens: object) -> list[list[int]]:
+def require_request(model: Qwen3, prompts: Any, max_new_tokens: object) -> list[list[int]]:
     """The prompts as lists of numbers; lists, arrays and tensors of integers are taken.
 
     Raises ValueError in one sentence for one flat prompt, what is no integer, an empty or over-long
@@ -201,7 +201,7 @@ class _Batch:
         thinking_budget: int | Budget | None = None,
         tokenizer: Tokenizer | None = None,
     ) -> _Batch:
-        prompts = check_request(model, prompts, max_new_tokens)
+        prompts = require_request(model, prompts, max_new_tokens)
         if not isinstance(sampling, Sampling | None):
             raise ValueError(f"sampling is a {type(sampling).__name__}; give a Sampling, or None for greedy.")
         budget, ends = Budget.of(thinking_budget).on(tokenizer), _stop_ids(stop_ids)

@@ -113,7 +113,7 @@ def evaluate(
     settings: list[tuple[Mode, int | None]] = [
         (mode, budget) for mode in modes for budget in (budgets if mode == "thinking" else (None,))
     ]
-    deciding = (model.config.to_dict(), dict(model.state_dict()), tokenizer.defining(), list(problems))
+    deciding = (model.config.to_dict(), dict(model.state_dict()), tokenizer.fingerprint(), list(problems))
     how = (samples, sampling, seed, max_new_tokens, batch_size, early_stop)
     rest = "" if log is None else fingerprint(*deciding, *how)  # once: the weights take the longest
 

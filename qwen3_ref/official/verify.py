@@ -162,14 +162,14 @@ class _Snapshot:
 
     def shapes(self) -> str:
         checkpoint = open_checkpoint(self.directory)
-        checkpoint.check(self.config.tensor_shapes())
+        checkpoint.require(self.config.tensor_shapes())
         kinds = sorted({checkpoint.dtype(name) for name in checkpoint.names()})
         return f"{len(checkpoint.names()):,} tensors in {', '.join(kinds)}, all of them the config's"
 
     def finite(self) -> str:
         checkpoint = self.opened()
         try:
-            checkpoint.check(self.config.tensor_shapes())
+            checkpoint.require(self.config.tensor_shapes())
         except CheckpointError as error:
             raise NotChecked("its tensors are not the config's, see above") from error
         name = checkpoint.not_finite()

@@ -139,7 +139,7 @@ class Checkpoint:
                     return name
         return None
 
-    def check(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    def require(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         """Raise CheckpointError unless exactly these tensors are here, in these shapes, as floats.
 
         A tied model may store `lm_head.weight` too (Qwen3-0.6B and -1.7B do) if it equals the

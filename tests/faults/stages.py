@@ -259,7 +259,7 @@ FAULTS = [
         "log_of_another_tokenizer_taken",
         "answers read with another vocabulary come back from the log",
         "measure.accuracy",
-        "tokenizer.defining(), list(problems))",
+        "tokenizer.fingerprint(), list(problems))",
         "list(problems))",
         "test_stage_data:test_a_log_belongs_to_all_that_decides_an_answer",
     ),

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from qwen3_ref.chat import Message
-from qwen3_ref.decode.generation import check_request
+from qwen3_ref.decode.generation import require_request
 from qwen3_ref.decode.sampling import Sampling
 from qwen3_ref.model import Qwen3
 from qwen3_ref.store.fingerprint import fingerprint
@@ -167,14 +167,14 @@ def train_on_teacher(
         )
     prompts = [q.prompt for q in queries]
     for model in (student, teacher):
-        check_request(model, prompts, settings.max_new_tokens)
+        require_request(model, prompts, settings.max_new_tokens)
     others = HeldOut(held_out, directory / "held_out.csv", seed, settings.max_new_tokens)
     loss = _StudentLoss(teacher, tokenizer, queries, others, settings, seed)
     about = {
         "seed": seed,
         "settings": asdict(settings),
         "queries": fingerprint(prompts),
-        "tokenizer": fingerprint(tokenizer.defining()),
+        "tokenizer": tokenizer.fingerprint(),
         "start": weights_hash(student),
         "teacher": weights_hash(teacher),
     }

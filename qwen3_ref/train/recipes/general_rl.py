@@ -83,7 +83,7 @@ def _value(node: ast.expr) -> int | float:
     elif isinstance(node, ast.BinOp) and type(node.op) in _BINARY:
         left, right = _value(node.left), _value(node.right)
         if isinstance(node.op, ast.Pow):
-            _check_power(left, right)
+            _require_power(left, right)
         found = _BINARY[type(node.op)](left, right)
     else:
         raise CalculatorError(f"{ast.unparse(node)!r} is not a calculation.")
@@ -92,7 +92,7 @@ def _value(node: ast.expr) -> int | float:
     return found
 
 
-def _check_power(base: float, exponent: float) -> None:
+def _require_power(base: float, exponent: float) -> None:
     """Refuse, before it is computed, what would be too large or not a real number."""
     if base < 0 and exponent != int(exponent):
         raise CalculatorError("a negative number to a broken power is not a real number.")

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from qwen3_ref.decode.generation import check_request
+from qwen3_ref.decode.generation import require_request
 from qwen3_ref.model import Qwen3
 from qwen3_ref.store.fingerprint import fingerprint
 from qwen3_ref.tokenizer import Tokenizer
@@ -165,12 +165,12 @@ def train_on_rewards(
             f"there are {len(queries)} queries and a step takes {settings.prompts}; make more, or ask "
             f"for fewer prompts a step."
         )
-    check_request(model, [q.prompt for q in [*queries, *held_out]], settings.max_new_tokens)
+    require_request(model, [q.prompt for q in [*queries, *held_out]], settings.max_new_tokens)
     about = {
         "seed": seed,
         "settings": asdict(settings),
         "queries": fingerprint([q.prompt for q in queries]),
-        "tokenizer": fingerprint(tokenizer.defining()),
+        "tokenizer": tokenizer.fingerprint(),
         "start": weights_hash(model),
     }
     others = HeldOut(held_out, directory / "held_out.csv", seed, settings.max_new_tokens, keep)
