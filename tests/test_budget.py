@@ -18,7 +18,7 @@ from qwen3_ref.decode.budget import EARLY_STOP, NANO_EARLY_STOP, Budget
 from qwen3_ref.decode.generation import Generated, Row, generate, stream
 from qwen3_ref.measure.accuracy import TEST_SEED, chat_prompt
 from qwen3_ref.model import Qwen3
-from qwen3_ref.tasks.problems import make_problems, verify
+from qwen3_ref.tasks.problems import is_correct, make_problems
 from qwen3_ref.tokenizer import Tokenizer
 
 TOK = Tokenizer.train(["a small text"], 290)
@@ -247,9 +247,9 @@ def test_the_nano_thinks_on_behind_a_cut() -> None:
     )  # fmt: skip
     on = [(problem, reply) for problem, reply in zip(problems, replies, strict=True) if reply.second_thought]
     assert on and all(reply.second_thought[-1] == tok.control_tokens["</think>"] for _, reply in on)
-    strict = [verify(problem, tok.decode(reply.answer).strip()) for problem, reply in on]
+    strict = [is_correct(problem, tok.decode(reply.answer).strip()) for problem, reply in on]
     rest = [(problem, reply.answer[len(reply.second_thought) :]) for problem, reply in on]
-    lenient = [verify(problem, tok.decode(ids).strip()) for problem, ids in rest]
+    lenient = [is_correct(problem, tok.decode(ids).strip()) for problem, ids in rest]
     assert not any(strict) and any(lenient)
 
 

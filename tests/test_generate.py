@@ -288,7 +288,7 @@ def test_no_stop_ids(stop_ids: Any) -> None:
         [list(torch.tensor([7, 0])), range(3, -1, -1)],
         ([7, 0], iter([8, 0])),
     ],
-    ids=str,
+    ids=["lists", "tuples", "tensors", "arrays", "lists of tensors, a range", "an iterator"],
 )
 def test_prompts_in_every_form(prompts: Any) -> None:
     assert count(prompts) == [[1, 2, 3, 4]] * 2
