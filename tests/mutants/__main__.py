@@ -18,6 +18,7 @@ import random
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -103,9 +104,14 @@ def main() -> int:
             todo.append(mutant)
         else:
             add(mutant, "equivalent", why)
-    for mutant, verdict, said in running.run(
-        todo, list(coverage_map.tests()), jobs=options.jobs, limit=options.limit
-    ):
+    tests = list(coverage_map.tests())
+    for nothing in todo[:1]:  # the control: with no mistake at all the tests must pass
+        source = (ROOT / "qwen3_ref" / nothing.file).read_text(encoding="utf-8")
+        right = replace(nothing, new=source[nothing.start : nothing.end])
+        for _, verdict, said in running.run([right], tests, jobs=1, limit=options.limit):
+            if verdict.startswith("noticed"):
+                raise SystemExit(f"the tests fail without any mistake in {right.file}: {said}")
+    for mutant, verdict, said in running.run(todo, tests, jobs=options.jobs, limit=options.limit):
         add(mutant, verdict, said)
     print(f"\n{len(places):,} places for a mistake, {len(drawn)} drawn, {time.monotonic() - began:.0f} s\n")
     print(report(results))

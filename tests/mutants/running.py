@@ -34,14 +34,12 @@ def chosen(mutant: Mutant, tests: Iterable[Recorded], limit: float) -> list[list
     file that runs the line most often: what a cache holds may have been made before them.
     """
     tests = list(tests)
-    start = f"{mutant.file} " + (f"{mutant.scope} " if mutant.scope else "")
-    whole = f"{start}{mutant.statement}" if mutant.scope else start
-
-    def runs(test: Recorded, exactly: bool) -> bool:
-        return whole in test.ran if exactly else any(key.startswith(start) for key in test.ran)
-
-    hits = [t for t in tests if runs(t, True)] if mutant.scope else []
-    hits = hits or [t for t in tests if runs(t, False)]
+    function = f"{mutant.file} {mutant.scope} "
+    keys = [f"{function}{mutant.statement}", function, f"{mutant.file} "]
+    hits: list[Recorded] = []
+    for exactly, key in zip((True, False, False), keys, strict=True):  # what is new has no recording yet
+        if not hits and (mutant.scope or key == keys[-1]):
+            hits = [t for t in tests if (key in t.ran if exactly else any(k.startswith(key) for k in t.ran))]
     files: dict[str, list[Recorded]] = defaultdict(list)
     for test in sorted(hits, key=lambda t: t.seconds):
         files[test.file].append(test)
@@ -163,8 +161,8 @@ def run(
                 where.write_text(sources[mutant.file], encoding="utf-8")
                 said = (trees[slot] / "log.tmp").read_text("utf-8", errors="replace")
                 code = os.waitstatus_to_exitcode(status) if done else 1
-                if code == 5 or code == 4:
-                    raise RuntimeError(f"{mutant.before}: no such tests\n{said[-2000:]}")
+                if code not in (0, 1, 2):  # passed, failed, could not be imported
+                    raise RuntimeError(f"pytest ended with {code} on {mutant.after}\n{said[-2000:]}")
                 verdict = HANGS if not done else SURVIVED if code == 0 else NOTICED
                 why = [line for line in said.splitlines() if line.startswith(("FAILED", "ERROR"))]
                 yield mutant, verdict, why[0] if why else "" if code == 0 else said[-300:]
