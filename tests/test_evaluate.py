@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ import torch
 
 from qwen3_ref.config import Qwen3Config
 from qwen3_ref.decode.sampling import Sampling
+from qwen3_ref.measure import accuracy
 from qwen3_ref.measure.accuracy import evaluate, summarise
-from qwen3_ref.measure.statistics import pass_at_k, wilson
+from qwen3_ref.measure.statistics import pass_at_k, rises, wilson
 from qwen3_ref.model import Qwen3
 from qwen3_ref.tasks.problems import make_problems
 from qwen3_ref.tokenizer import Tokenizer
@@ -85,6 +87,43 @@ def test_cut_off_and_resumed_is_the_same(model: Qwen3, tmp_path: Path) -> None:
     assert sorted(set(log.read_text(encoding="utf-8").splitlines())) == sorted(set(written.splitlines()))
     with pytest.raises(ValueError, match=r"rows.csv holds answers of another model"):
         evaluate(model, TOK, PROBLEMS, **options | {"seed": 4}, log=log)
+
+
+def test_what_is_asked() -> None:
+    """The mode's flag, and without thinking the empty block that the template adds."""
+    tok = Tokenizer.train(["<think> </think> 12 + 34"], 300)
+    for mode, flag, end in (
+        ("thinking", "/think", "<|im_start|>assistant\n"),
+        ("non-thinking", "/no_think", "<|im_start|>assistant\n<think>\n\n</think>\n\n"),
+    ):
+        text = tok.decode(accuracy.chat_prompt(tok, PROBLEMS[0], mode))  # type: ignore[arg-type]
+        assert text == f"<|im_start|>user\n{PROBLEMS[0].prompt} {flag}<|im_end|>\n{end}"
+
+
+def test_every_batch_has_random_numbers_of_its_own() -> None:
+    """Settings that share them would fail and succeed together."""
+    places = itertools.product((0, 1), ("thinking", "non-thinking"), (None, 0, 2), (0, 1))
+    seeds = [accuracy._seed(*place) for place in places]
+    assert len(set(seeds)) == len(seeds) == 24
+
+
+def test_a_finished_log_is_read_back_whole(
+    model: Qwen3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Budget 0 and no budget are two things; a row says the same before and after."""
+    options: dict[str, Any] = dict(budgets=(0, None), modes=("thinking", "non-thinking"), max_new_tokens=6)
+    rows = evaluate(model, TOK, PROBLEMS, **options, log=tmp_path / "rows.csv")
+    assert {r.budget for r in rows} == {0, None} and len(rows) == 3 * len(PROBLEMS)
+    monkeypatch.setattr(accuracy, "generate", lambda *_, **__: pytest.fail("it was answered before"))
+    assert evaluate(model, TOK, PROBLEMS, **options, log=tmp_path / "rows.csv") == rows
+
+
+def test_a_curve_may_not_fall_from_any_earlier_point() -> None:
+    """Each interval touches its neighbours, but the third lies below the first of the hill."""
+    low, high = [0.0, 5.0, 4.5, 3.9, 6.0], [1.0, 6.0, 5.5, 4.7, 7.0]
+    assert not rises(low, high)
+    assert rises([0.0, 5.0, 4.5, 6.0], [1.0, 6.0, 5.5, 7.0])
+    assert not rises([0.0, 0.5], [1.0, 1.5]), "the ends overlap"
 
 
 @pytest.mark.parametrize(

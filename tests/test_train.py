@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import math
 import random
 from collections.abc import Callable
@@ -157,6 +158,43 @@ def test_the_rate_of_the_schedule_is_used(tmp_path: Path) -> None:
     train(model, PLAN, data_loss, tmp_path, stop_at=1)
     changes = (model.model.norm.weight.detach() - 1).abs()
     torch.testing.assert_close(changes, torch.full_like(changes, 1e-3), rtol=1e-2, atol=0)
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_precision_is_that_of_the_products(precision: Any, dtype: torch.dtype, tmp_path: Path) -> None:
+    """float16, whose range is small, is never meant; weights stay in float32."""
+    seen = []
+
+    def loss(model: Qwen3, step: int) -> tuple[Tensor, dict[str, float]]:
+        logits = model(torch.tensor([[1, 2, 3]]))
+        seen.append(logits.dtype)
+        return cross_entropy(logits[:, :-1], torch.tensor([[2, 3]])), {}
+
+    model = tiny()
+    train(model, replace(PLAN, precision=precision), loss, tmp_path, stop_at=1)
+    assert seen == [dtype] and {w.dtype for w in weights(model).values()} == {torch.float32}
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_progress_is_for_a_terminal_on_stderr(terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is printed on stdout can be piped; nothing of the bar is left behind."""
+    screen = io.StringIO()
+    monkeypatch.setattr(screen, "isatty", lambda: terminal)
+    monkeypatch.setattr("sys.stderr", screen)
+    bar = loop.progress_bar()
+    assert bar.disable is not terminal and bar.console.file is screen and bar.live.transient
+
+
+def test_a_log_makes_its_folders_and_goes_on(tmp_path: Path) -> None:
+    """Six digits of a float, the columns of the first row; rows after the step to go on from are dropped."""
+    path = tmp_path / "not" / "yet" / "log.csv"
+    log = loop.Log(path)
+    for step, loss in ((1, 0.123456789), (2, 2.0), (3, 1e-7)):
+        log.write({"step": step, "loss": loss})
+    assert path.read_text("utf-8").splitlines() == ["step,loss", "1,0.123457", "2,2", "3,1e-07"]
+    log = loop.Log(path, 2)
+    log.write({"step": 3, "loss": 0.5})
+    assert path.read_text("utf-8").splitlines() == ["step,loss", "1,0.123457", "2,2", "3,0.5"]
 
 
 def test_gains_do_not_decay() -> None:
