@@ -417,3 +417,22 @@ def test_every_fact_has_a_source_and_a_status() -> None:
                 assert model[part]["source"] or model[part]["status"] == "unverified", name
     for golden in facts.goldens("Qwen3-0.6B-Base"):
         assert golden["source"] and golden["status"]
+
+
+def test_counts_by_hand() -> None:
+    """A batch costs as many times a row; idle experts are left out in sparse layers alone."""
+    c = Qwen3Config.from_dict(MOE | {"num_hidden_layers": 4, "decoder_sparse_step": 2})
+    assert c.kv_cache_bytes(10, 3) == 3 * c.kv_cache_bytes(10)
+    assert c.kv_cache_bytes(10, 1, 4) == 2 * c.kv_cache_bytes(10, 1, 2)
+    assert c.num_experts and c.num_experts_per_tok and c.moe_intermediate_size
+    idle = (c.num_experts - c.num_experts_per_tok) * 3 * c.hidden_size * c.moe_intermediate_size
+    assert [c.is_sparse_layer(i) for i in range(4)] == [False, True, False, True]
+    assert c.num_active_parameters() == c.num_parameters() - 2 * idle
+
+
+def test_a_dense_file_says_nothing_of_experts() -> None:
+    """transformers' dense config would keep what it does not know."""
+    written = Qwen3Config.from_dict(DENSE).to_dict()
+    odd = ("decoder_sparse_step", "mlp_only_layers", "router_aux_loss_coef", "output_router_logits")
+    for name in (*odd, "num_experts", "num_experts_per_tok", "moe_intermediate_size", "norm_topk_prob"):
+        assert name not in written and name in Qwen3Config.from_dict(MOE).to_dict(), name
