@@ -1,12 +1,40 @@
-"""What NumPy arrays and tensors share: which ids a model takes, and 16-bit floats raised to 32."""
+"""Numbers of Python, NumPy and PyTorch: whole ones, ids that a model takes, 16-bit floats raised to 32."""
 
 from __future__ import annotations
 
+import math
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
+
+import numpy as np
+
+from qwen3_ref.store.errors import quoted
 
 if TYPE_CHECKING:  # NumPy's side must not load torch
     from torch import Tensor
+
+
+def is_whole(value: object, least: float = -math.inf) -> TypeGuard[int]:
+    """Whether it is an integer, Python's or NumPy's, and no less than `least`; true and 1.0 are none."""
+    return isinstance(value, int | np.integer) and not isinstance(value, bool) and bool(value >= least)
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether it is a finite float or an integer that fits one, Python's or NumPy's; true is neither."""
+    try:
+        return (is_whole(value) or isinstance(value, float | np.floating)) and math.isfinite(value)
+    except OverflowError:
+        return False
+
+
+def require_whole(name: str, value: object, least: int, otherwise: str = "") -> None:
+    """Raise ValueError in one sentence for what is no whole number, or below `least`.
+
+    `otherwise`: what else may stand there, such as ", or None for all".
+    """
+    if not is_whole(value, least):
+        words = f"it must be a whole number, at least {least}{otherwise}"
+        raise ValueError(f"{name} is {quoted(value)}; {words}.")
 
 
 def require_ids(input_ids: Any, attention_mask: Any, vocab_size: int) -> None:

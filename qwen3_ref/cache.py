@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from qwen3_ref.arrays import require_whole
 from qwen3_ref.config import Qwen3Config
 
 
@@ -40,8 +41,8 @@ class KVCache:
 
         Raises ValueError for a batch or length that is no whole number, or below 1.
         """
-        _require_whole("batch", batch, 1)
-        _require_whole("length", length, 1)
+        require_whole("batch", batch, 1)
+        require_whole("length", length, 1)
         shape = (config.num_hidden_layers, batch, config.num_key_value_heads, length)
         with torch.inference_mode(False):  # made inside inference mode, it would be of no use outside
             self.keys = torch.zeros(*shape, config.head_dim, dtype=dtype, device=device)
@@ -132,7 +133,7 @@ class KVCache:
     @torch.no_grad()
     def reserve(self, length: int) -> None:
         """Make room for `length` columns in all, if there is less; what it holds stays."""
-        _require_whole("length", length, 0)
+        require_whole("length", length, 0)
         more = length - self.capacity
         if more > 0:
             keys, values = pad(self.keys, (0, 0, 0, more)), pad(self.values, (0, 0, 0, more))
@@ -144,7 +145,7 @@ class KVCache:
 
         Raises ValueError for a length that is no whole number, or negative.
         """
-        _require_whole("length", length, 0)
+        require_whole("length", length, 0)
         self.length, self._coming = min(self.length, length), 0
 
     @torch.inference_mode(False)
@@ -153,7 +154,7 @@ class KVCache:
         """A cache of its own with these rows, in this order: what a batch keeps when some have
         finished, or one row several times. Raises ValueError for a row that there is not."""
         for row in rows:
-            _require_whole("a row", row, 0)
+            require_whole("a row", row, 0)
             if row >= self.batch:
                 raise ValueError(f"there is no row {row}; the cache has {self.batch}, counted from 0.")
         kept = copy.copy(self)
@@ -188,8 +189,3 @@ class KVCache:
             )
         self.truncate(min(shared, len(prompt) - 1))
         return self.length
-
-
-def _require_whole(name: str, value: object, least: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ValueError(f"{name} is {value!r}; it must be a whole number, {least} or more.")

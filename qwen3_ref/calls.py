@@ -18,7 +18,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from qwen3_ref.chat import Json, quoted
+from qwen3_ref.chat import Json
+from qwen3_ref.store.errors import quoted
+from qwen3_ref.store.files import no_key_twice
 
 CALL, END_CALL = "<tool_call>", "</tool_call>"
 Read = tuple[Json, int, bool, list[str]]  # a call, where it ends, whether by its mark, what it lacked
@@ -160,18 +162,11 @@ def _finite(word: str) -> float:
     return number
 
 
-def _once(pairs: list[tuple[str, Any]]) -> Json:
-    found: Json = {}
-    for key, value in pairs:
-        if key in found:
-            raise ValueError(f"it gives {quoted(key)} twice")
-        found[key] = value
-    return found
-
-
 # JSON as the standard has it: no NaN, no number beyond the doubles, no key twice.
 _STRICT, _LOOSE = (
-    json.JSONDecoder(strict=strict, parse_constant=_finite, parse_float=_finite, object_pairs_hook=_once)
+    json.JSONDecoder(
+        strict=strict, parse_constant=_finite, parse_float=_finite, object_pairs_hook=no_key_twice
+    )
     for strict in (True, False)
 )
 

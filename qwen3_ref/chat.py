@@ -20,6 +20,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
+from qwen3_ref.store.errors import quoted
 from qwen3_ref.tokenizer import CONTROL_TOKENS, Tokenizer
 
 Template = Literal["qwen3", "qwen3-instruct-2507", "qwen3-thinking-2507", "qwen3-coder"]
@@ -287,14 +288,6 @@ def _coder_value(value: Any, where: str) -> str:
 
 
 # -- checking what comes in ------------------------------------------------------------------------
-
-
-def quoted(value: Any, most: int = 80) -> str:
-    """A value as Python writes it, cut where it gets long."""
-    if isinstance(value, str):
-        return f"{value!r}" if len(value) <= most else f"{value[:most]!r}..."
-    text = repr(value)
-    return text if len(text) <= most else f"{text[:most]}..."
 
 
 def _json(value: Any, where: str) -> str:

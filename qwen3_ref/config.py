@@ -79,7 +79,7 @@ _LARGEST = 2**31 - 1  # what any count may be; that of layers and experts, below
 _CONFIG_BYTES = 4_000_000
 
 
-def _whole(value: Any, least: int = 1, most: int = _LARGEST) -> bool:
+def _whole(value: Any, least: int = 1, most: int = _LARGEST) -> bool:  # JSON's own: none of NumPy's
     return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
 
 

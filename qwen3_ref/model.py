@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from qwen3_ref.arrays import at_least_float32, require_ids
+from qwen3_ref.arrays import at_least_float32, require_ids, require_whole
 from qwen3_ref.cache import KVCache
 from qwen3_ref.config import Qwen3Config
 from qwen3_ref.moe import route, run_experts
@@ -447,11 +447,8 @@ def _require_tensors(given: dict[str, object], device: torch.device) -> None:
             )
 
 
-def _require_kept(logits_to_keep: object, attention_mask: Tensor | None) -> None:
-    if type(logits_to_keep) is not int or logits_to_keep < 1:
-        raise ValueError(
-            f"logits_to_keep is {logits_to_keep!r}; it must be a whole number, at least 1, or None for all."
-        )
+def _require_kept(logits_to_keep: int, attention_mask: Tensor | None) -> None:
+    require_whole("logits_to_keep", logits_to_keep, 1, ", or None for all")
     if isinstance(attention_mask, Tensor) and attention_mask.dim() == 2 and attention_mask.shape[1] > 1:
         real = attention_mask.to(torch.bool)
         if bool((real.any(dim=1) & ~real[:, -logits_to_keep:].any(dim=1)).any()):

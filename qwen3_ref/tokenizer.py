@@ -334,11 +334,19 @@ class Tokenizer:
 
     @functools.cached_property
     def ids(self) -> Sequence[int]:
-        """The ids that have a text, in order: a range, or a list where added tokens leave gaps. Rows of
-        an embedding beside them are padding, which no sampler may draw."""
+        """The ids that have a text, in order: a range, or a list where added tokens leave gaps."""
         found = sorted(self._by_id)
         whole = range(len(found))
         return whole if not found or found[-1] == whole[-1] else found
+
+    @functools.cached_property
+    def _gaps(self) -> list[int]:
+        return sorted({*range(max(self._by_id) + 1)}.difference(self._by_id))
+
+    def absent(self, rows: int) -> list[int]:
+        """Which rows of an embedding have no text, gaps between added tokens and padding behind them; no
+        sampler may draw them."""
+        return [*(i for i in self._gaps if i < rows), *range(max(self._by_id) + 1, rows)]
 
     def fingerprint(self) -> str:
         """The SHA-256 of what decides its ids: vocabulary, merges, control tokens."""

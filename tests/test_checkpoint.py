@@ -216,7 +216,7 @@ CASES: dict[str, Case] = {
     "header_in_utf16": (with_header(lambda h: json.dumps(h).encode("utf-16")), [SINGLE, "not JSON"]),
     "header_of_many_lists": (with_header(lambda h: b"[" + b"[]," * 10**6 + b"0]"), [SINGLE, "1,500,000"]),
     "metadata_twice": (
-        with_header(lambda h: b'{"__metadata__": {"a": "b", "a": "c"}}'), [SINGLE, "names 'a' twice"],
+        with_header(lambda h: b'{"__metadata__": {"a": "b", "a": "c"}}'), [SINGLE, "gives 'a' twice"],
     ),
     "huge_offset": (with_entry(data_offsets=[0, 10**1000]), [SINGLE, "whole number of 1,001 digits"]),
     "large_offset": (with_entry(data_offsets=[0, 2**63]), [SINGLE, K_PROJ, "malformed"]),
@@ -225,7 +225,7 @@ CASES: dict[str, Case] = {
     "long_names": (with_header(lambda h: h.update({"x" * 10**5: 5})), [SINGLE, "malformed", "..."]),
     "index_names_twice": (
         with_index(lambda i: '{"weight_map": {"a": "b.safetensors", "a": "c.safetensors"}}'),
-        [INDEX, "not a safetensors index", "names 'a' twice"],
+        [INDEX, "not a safetensors index", "gives 'a' twice"],
     ),
     "index_of_many_lists": (with_index(lambda i: "[" + "[]," * 10**6 + "0]"), [INDEX, "1,500,000 values"]),
     "name_that_begins_well": (stray("a.safetensors.bin"), [INDEX, K_PROJ, "no safetensors file"]),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from qwen3_ref.decode.sampling import is_whole
+from qwen3_ref.arrays import require_whole
 from qwen3_ref.reply import END_THINK, THINK
 from qwen3_ref.tokenizer import Tokenizer
 
@@ -40,10 +40,8 @@ class Budget:
     closing: str = END_THINK
 
     def __post_init__(self) -> None:
-        if self.tokens is not None and not (is_whole(self.tokens) and self.tokens >= 0):
-            raise ValueError(
-                f"thinking_budget is {str(self.tokens)[:80]}; it must be a whole number of tokens, 0 or more."
-            )
+        if self.tokens is not None:
+            require_whole("thinking_budget", self.tokens, 0, " (tokens), or None for no limit")
         for name in ("early_stop", "opening", "closing"):
             if not isinstance(value := getattr(self, name), str):
                 raise ValueError(f"{name} is of type {type(value).__name__}; give a string.")

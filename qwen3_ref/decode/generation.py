@@ -16,9 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from qwen3_ref.arrays import is_whole, require_whole
 from qwen3_ref.cache import KVCache
 from qwen3_ref.decode.budget import Budget, BudgetIds
-from qwen3_ref.decode.sampling import Sampling, draw, is_whole, probabilities
+from qwen3_ref.decode.sampling import Sampling, draw, probabilities
 from qwen3_ref.model import Qwen3
 from qwen3_ref.reply import Splitter
 from qwen3_ref.tokenizer import Tokenizer
@@ -119,8 +120,7 @@ def require_request(model: Qwen3, prompts: Any, max_new_tokens: object) -> list[
     Raises ValueError in one sentence for one flat prompt, what is no integer, an empty or over-long
     prompt, and a bad token count.
     """
-    if not is_whole(max_new_tokens) or max_new_tokens < 1:  # type: ignore[operator]
-        raise ValueError(f"max_new_tokens is {max_new_tokens!r}; it must be a whole number, at least 1.")
+    require_whole("max_new_tokens", max_new_tokens, 1)
     if isinstance(prompts, str | bytes) or not hasattr(prompts, "__iter__"):
         raise ValueError(
             f"prompts is a {type(prompts).__name__}; give a list of prompts, each a list of token ids."
@@ -211,8 +211,9 @@ class _Batch:
                 f"the early stop has the id {max(budget.stop_text)} and the model's embedding "
                 f"{config.vocab_size} rows; use the model's own tokenizer."
             )
-        known = range(config.num_token_ids) if tokenizer is None else tokenizer.ids
-        absent = sorted({*range(config.vocab_size)}.difference(known))
+        absent: Sequence[int] = range(config.num_token_ids, config.vocab_size)
+        if tokenizer is not None:
+            absent = tokenizer.absent(config.vocab_size)
         rows = []
         for i, prompt in enumerate(prompts):
             seed = int(torch.randint(2**62, (), generator=generator))
@@ -298,10 +299,8 @@ def generate(
     Raises ValueError for an empty or over-long prompt, arguments of the wrong kind, a budget for a
     tokenizer without think tokens, or logits that hold NaN or infinity.
     """
-    if batch_size is not None and not (is_whole(batch_size) and batch_size >= 1):
-        raise ValueError(
-            f"batch_size is {batch_size!r}; it must be a whole number, at least 1, or None for all at once."
-        )
+    if batch_size is not None:
+        require_whole("batch_size", batch_size, 1, ", or None for all at once")
     batch = _Batch.of(
         model,
         prompts,

@@ -10,18 +10,21 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from qwen3_ref.arrays import is_whole
 from qwen3_ref.chat import Template
 from qwen3_ref.decode.budget import EARLY_STOP, Budget
-from qwen3_ref.decode.sampling import Sampling, is_whole
+from qwen3_ref.decode.sampling import Sampling
 from qwen3_ref.reply import END_THINK, THINK
-from qwen3_ref.store.files import open_regular, read_json
+from qwen3_ref.store.files import parse_json, read_within
 from qwen3_ref.store.shipped import directory_of
 from qwen3_ref.tokenizer import Tokenizer
 
+T = TypeVar("T")
 _KNOWN: dict[str, Template] = {
     "a55ee1b1660128b7098723e0abcd92caa0788061051c62d51cbe87d9cf1974d8": "qwen3",
     "64f85b198065d0fba2a81f37e10ed68161ce2c19a754c7100e67e0ca2ee9c326": "qwen3-instruct-2507",
@@ -127,7 +130,7 @@ def name_parts(directory: Path) -> tuple[str, ...]:
 
 
 def _template(place: Path, name: tuple[str, ...], guesses: list[str]) -> Template:
-    text = _text(place / "chat_template.jinja", guesses)
+    text = _read(place / "chat_template.jinja", bytes.decode, guesses)
     if text is None:
         text = _default(_json(place / "tokenizer_config.json", guesses).get("chat_template"))
     if text is None:
@@ -201,29 +204,19 @@ def _ends(settings: dict[str, Any], tokenizer: Tokenizer, guesses: list[str]) ->
 
 def _json(path: Path, guesses: list[str]) -> dict[str, Any]:
     """A file's object; an empty one for a missing file, and, with a guess, for one of another kind."""
-    try:
-        value = read_json(path, _LARGEST_FILE)
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError):
-        guesses.append(f"{path.name} cannot be read and is left out.")
-        return {}
-    if not isinstance(value, dict):
+    value = _read(path, parse_json, guesses)
+    if not isinstance(value, dict | None):
         guesses.append(f"{path.name} is no JSON object and is left out.")
         return {}
-    return value
+    return value or {}
 
 
-def _text(path: Path, guesses: list[str]) -> str | None:
-    """What a file says; None for a missing file, and, with a guess, for one that cannot be read."""
+def _read(path: Path, parse: Callable[[bytes], T], guesses: list[str]) -> T | None:
+    """A file's content, parsed; None for a missing file, and, with a guess, for one that cannot be read."""
     try:
-        with open_regular(path) as file:
-            content = file.read(_LARGEST_FILE + 1)
-        if len(content) <= _LARGEST_FILE:
-            return content.decode("utf-8")
+        return parse(read_within(path, _LARGEST_FILE))
     except FileNotFoundError:
         return None
     except (OSError, ValueError):
-        pass
-    guesses.append(f"{path.name} cannot be read and is left out.")
-    return None
+        guesses.append(f"{path.name} cannot be read and is left out.")
+        return None

@@ -2,31 +2,17 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from qwen3_ref.arrays import is_number, is_whole
+from qwen3_ref.store.errors import quoted
+
 _LARGEST = sys.float_info.max
-
-
-def is_whole(value: object) -> bool:
-    """Whether it is an integer, Python's or NumPy's; true and 1.0 are none."""
-    return isinstance(value, int | np.integer) and not isinstance(value, bool)
-
-
-def is_number(value: object) -> bool:
-    """Whether it is a finite float or an integer that fits one, Python's or NumPy's; true is neither."""
-    if not is_whole(value) and not isinstance(value, float | np.floating):
-        return False
-    try:
-        return math.isfinite(value)  # type: ignore[arg-type]
-    except OverflowError:
-        return False
 
 
 @dataclass(frozen=True)
@@ -52,7 +38,7 @@ class Sampling:
         k, t, r = self.top_k, self.temperature, self.repetition_penalty
         rules = {
             "temperature": (is_number(t) and t >= 0, "0 (greedy) or more, and finite"),
-            "top_k": (k is None or (is_whole(k) and k >= 1), "None (off) or a whole number, at least 1"),
+            "top_k": (k is None or is_whole(k, 1), "None (off) or a whole number, at least 1"),
             "top_p": (is_number(self.top_p) and 0 < self.top_p <= 1, "above 0 and at most 1 (off)"),
             "min_p": (is_number(self.min_p) and 0 <= self.min_p <= 1, "between 0 (off) and 1"),
             "repetition_penalty": (is_number(r) and r > 0, "above 0 (1 is off), and finite"),
@@ -63,7 +49,7 @@ class Sampling:
         }
         for name, (good, allowed) in rules.items():
             if not good:
-                raise ValueError(f"{name} is {str(getattr(self, name))[:80]}; it must be {allowed}.")
+                raise ValueError(f"{name} is {quoted(getattr(self, name))}; it must be {allowed}.")
 
     @classmethod
     def greedy(cls) -> Sampling:

@@ -11,6 +11,8 @@ import stat
 from pathlib import Path
 from typing import Any
 
+from qwen3_ref.store.errors import quoted
+
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _MOST_VALUES = 1_500_000  # in one JSON text: two and a half times those of the official tokenizer.json
 
@@ -26,13 +28,18 @@ def open_regular(path: Path) -> io.BufferedReader:
     return path.open("rb")
 
 
-def read_json(path: Path, most: int) -> Any:
-    """The JSON of a file of at most `most` bytes. Raises OSError, and ValueError as `parse_json` does."""
+def read_within(path: Path, most: int) -> bytes:
+    """A file of at most `most` bytes. Raises OSError as `open_regular` does, ValueError for a longer one."""
     with open_regular(path) as file:
         content = file.read(most + 1)
     if len(content) > most:
         raise ValueError(f"it has more than {most:,} bytes")
-    return parse_json(content)
+    return content
+
+
+def read_json(path: Path, most: int) -> Any:
+    """The JSON of a file of at most `most` bytes. Raises OSError, and ValueError as `parse_json` does."""
+    return parse_json(read_within(path, most))
 
 
 def parse_json(content: bytes) -> Any:
@@ -42,7 +49,7 @@ def parse_json(content: bytes) -> Any:
         raise ValueError(f"it holds more than {_MOST_VALUES:,} values")
     try:
         text = content.decode("utf-8")
-        values = json.loads(text, object_pairs_hook=_once, parse_int=_whole, parse_float=_fraction)
+        values = json.loads(text, object_pairs_hook=no_key_twice, parse_int=_whole, parse_float=_fraction)
         if re.search(r"\\u[dD]", text):  # half a character: no other reader of JSON takes it
             json.dumps(values, ensure_ascii=False).encode("utf-8")
         return values
@@ -62,13 +69,13 @@ def _fraction(digits: str) -> float:
     return float(digits)
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """A JSON object whose keys are all different; ValueError for a repeated one."""
     values = dict(pairs)
     if len(values) < len(pairs):
         seen: set[str] = set()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise ValueError(f"it names {twice[:80]!r} twice")
+        raise ValueError(f"it gives {quoted(twice)} twice")
     return values
 
 

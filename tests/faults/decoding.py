@@ -60,7 +60,7 @@ SAMPLING = [
     Fault(
         name="true_is_a_number",
         words="True passes for 1",
-        module="decode.sampling",
+        module="arrays",
         right="isinstance(value, int | np.integer) and not isinstance(value, bool)",
         wrong="isinstance(value, int | np.integer)",
         by=("test_sampling:test_a_setting_of_the_wrong_kind_is_refused_in_a_sentence",),
@@ -78,17 +78,17 @@ GENERATION = [
     Fault(
         name="gaps_between_added_tokens_drawn",
         words="all ids below the tokenizer's last one count as tokens",
-        module="decode.generation",
-        right="else tokenizer.ids\n",
-        wrong="else range(max(tokenizer.ids) + 1)\n",
+        module="tokenizer",
+        right="*(i for i in self._gaps if i < rows), ",
+        wrong="",
         by=("test_generate:test_added_tokens_are_drawn_and_gaps_between_them_never",),
     ),
     Fault(
         name="added_tokens_never_drawn",
         words="what the config calls spare rows stays spare, whatever the tokenizer has added",
         module="decode.generation",
-        right="else tokenizer.ids\n",
-        wrong="else set(tokenizer.ids) & set(range(config.num_token_ids))\n",
+        right="absent = tokenizer.absent(config.vocab_size)",
+        wrong="absent = [*tokenizer.absent(config.vocab_size), *absent]",
         by=("test_generate:test_added_tokens_are_drawn_and_gaps_between_them_never",),
     ),
     Fault(

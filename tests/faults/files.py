@@ -143,7 +143,7 @@ FAULTS = [
         module="store.files",
         right="    if len(values) < len(pairs):\n",
         wrong="    if False:\n",
-        by=(CHECKPOINTS,),
+        by=(CHECKPOINTS, "test_calls:test_json_that_stays_text"),
     ),
     Fault(
         name="pipes_are_opened",

@@ -113,11 +113,11 @@ CACHE = [
         "test_cache:test_another_models_cache_is_refused",
     ),
     fault(
-        "true_is_a_length",
-        "True passes for the number 1",
+        "truncated_to_any_number",
+        "a cache is cut to a negative length",
         "cache",
-        " or isinstance(value, bool)",
-        "",
+        'require_whole("length", length, 0)\n        self.length, self._coming =',
+        "self.length, self._coming =",
         "test_cache:test_counts_are_whole_numbers",
     ),
     fault(
@@ -190,8 +190,8 @@ FORWARD = [
         "true_logits_are_kept",
         "logits_to_keep=True keeps one",
         "model",
-        "type(logits_to_keep) is not int or logits_to_keep < 1",
-        "logits_to_keep < 1",
+        'require_whole("logits_to_keep", logits_to_keep, 1, ", or None for all")',
+        "pass",
         KINDS,
     ),
     fault(

@@ -154,14 +154,6 @@ FAULTS = [
         by=(JSON_READ,),
     ),
     Fault(
-        name="the_last_of_two_keys_wins",
-        words="a key given twice loses its first value in silence",
-        module="calls",
-        right="        if key in found:\n",
-        wrong="        if False:\n",
-        by=(JSON_TEXT,),
-    ),
-    Fault(
         name="numbers_beyond_json",
         words="NaN and 1e999 are read from a call's JSON",
         module="calls",
