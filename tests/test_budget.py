@@ -318,8 +318,8 @@ def test_marks_of_another_name() -> None:
     ("fields", "words"),
     [
         (dict(tokens=1.0), "thinking_budget is 1.0; it must be a whole number"),
-        (dict(tokens="5"), "thinking_budget is 5; it"),
-        (dict(tokens=-(10**400)), "thinking_budget is -1000"),
+        (dict(tokens="5"), "thinking_budget is '5'; it"),
+        (dict(tokens=-(10**400)), "thinking_budget is -a whole number of more than 300 digits"),
         (dict(early_stop=None), "early_stop is of type NoneType; give a string"),
         (dict(opening=5), "opening is of type int"),
     ],

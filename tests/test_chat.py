@@ -285,7 +285,7 @@ def asks(call: Any) -> Any:
         (HELLO, {"enable_thinking": None}, "enable_thinking is None; give True or False"),
         (HELLO, {"enable_thinking": "false"}, "enable_thinking is 'false'; give True or False"),
         (HELLO, {"add_generation_prompt": 1}, "add_generation_prompt is 1; give True or False"),
-        (HELLO, {"template": 3 * "long " * 99}, r"no template '(long ){15}long '\.\.\.; the"),
+        (HELLO, {"template": 3 * "long " * 99}, r"no template .(long ){15}l\.\.\.; the"),
         ([{"role": "user"}], {}, FIRST + r"\(user\) has no content; give a string"),
         ([{"role": "assistant", "content": None}], {}, FIRST + r"\(assistant\) has no content"),
         ([HELLO[0] | {"reasoning_content": 1}], {}, FIRST + "has reasoning_content that is no string"),

@@ -166,7 +166,7 @@ def test_modes_of_the_templates() -> None:
         (dict(generation_config="{"), "generation_config.json cannot be read and is left out"),
         (dict(generation_config=[1]), "generation_config.json is no JSON object"),
         (dict(generation_config="[" * 100_000), "generation_config.json cannot be read"),
-        (dict(generation_config={"temperature": "hot"}), "temperature is hot; it must be"),
+        (dict(generation_config={"temperature": "hot"}), "temperature is 'hot'; it must be"),
         (dict(generation_config='{"temperature": 1' + "0" * 400 + "}"), "cannot be read"),
         (dict(generation_config={"top_k": 1.5}), "top_k is 1.5"),
         (dict(generation_config={"eos_token_id": 10**9}), "eos_token_id in generation_config.json"),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from qwen3_ref.arrays import require_whole
 from qwen3_ref.reply import END_THINK, THINK
+from qwen3_ref.store.errors import quoted
 from qwen3_ref.tokenizer import Tokenizer
 
 EARLY_STOP = (
@@ -73,7 +74,7 @@ class Budget:
         opening, closing = control[self.opening], control[self.closing]
         if self.tokens is not None and (text.count(closing) != 1 or opening in text):
             raise ValueError(
-                f"early_stop is {self.early_stop[:200]!r}; it must close the thought with one "
+                f"early_stop is {quoted(self.early_stop, 200)}; it must close the thought with one "
                 f"{self.closing}, and open no other."
             )
         marks = {**control, THINK: opening, END_THINK: closing}

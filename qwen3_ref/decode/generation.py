@@ -22,6 +22,7 @@ from qwen3_ref.decode.budget import Budget, BudgetIds
 from qwen3_ref.decode.sampling import Sampling, draw, probabilities
 from qwen3_ref.model import Qwen3
 from qwen3_ref.reply import Splitter
+from qwen3_ref.store.errors import quoted
 from qwen3_ref.tokenizer import Tokenizer
 
 StopIds = int | Collection[int] | Tensor | None
@@ -154,7 +155,7 @@ def _ids(values: Any, what: str) -> list[int]:
     found = [value.item() if isinstance(value, Tensor) and value.ndim == 0 else value for value in values]
     for value in found:
         if not is_whole(value) or not -(2**63) <= value < 2**63:
-            raise ValueError(f"{what} holds {str(value)[:80]!r}, which is no token id; encode texts first.")
+            raise ValueError(f"{what} holds {quoted(value)}, which is no token id; encode texts first.")
     return [int(value) for value in found]
 
 
