@@ -238,5 +238,34 @@ def test_the_shipped_results_without_a_run(
             assert main(["measure", row, *options]) == 1, "a run without results is an error"
             said = capsys.readouterr()
             assert said.out == "" and said.err.startswith("error: ")
-    assert main(["measure", "fuson", "--run", "nano"]) == 1
-    assert capsys.readouterr().err == "error: there is no row 'fuson'; did you mean fusion.\n"
+    for options in (["--run", "nano"], ["--run", "elsewhere"]):  # what is wrong of itself is said first
+        assert main(["measure", "fuson", *options]) == 1
+        assert capsys.readouterr().err == "error: there is no row 'fuson'; did you mean fusion.\n"
+    assert main(["measure", "tabel"]) == 1
+    assert "did you mean table" in capsys.readouterr().err
+
+
+def test_nothing_measured_is_no_result(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    result = tmp_path / "measured" / "reasoning.json"
+    for before in (None, '{"items": ["older"]}'):
+        if before:
+            result.parent.mkdir()
+            result.write_text(before, encoding="utf-8")
+        assert main(["measure", "reasoning", "--run", str(tmp_path)]) == 1
+        said = capsys.readouterr()
+        assert "cold-start/model is not there; run --stage cold-start first" in said.err
+        assert (result.read_text("utf-8") if result.exists() else None) == before
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", "\N{REPLACEMENT CHARACTER}"])
+def test_a_file_that_is_no_result_is_named(
+    content: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "measured").mkdir()
+    for row in rows.ROWS:
+        (tmp_path / "measured" / f"{row}.json").write_text(content, encoding="utf-8")
+    for what in ("table", "check"):
+        assert main(["measure", what, "--run", str(tmp_path)]) == 1
+        path = tmp_path / "measured" / "pretraining.json"
+        wanted = f"error: {path} is not a result of `measure pretraining`; delete it and measure again.\n"
+        assert capsys.readouterr().err == wanted

@@ -39,10 +39,11 @@ def command(args: argparse.Namespace, out: Console) -> int:
     """Measure, print the table or check; returns the exit code, 1 if something is missing or missed."""
     import torch
 
-    from qwen3_ref.measure.rows import ROWS, measure_row, stale
+    from qwen3_ref.measure.rows import ROWS, measure_row, require_row, stale
     from qwen3_ref.measure.table import render, thresholds
     from qwen3_ref.train.run import Run
 
+    require_row(args.row, ("all", "table", "check"))
     torch.set_num_threads(1)  # two threads get in each other's way on layers so small
     out_of = Path("nano") if args.run is None else args.run
     shipped = args.run is None and not out_of.is_dir() and args.row in ("table", "check")
@@ -65,7 +66,8 @@ def command(args: argparse.Namespace, out: Console) -> int:
             start = time.monotonic()
             missing += measure_row(run, row)
             seconds = time.monotonic() - start
-            print(f"{row}: {out_of / 'measured' / row}.json after {seconds:.0f} s", flush=True)
+            if (path := out_of / "measured" / f"{row}.json").exists():
+                print(f"{row}: {path} after {seconds:.0f} s", flush=True)
     for sentence in dict.fromkeys(missing):
         print(f"error: {sentence}", file=sys.stderr)
     return 1 if missing else 0

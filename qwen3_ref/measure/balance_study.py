@@ -1,4 +1,4 @@
-"""What balancing does to the nano MoE: `python -m qwen3_ref.train.balance_study --out DIR`.
+"""What balancing does to the nano MoE: `python -m qwen3_ref.measure.balance_study --out DIR`.
 
 The nano MoE is pre-trained from the same weights and on the same rows with every variant of
 balancing, for several seeds. A row is 128 tokens of one domain and is a micro-batch of its own:
@@ -151,8 +151,8 @@ def print_table(table: dict[str, dict[str, tuple[float, float]]]) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command; returns the exit code as `qwen3_ref.train.main` does."""
-    parser = argparse.ArgumentParser(prog="python -m qwen3_ref.train.balance_study", description=__doc__)
+    """The command; returns 0, 1 after an error, 130 after Ctrl-C."""
+    parser = argparse.ArgumentParser(prog="python -m qwen3_ref.measure.balance_study", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("balance"), help="directory (./balance)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=MIX.plan.steps, help=f"({MIX.plan.steps})")

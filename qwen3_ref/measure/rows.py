@@ -30,6 +30,7 @@ from qwen3_ref.measure.table import (
     any_of,
     change,
     mean_of,
+    read_result,
     share,
     versus,
 )
@@ -342,16 +343,22 @@ ROWS: Mapping[str, Sequence[Part]] = {
 }
 
 
-def measure_row(run: Run, row: str, count: int = COUNT) -> list[str]:
-    """Measure one row and write its JSON; returns a sentence for each part that lacks a stage.
-
-    Raises ValueError for an unknown row, or if answers in the row's folder are another model's.
-    """
-    if row not in ROWS:
-        known = [*ROWS, "all", "table", "check"]
+def require_row(row: str, also: Sequence[str] = ()) -> None:
+    """Raise ValueError, naming the nearest, for what is neither a row nor one of the words in `also`."""
+    known = [*ROWS, *also]
+    if row not in known:
         near = difflib.get_close_matches(row.lower(), known, n=1)
         hint = f"did you mean {near[0]}" if near else f"there are {', '.join(known)}"
         raise ValueError(f"there is no row {row!r}; {hint}.")
+
+
+def measure_row(run: Run, row: str, count: int = COUNT) -> list[str]:
+    """Measure one row and write its JSON; returns a sentence for each part that lacks a stage. Where no
+    part has what it needs nothing is written, and an older result stays.
+
+    Raises ValueError for an unknown row, or if answers in the row's folder are another model's.
+    """
+    require_row(row)
     bench = Bench(run, row, count)
     start, items, missing = time.monotonic(), list[Item](), list[str]()
     for part in ROWS[row]:
@@ -360,6 +367,8 @@ def measure_row(run: Run, row: str, count: int = COUNT) -> list[str]:
         except TrainingError as error:
             if str(error) not in missing:
                 missing.append(str(error))
+    if not items:
+        return missing
     result = {
         "row": row,
         "split": SPLIT,
@@ -379,7 +388,7 @@ def stale(run: Run) -> list[str]:
     found = []
     for row in ROWS:
         path = run.out / "measured" / f"{row}.json"
-        weights = json.loads(path.read_text(encoding="utf-8"))["weights"] if path.exists() else {}
+        weights = read_result(path).get("weights", {}) if path.exists() else {}
         for stage, print_then in weights.items():
             if weights_hash(run.model(stage))[:16] != print_then:
                 found.append(

@@ -80,6 +80,17 @@ def any_of(rows: Sequence[Row]) -> Number:
     return Number(found.pass_k, *wilson(found.pass_k, found.problems), found.problems)
 
 
+def read_result(path: Path) -> dict[str, Any]:
+    """What `measure` wrote of a row. Raises ValueError, naming the file, if it is something else."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        found = None
+    if not isinstance(found, dict) or "items" not in found:
+        raise ValueError(f"{path} is not a result of `measure {path.stem}`; delete it and measure again.")
+    return found
+
+
 # -- what a run must reach -----------------------------------------------------------------------------
 
 AT_LEAST: Mapping[str, float] = {
@@ -109,7 +120,7 @@ def thresholds(folder: Path, rows: Sequence[str]) -> list[tuple[bool, str]]:
     paths = [folder / f"{row}.json" for row in rows]
     if absent := [path for path in paths if not path.exists()]:
         return [(False, f"{path} is not there; run `measure {path.stem}` first.") for path in absent]
-    results = [json.loads(path.read_text("utf-8")) for path in paths]
+    results = [read_result(path) for path in paths]
     items = {item.get("id"): item for result in results for item in result["items"]}  # old ones have none
     found: list[tuple[bool, str]] = []
     for name, least in AT_LEAST.items():
@@ -148,7 +159,7 @@ def render(folder: Path, rows: Sequence[str]) -> tuple[str, list[str]]:
         if not path.exists():
             missing.append(f"{path} is not there; run `measure {row}` first.")
             continue
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = read_result(path)
         lines += [_line(item, row) for item in data["items"]]
         missing += data["missing"]
         if steps := data.get("accuracy_by_step"):
