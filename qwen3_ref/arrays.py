@@ -27,14 +27,15 @@ def is_number(value: object) -> TypeGuard[float]:
         return False
 
 
-def require_whole(name: str, value: object, least: int, otherwise: str = "") -> None:
-    """Raise ValueError in one sentence for what is no whole number, or below `least`.
+def require_whole(name: str, value: object, least: int, otherwise: str = "") -> int:
+    """The number as Python's own; ValueError in one sentence if it is not whole, or below `least`.
 
     `otherwise`: what else may stand there, such as ", or None for all".
     """
     if not is_whole(value, least):
         words = f"it must be a whole number, at least {least}{otherwise}"
         raise ValueError(f"{name} is {quoted(value)}; {words}.")
+    return int(value)  # NumPy's small kinds would overflow in what is computed from it
 
 
 def require_ids(input_ids: Any, attention_mask: Any, vocab_size: int) -> None:

@@ -41,8 +41,7 @@ class KVCache:
 
         Raises ValueError for a batch or length that is no whole number, or below 1.
         """
-        require_whole("batch", batch, 1)
-        require_whole("length", length, 1)
+        batch, length = require_whole("batch", batch, 1), require_whole("length", length, 1)
         shape = (config.num_hidden_layers, batch, config.num_key_value_heads, length)
         with torch.inference_mode(False):  # made inside inference mode, it would be of no use outside
             self.keys = torch.zeros(*shape, config.head_dim, dtype=dtype, device=device)
@@ -133,8 +132,7 @@ class KVCache:
     @torch.no_grad()
     def reserve(self, length: int) -> None:
         """Make room for `length` columns in all, if there is less; what it holds stays."""
-        require_whole("length", length, 0)
-        more = length - self.capacity
+        more = require_whole("length", length, 0) - self.capacity
         if more > 0:
             keys, values = pad(self.keys, (0, 0, 0, more)), pad(self.values, (0, 0, 0, more))
             ids, real = pad(self._ids, (0, more)), pad(self._real, (0, more))
@@ -145,7 +143,7 @@ class KVCache:
 
         Raises ValueError for a length that is no whole number, or negative.
         """
-        require_whole("length", length, 0)
+        length = require_whole("length", length, 0)
         self.length, self._coming = min(self.length, length), 0
 
     @torch.inference_mode(False)
@@ -153,12 +151,11 @@ class KVCache:
     def select(self, rows: Sequence[int]) -> KVCache:
         """A cache of its own with these rows, in this order: what a batch keeps when some have
         finished, or one row several times. Raises ValueError for a row that there is not."""
+        rows = [require_whole("a row", row, 0) for row in rows]
         for row in rows:
-            require_whole("a row", row, 0)
             if row >= self.batch:
                 raise ValueError(f"there is no row {row}; the cache has {self.batch}, counted from 0.")
         kept = copy.copy(self)
-        rows = list(rows)
         kept.keys, kept.values = self.keys[:, rows], self.values[:, rows]
         kept._ids, kept._real = self._ids[rows], self._real[rows]
         return kept

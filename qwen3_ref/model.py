@@ -419,6 +419,7 @@ class Qwen3(nn.Module):
         full or of another model, logits_to_keep below 1, or logits to keep at the end of right padding.
         """
         if logits_to_keep is not None:
+            logits_to_keep = require_whole("logits_to_keep", logits_to_keep, 1, ", or None for all")
             _require_kept(logits_to_keep, attention_mask)
         x = self.model(input_ids, attention_mask=attention_mask, cache=cache, trace=trace)
         if logits_to_keep is not None:
@@ -448,7 +449,6 @@ def _require_tensors(given: dict[str, object], device: torch.device) -> None:
 
 
 def _require_kept(logits_to_keep: int, attention_mask: Tensor | None) -> None:
-    require_whole("logits_to_keep", logits_to_keep, 1, ", or None for all")
     if isinstance(attention_mask, Tensor) and attention_mask.dim() == 2 and attention_mask.shape[1] > 1:
         real = attention_mask.to(torch.bool)
         if bool((real.any(dim=1) & ~real[:, -logits_to_keep:].any(dim=1)).any()):

@@ -18,6 +18,7 @@ from qwen3_ref import model as module
 from qwen3_ref import numpy_ref
 from qwen3_ref.cache import KVCache
 from qwen3_ref.config import Qwen3Config
+from qwen3_ref.decode.generation import generate
 from qwen3_ref.model import Experts, Qwen3, Trace, eager_attention
 from qwen3_ref.moe import load_balancing_loss, route, router_load, z_loss
 from qwen3_ref.numpy_ref import NumpyCache, NumpyQwen3
@@ -377,6 +378,20 @@ def test_without_expert_layers_there_is_nothing_to_balance() -> None:
     ):
         with pytest.raises(ValueError, match="no layer of the model has experts to balance"):
             loss()
+
+
+def test_counts_may_be_numpys() -> None:
+    """Numbers of eight bits too, though a sum of theirs ends at 255 and their negative is large."""
+    model = hard_model()
+    ids = torch.tensor([[1, 2, 3]])
+    assert model(ids, logits_to_keep=np.uint8(1)).shape == (1, 1, TINY.vocab_size)
+    cache = KVCache(TINY, np.uint8(2), np.uint8(12))
+    cache.reserve(np.uint8(5))
+    assert cache.batch == 2 and cache.capacity == 12
+    prompts = [[1] * 20, [2] * 250]
+    config = settings(max_position_embeddings=300)
+    long = generate(Qwen3(config), prompts, max_new_tokens=np.uint8(10), batch_size=np.uint8(1))
+    assert [len(reply) for reply in long] == [10, 10]
 
 
 # -- what is refused -------------------------------------------------------------------------------------

@@ -219,7 +219,7 @@ class _Batch:
         for i, prompt in enumerate(prompts):
             seed = int(torch.randint(2**62, (), generator=generator))
             own = torch.Generator().manual_seed(seed)
-            room = min(max_new_tokens, config.context_length - len(prompt))
+            room = min(int(max_new_tokens), config.context_length - len(prompt))
             rows.append(Row(i, prompt, own, room, budget, ends))
         return cls(model, sampling or Sampling.greedy(), torch.tensor(absent, dtype=torch.long), rows)
 
@@ -301,7 +301,7 @@ def generate(
     tokenizer without think tokens, or logits that hold NaN or infinity.
     """
     if batch_size is not None:
-        require_whole("batch_size", batch_size, 1, ", or None for all at once")
+        batch_size = require_whole("batch_size", batch_size, 1, ", or None for all at once")
     batch = _Batch.of(
         model,
         prompts,

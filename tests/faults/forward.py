@@ -116,8 +116,8 @@ CACHE = [
         "truncated_to_any_number",
         "a cache is cut to a negative length",
         "cache",
-        'require_whole("length", length, 0)\n        self.length, self._coming =',
-        "self.length, self._coming =",
+        'length = require_whole("length", length, 0)',
+        "pass",
         "test_cache:test_counts_are_whole_numbers",
     ),
     fault(
@@ -187,11 +187,19 @@ FORWARD = [
         KINDS,
     ),
     fault(
+        "small_numbers_overflow",
+        "a count of NumPy's eight bits stays one, and what is computed from it wraps around",
+        "arrays",
+        "    return int(value)  # NumPy's",
+        "    return value  # NumPy's",
+        "test_forward:test_counts_may_be_numpys",
+    ),
+    fault(
         "true_logits_are_kept",
         "logits_to_keep=True keeps one",
         "model",
         'require_whole("logits_to_keep", logits_to_keep, 1, ", or None for all")',
-        "pass",
+        "logits_to_keep",
         KINDS,
     ),
     fault(
