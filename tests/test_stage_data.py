@@ -21,10 +21,10 @@ from qwen3_ref.model import Qwen3
 from qwen3_ref.store.shipped import find_nano
 from qwen3_ref.tasks.problems import Problem, make_problems
 from qwen3_ref.tokenizer import Tokenizer
-from qwen3_ref.train import stages
+from qwen3_ref.train import corpus, stages
 from qwen3_ref.train.errors import TrainingError
 from qwen3_ref.train.loop import Plan
-from qwen3_ref.train.recipes import sft
+from qwen3_ref.train.recipes import pretrain, sft
 from qwen3_ref.train.recipes.pretrain import next_token_loss
 from qwen3_ref.train.run import Run
 from tests.helpers import TINY, TOKENIZER, hard_model, tiny
@@ -243,6 +243,21 @@ def test_the_shipped_results_without_a_run(
         assert capsys.readouterr().err == "error: there is no row 'fuson'; did you mean fusion.\n"
     assert main(["measure", "tabel"]) == 1
     assert "did you mean table" in capsys.readouterr().err
+
+
+def test_what_takes_long_before_the_first_step_shows_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[tuple[str, int]] = []
+
+    def progress(items: Any, what: str) -> Any:
+        shown.append((what, len(items)))
+        return items[:3]
+
+    monkeypatch.setattr(corpus, "progress", progress)
+    monkeypatch.setattr(pretrain, "progress", progress)
+    assert len(corpus._installed()["code"]) == 3
+    assert pretrain.pack(TOKENIZER, ["1", "2", "3", "4"]).numel() == 2 * 3
+    assert [what for what, _ in shown] == ["Gathering text", "Encoding text"]
+    assert shown[0][1] > 1000 and shown[1][1] == 4, "of all files, and of all documents"
 
 
 def test_nothing_measured_is_no_result(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

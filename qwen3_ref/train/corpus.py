@@ -22,6 +22,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from qwen3_ref.chat import Message, render_chat
+from qwen3_ref.store.progress import progress
 from qwen3_ref.tasks.documents import maths_documents, solved
 from qwen3_ref.tasks.problems import FAMILIES, make_problems
 from qwen3_ref.tokenizer import Tokenizer
@@ -132,7 +133,7 @@ def _installed() -> Corpus:
     language: list[str] = []
     seen: set[str] = set()
     room = 2 * _MEGABYTE
-    for _, path in sorted(files):
+    for _, path in progress(sorted(files), "Gathering text"):
         source = path.read_text(encoding="utf-8")
         text, docstrings = split_docstrings(source)
         prose = [p for p in _paragraphs(docstrings) if p not in seen]

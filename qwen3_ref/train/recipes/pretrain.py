@@ -22,6 +22,7 @@ from torch import Tensor
 
 from qwen3_ref.config import Qwen3Config
 from qwen3_ref.model import Qwen3
+from qwen3_ref.store.progress import progress
 from qwen3_ref.tasks.documents import look_up_document
 from qwen3_ref.tasks.problems import make_problems
 from qwen3_ref.tokenizer import Tokenizer
@@ -128,7 +129,8 @@ def with_rope_theta(model: Qwen3, rope_theta: float) -> Qwen3:
 def pack(tokenizer: Tokenizer, documents: Sequence[str]) -> Tensor:
     """One stream of ids (n,): each document followed by <|endoftext|>."""
     end = tokenizer.control_tokens["<|endoftext|>"]
-    return torch.tensor([i for document in documents for i in [*tokenizer.encode(document), end]])
+    shown = progress(documents, "Encoding text")
+    return torch.tensor([i for document in shown for i in [*tokenizer.encode(document), end]])
 
 
 def make_streams(tokenizer: Tokenizer, corpus: Corpus) -> tuple[Streams, Streams]:
