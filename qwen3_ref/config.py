@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from qwen3_ref import facts
+from qwen3_ref.arrays import require_whole
 from qwen3_ref.rope import YARN_BOUNDS, yarn_problem
 from qwen3_ref.store.errors import one_line, quoted
 from qwen3_ref.store.files import read_json, write_atomically
@@ -170,6 +171,8 @@ class Qwen3Config:
 
         Raises ConfigError for a name that is not an open-weight Qwen3 text model.
         """
+        if not isinstance(name, str):
+            raise ConfigError(f"the name is {quoted(name)}; give a checkpoint's, such as 'Qwen3-8B'.")
         models = facts.official_models()
         short = name.removeprefix("Qwen/")
         if short not in models:
@@ -354,12 +357,16 @@ class Qwen3Config:
 
     def weight_bytes(self, bytes_per_value: int = 2, *, lm_head_stored: bool = False) -> int:
         """Bytes of all weights. `lm_head_stored` adds the copy of a tied head that some official
-        files hold beside the embedding (Qwen3-0.6B and -1.7B do, -4B and all Base files do not)."""
+        files hold beside the embedding (Qwen3-0.6B and -1.7B do, -4B and all Base files do not).
+        Raises ValueError for what is no whole number from 0, as the two below do."""
+        bytes_per_value = require_whole("bytes_per_value", bytes_per_value, 0)
         copy = self.vocab_size * self.hidden_size if lm_head_stored and self.tie_word_embeddings else 0
         return bytes_per_value * (self.num_parameters() + copy)
 
     def kv_cache_bytes(self, length: int, batch: int = 1, bytes_per_value: int = 2) -> int:
         """Bytes of the keys and values of `length` tokens in each of `batch` rows."""
+        length, batch = require_whole("length", length, 0), require_whole("batch", batch, 0)
+        bytes_per_value = require_whole("bytes_per_value", bytes_per_value, 0)
         per_token = 2 * self.num_hidden_layers * self.num_key_value_heads * self.head_dim
         return per_token * length * batch * bytes_per_value
 
@@ -370,6 +377,7 @@ class Qwen3Config:
         head is one), and four for each channel of each query head and visible token (scores, then
         the mix of values). Not counted: norms, softmax, rotations, under 1% together.
         """
+        context_length = require_whole("context_length", context_length, 0)
         vectors = sum(len(shape) == 1 and shape[0] for shape in self.tensor_shapes().values())
         lookup = 0 if self.tie_word_embeddings else self.vocab_size * self.hidden_size
         products = self.num_active_parameters() - vectors - lookup

@@ -31,6 +31,7 @@ from qwen3_ref.config import Qwen3Config
 from qwen3_ref.moe import route, run_experts
 from qwen3_ref.rope import Float64Array, frequencies
 from qwen3_ref.store.checkpoint import open_checkpoint, write_checkpoint
+from qwen3_ref.store.errors import quoted
 from qwen3_ref.store.progress import progress
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -298,16 +299,19 @@ class Qwen3(nn.Module):
     ) -> None:
         """Random weights as the official code initialises them: normal with std
         `initializer_range`, norm gains 1. `generator` (a CPU generator; seed 0 if absent) decides
-        them, whatever the device. Raises ValueError for a dtype that is no float."""
+        them, whatever the device. Raises ValueError for a dtype that is no float, a device that is not
+        here, or a config that is none."""
         super().__init__()
+        _require_config(config)
         _require_dtype(dtype)
+        device = _require_device(device)
         self.config = config
         with torch.device("meta"):
             self.model = Decoder(config)
             if not config.tie_word_embeddings:
                 self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.to(dtype)
-        if torch.device(device).type != "meta":
+        if device.type != "meta":
             self.to_empty(device=device)
             self.reset_parameters(generator or torch.Generator().manual_seed(0))
 
@@ -341,8 +345,9 @@ class Qwen3(nn.Module):
         """Load a checkpoint directory, official or transformers 5's packed layout, one tensor at a time.
 
         Raises ConfigError or CheckpointError, naming the file and the tensor; ValueError for a dtype
-        that is no float.
+        that is no float, or a device that is not here.
         """
+        device = _require_device(device)
         config = Qwen3Config.from_pretrained(directory)
         checkpoint = open_checkpoint(directory)
         checkpoint.require(config.tensor_shapes())
@@ -368,8 +373,13 @@ class Qwen3(nn.Module):
         In `dtype` (the model's own if None); several shards if it exceeds `max_shard_bytes`. Memory
         beyond the model: one shard if a dtype or device is changed. Raises CheckpointError, and
         leaves what the directory held as it was, if it cannot be written; ValueError for a dtype that
-        is no float.
+        is no float, a size of shards that is none, or a model without values.
         """
+        if self.device.type == "meta":
+            raise ValueError(
+                "the model is on the device meta, where weights have shapes and no values to be saved; "
+                "make it on another, or load it with Qwen3.from_pretrained."
+            )
         tensors = dict(self.named_official_tensors())
         dtype = self.dtype if dtype is None else dtype
         _require_dtype(dtype)
@@ -436,6 +446,30 @@ class Qwen3(nn.Module):
 def _require_dtype(dtype: object) -> None:
     if dtype not in _DTYPES:
         raise ValueError(f"dtype is {dtype!r}; it must be one of {', '.join(map(str, _DTYPES))}.")
+
+
+def _require_config(config: object) -> None:
+    if not isinstance(config, Qwen3Config):
+        way_out = "Qwen3Config.from_dict makes one of a config.json's contents"
+        if isinstance(config, (str, PathLike)):
+            way_out = f"to load a checkpoint, use Qwen3.from_pretrained({quoted(config)})"
+        raise ValueError(f"config is {quoted(config)}, which is no Qwen3Config; {way_out}.")
+
+
+def _require_device(device: object) -> torch.device:
+    """The device, if PyTorch has it here: what it says itself is AssertionError, RuntimeError and others."""
+    try:
+        found = torch.device(device)  # type: ignore[call-overload]
+        if found.type not in ("cpu", "meta"):
+            torch.empty(1, device=found)
+    except Exception as error:
+        reason = f"{error}".splitlines()[0][:200].rstrip(". ") if f"{error}" else type(error).__name__
+        here = ["cpu", *(name for name in ("cuda", "mps") if getattr(torch, name).is_available())]
+        raise ValueError(
+            f"device is {quoted(device)}, which cannot be used here ({reason}); use {' or '.join(here)}."
+        ) from None
+    assert isinstance(found, torch.device)
+    return found
 
 
 def _require_tensors(given: dict[str, object], device: torch.device) -> None:

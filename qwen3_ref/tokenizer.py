@@ -29,7 +29,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers
 
 from qwen3_ref import facts
 from qwen3_ref.store.errors import quoted
-from qwen3_ref.store.files import read_json, write_atomically
+from qwen3_ref.store.files import read_json, require_path, write_atomically
 from qwen3_ref.store.fingerprint import fingerprint
 from qwen3_ref.store.hub import hub_cache
 from qwen3_ref.store.shipped import directory_of
@@ -240,7 +240,7 @@ class Tokenizer:
             found = cls.from_pretrained(directory)
             if not _is_official(found):
                 raise ValueError(
-                    f"{Path(directory) / 'tokenizer.json'} does not hold Qwen3's own vocabulary; "
+                    f"{directory_of(directory) / 'tokenizer.json'} does not hold Qwen3's own vocabulary; "
                     f"read it with Tokenizer.from_pretrained, or leave the directory out."
                 )
             return found
@@ -416,8 +416,9 @@ class Tokenizer:
     def save_pretrained(self, directory: str | os.PathLike[str]) -> None:
         """Write tokenizer.json and tokenizer_config.json, which transformers' AutoTokenizer loads.
 
-        Raises OSError in one sentence.
+        Raises OSError in one sentence, ValueError for what is no path.
         """
+        folder = Path(require_path(directory))
         data = json.loads(self._fast.to_str())
         flags = dict(single_word=False, lstrip=False, rstrip=False, normalized=False)
         data["added_tokens"] = [
@@ -441,7 +442,7 @@ class Tokenizer:
             "unk_token": None,
         }
         for name, content in (("tokenizer.json", data), ("tokenizer_config.json", config)):
-            write_atomically(Path(directory) / name, json.dumps(content, ensure_ascii=False, indent=1))
+            write_atomically(folder / name, json.dumps(content, ensure_ascii=False, indent=1))
 
 
 def _added_tokens(tokens: list[dict[str, Any]]) -> dict[str, int]:

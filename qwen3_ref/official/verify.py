@@ -14,7 +14,7 @@ from qwen3_ref import facts
 from qwen3_ref.config import ConfigError, Qwen3Config
 from qwen3_ref.official.snapshots import find_official, official_name
 from qwen3_ref.store.checkpoint import SINGLE, Checkpoint, CheckpointError, open_checkpoint
-from qwen3_ref.store.files import open_regular
+from qwen3_ref.store.files import open_regular, require_path
 from qwen3_ref.store.shipped import NANO, find_nano, local_directory
 from qwen3_ref.tokenizer import Tokenizer
 
@@ -55,9 +55,10 @@ def verify(name_or_dir: str | os.PathLike[str]) -> Iterator[Finding]:
     Raises ConfigError for a name that is neither a known checkpoint nor a directory.
     """
     name: str | None = None
-    directory = local_directory(os.fspath(name_or_dir))
+    word = require_path(name_or_dir)
+    directory = local_directory(word)
     if directory is None:
-        name = official_name(os.fspath(name_or_dir))
+        name = official_name(word)
         directory = find_official(name)
         why = f"no snapshot on disk; `python -m qwen3_ref fetch {name}`"
     elif directory.name in NANO and directory.resolve() == find_nano(directory.name):

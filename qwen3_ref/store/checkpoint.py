@@ -22,7 +22,14 @@ from numpy.typing import DTypeLike, NDArray
 from safetensors import SafetensorError
 
 from qwen3_ref.store.errors import CheckpointError, quoted
-from qwen3_ref.store.files import cannot_write, open_regular, parse_json, read_json, write_atomically
+from qwen3_ref.store.files import (
+    cannot_write,
+    open_regular,
+    parse_json,
+    read_json,
+    require_path,
+    write_atomically,
+)
 from qwen3_ref.store.progress import progress
 from qwen3_ref.store.shipped import directory_of
 
@@ -394,10 +401,14 @@ def write_checkpoint(
     `.unfinished/`, and take their places at the end, when all bytes are on the disk: a write that
     fails or is killed leaves the old checkpoint as it was. What a killed one left behind, the next
     removes. Other files of the directory are not touched.
-    Raises CheckpointError (a full disk, no permission) and ValueError (a bad max_shard_bytes).
+    Raises CheckpointError (a full disk, no permission) and ValueError (a bad max_shard_bytes or path).
     """
-    if max_shard_bytes < 1:
-        raise ValueError(f"max_shard_bytes is {max_shard_bytes}; it must be at least 1.")
+    target = Path(require_path(directory))
+    whole = isinstance(max_shard_bytes, int | np.integer) and not isinstance(max_shard_bytes, bool)
+    if not whole or max_shard_bytes < 1:
+        found = quoted(max_shard_bytes)
+        raise ValueError(f"max_shard_bytes is {found}; it must be a whole number of bytes, at least 1.")
+    max_shard_bytes = int(max_shard_bytes)
     shards: list[list[str]] = [[]]
     room = max_shard_bytes
     for name, size in sizes.items():
@@ -409,7 +420,6 @@ def write_checkpoint(
     count = len(shards)
     files = [f"model-{i:05d}-of-{count:05d}.safetensors" for i in range(1, count + 1)]
     files = files if count > 1 else [SINGLE]
-    target = Path(directory)
     unfinished = target / ".unfinished"
     new_folder, moving = not target.exists(), False
     try:

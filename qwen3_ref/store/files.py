@@ -28,6 +28,21 @@ def open_regular(path: Path) -> io.BufferedReader:
     return path.open("rb")
 
 
+def require_path(value: object, what: str = "the directory") -> str:
+    """The path as text. Raises ValueError, in one sentence, for what is none: nothing, or "", which `Path`
+    would take for the current directory."""
+    if value is None:
+        raise ValueError(
+            f"{what} is None; find_official gives None for what is not on this machine, and "
+            f"`python -m qwen3_ref fetch NAME` brings it here."
+        )
+    text = os.fspath(value) if isinstance(value, (str, os.PathLike)) else None
+    if not isinstance(text, str) or not text or "\0" in text:
+        way_out = "'.' is the current directory" if text == "" else "give a path as a string or a Path"
+        raise ValueError(f"{what} is {quoted(value)}, which is no path; {way_out}.")
+    return text
+
+
 def read_within(path: Path, most: int) -> bytes:
     """A file of at most `most` bytes. Raises OSError as `open_regular` does, ValueError for a longer one."""
     with open_regular(path) as file:
@@ -83,9 +98,9 @@ def write_atomically(path: str | os.PathLike[str], content: str | bytes) -> None
     """Write a file, text as UTF-8 with "\\n" for line ends, in folders that are made if need be.
 
     It is written beside its place and moved there, so that a reader never meets half of it and a
-    failure leaves the old file as it was. Raises OSError, in one sentence.
+    failure leaves the old file as it was. Raises OSError, and ValueError for no path, in one sentence.
     """
-    target = Path(path)
+    target = Path(require_path(path, "the file"))
     temporary = target.with_name(target.name + ".tmp")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

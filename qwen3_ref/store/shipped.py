@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from qwen3_ref.store.errors import CheckpointError
+from qwen3_ref.store.files import require_path
 
 NANO = ("qwen3-nano", "qwen3-nano-base", "qwen3-nano-moe", "qwen3-nano-student")
 """The checkpoints that come with the package; `train nano` makes them."""
@@ -36,5 +37,7 @@ def local_directory(name: str) -> Path | None:
 
 def directory_of(name_or_dir: str | os.PathLike[str]) -> Path:
     """The directory that every `from_pretrained` reads: as given, or a nano checkpoint's by its name
-    (a directory of that name comes first). It need not exist: whoever reads it says what is missing."""
-    return local_directory(os.fspath(name_or_dir)) or Path(name_or_dir)
+    (a directory of that name comes first). It need not exist: whoever reads it says what is missing.
+    Raises ValueError for what is no path, such as None."""
+    name = require_path(name_or_dir)
+    return local_directory(name) or Path(name)

@@ -1,0 +1,147 @@
+"""What a caller hands over by mistake: paths, names, counts, devices and configurations that are none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from qwen3_ref.config import Qwen3Config
+from qwen3_ref.model import Qwen3
+from qwen3_ref.numpy_ref import NumpyQwen3
+from qwen3_ref.official.snapshots import find_official
+from qwen3_ref.official.verify import verify
+from qwen3_ref.tokenizer import Tokenizer
+
+CONFIG = Qwen3Config.named("Qwen3-0.6B")
+READERS: dict[str, Callable[[Any], Any]] = {
+    "torch": Qwen3.from_pretrained,
+    "numpy": NumpyQwen3.from_pretrained,
+    "config": Qwen3Config.from_pretrained,
+    "tokenizer": Tokenizer.from_pretrained,
+    "verify": lambda where: list(verify(where)),
+}
+WRONG_COUNTS = ["5", -1, 2.0, True, None, float("nan"), np.float32(1)]
+
+
+def sentence(error: pytest.ExceptionInfo[Exception]) -> str:
+    message = str(error.value)
+    assert message.isprintable() and message.endswith(".") and message.count("; ") >= 1, message
+    return message
+
+
+@pytest.fixture(scope="module")
+def tiny() -> Qwen3:
+    return Qwen3(Qwen3Config.from_dict(small()))
+
+
+def small() -> dict[str, Any]:
+    sizes = dict(vocab_size=300, hidden_size=8, intermediate_size=8, num_hidden_layers=1)
+    return CONFIG.to_dict() | sizes | dict(num_attention_heads=2, num_key_value_heads=1, head_dim=4)
+
+
+@pytest.mark.parametrize("value", WRONG_COUNTS, ids=repr)
+@pytest.mark.parametrize(
+    ("name", "call"),
+    [
+        ("bytes_per_value", CONFIG.weight_bytes),
+        ("length", CONFIG.kv_cache_bytes),
+        ("batch", lambda v: CONFIG.kv_cache_bytes(10, v)),
+        ("bytes_per_value", lambda v: CONFIG.kv_cache_bytes(10, 1, v)),
+        ("context_length", CONFIG.flops_per_token),
+    ],
+)
+def test_counts_are_whole_numbers(name: str, call: Callable[[Any], int], value: Any) -> None:
+    with pytest.raises(ValueError, match=f"^{name} is .*; it must be a whole number, at least 0") as caught:
+        call(value)
+    sentence(caught)
+    assert call(np.int8(0)) >= 0 and call(3) > 0  # NumPy's whole numbers are some
+
+
+def test_numpys_small_counts_do_not_wrap() -> None:
+    assert CONFIG.kv_cache_bytes(np.int32(32_768), np.int8(64)) == 64 * CONFIG.kv_cache_bytes(32_768)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("value", [None, 5, b"/tmp", "", "a\0b", ["a"]], ids=repr)
+def test_what_is_no_directory_to_read(reader: str, value: Any) -> None:
+    words = "find_official gives None .* fetch NAME" if value is None else "which is no path"
+    with pytest.raises(ValueError, match=f"^the directory is .*{words}") as caught:
+        READERS[reader](value)
+    sentence(caught)
+
+
+@pytest.mark.parametrize("value", [None, 5, ["Qwen3-8B"]], ids=repr)
+@pytest.mark.parametrize("call", [find_official, Qwen3Config.named])
+def test_what_is_no_name(call: Callable[[Any], Any], value: Any) -> None:
+    with pytest.raises(ValueError, match="^the name is .*; give a checkpoint's, such as") as caught:
+        call(value)
+    sentence(caught)
+
+
+@pytest.mark.parametrize("value", [None, 5, b"/tmp", ""], ids=repr)
+@pytest.mark.parametrize("what", ["model", "tokenizer", "config"])
+def test_nothing_is_written_where_no_path_is_given(
+    what: str, value: Any, tiny: Qwen3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """"" is no name for the current directory: whoever gives it has forgotten to fill in a variable."""
+    monkeypatch.chdir(tmp_path)
+    save: dict[str, Callable[[Any], None]] = {
+        "model": tiny.save_pretrained,
+        "tokenizer": Tokenizer.train(["aa aa"], 300).save_pretrained,
+        "config": tiny.config.to_json,
+    }
+    with pytest.raises(ValueError, match="^the (directory|file) is ") as caught:
+        save[what](value)
+    sentence(caught)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("value", ["5GB", None, 1.5, True, 0, -1], ids=repr)
+def test_the_size_of_a_shard(value: Any, tiny: Qwen3, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="^max_shard_bytes is .*; .* a whole number of bytes") as caught:
+        tiny.save_pretrained(tmp_path / "a", max_shard_bytes=value)
+    sentence(caught)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_model_without_values_is_not_saved(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="on the device meta, .*; make it on another") as caught:
+        Qwen3(Qwen3Config.from_dict(small()), device="meta").save_pretrained(tmp_path / "a")
+    sentence(caught)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:77", None, 1.5, "xla"], ids=repr)
+@pytest.mark.parametrize("call", [lambda d: Qwen3.from_pretrained("qwen3-nano", device=d),
+                                  lambda d: Qwen3(Qwen3Config.from_dict(small()), device=d)])
+def test_a_device_that_is_not_here(call: Callable[[Any], Any], device: Any) -> None:
+    with pytest.raises(ValueError, match="^device is .*cannot be used here .*; use cpu") as caught:
+        call(device)
+    sentence(caught)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is CUDA")
+def test_cuda_without_cuda() -> None:
+    with pytest.raises(ValueError, match="^device is 'cuda', which cannot be used here .*; use cpu"):
+        Qwen3.from_pretrained("qwen3-nano", device="cuda")
+
+
+@pytest.mark.parametrize(
+    ("config", "way_out"),
+    [
+        ("qwen3-nano", r"use Qwen3.from_pretrained\('qwen3-nano'\)"),
+        (Path("a"), r"use Qwen3.from_pretrained\("),
+        (small(), "Qwen3Config.from_dict makes one"),
+        (None, "Qwen3Config.from_dict makes one"),
+    ],
+    ids=["name", "path", "mapping", "none"],
+)
+def test_a_config_that_is_none(config: Any, way_out: str) -> None:
+    with pytest.raises(ValueError, match=f"^config is .*, which is no Qwen3Config; .*{way_out}") as caught:
+        Qwen3(config)
+    sentence(caught)
