@@ -16,9 +16,9 @@ import torch
 from qwen3_ref.cache import KVCache
 from qwen3_ref.decode.budget import EARLY_STOP, NANO_EARLY_STOP, Budget
 from qwen3_ref.decode.generation import Generated, Row, generate, stream
-from qwen3_ref.measure.accuracy import TEST_SEED, chat_prompt
+from qwen3_ref.measure.accuracy import chat_prompt
 from qwen3_ref.model import Qwen3
-from qwen3_ref.tasks.problems import is_correct, make_problems
+from qwen3_ref.tasks.problems import TEST_SEED, is_correct, make_problems
 from qwen3_ref.tokenizer import Tokenizer
 
 TOK = Tokenizer.train(["a small text"], 290)

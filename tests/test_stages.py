@@ -97,9 +97,9 @@ def test_one_stage_after_the_other(
 ) -> None:
     assert main(["train", *common, "--stage", "s2"]) == 1
     assert "s1/model is not there; run --stage s1 first" in capsys.readouterr().err
-    assert main(["train", *common, "--stage", "polish"]) == 1
+    assert main(["train", *common, "--stage", "polish"]) == 2
     assert "no stage 'polish'; there are s1, s2" in capsys.readouterr().err
-    assert main(["train", *common, "--stage", "colt-start"]) == 1
+    assert main(["train", *common, "--stage", "colt-start"]) == 2
     assert "no stage 'colt-start'; did you mean cold-start." in capsys.readouterr().err
     with monkeypatch.context() as patch:
         patch.setattr(pretrain, "domain_losses", lambda *_: {})

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import time
 from pathlib import Path
 
 from rich.console import Console
 
-from qwen3_ref.commands.common import NAME_OR_DIR, checkpoint_directory
+from qwen3_ref.commands.common import NAME_OR_DIR, checkpoint_directory, stacked
 from qwen3_ref.store.files import write_atomically
-from qwen3_ref.tasks.problems import FAMILIES, make_problems
+from qwen3_ref.tasks.problems import FAMILIES, TEST_SEED, make_problems
 from qwen3_ref.tokenizer import Tokenizer
 
 NANO_BUDGETS = (0, 8, 16, 24, 32, 48, None)
@@ -52,10 +53,13 @@ def _count(text: str) -> int:
 def command(args: argparse.Namespace, out: Console) -> int:
     """Measure the budget curves of one checkpoint on test problems, print them, and write them."""
     directory = checkpoint_directory(args.model)
+    problems = [p for family in FAMILIES for p in make_problems(family, "test", args.count, seed=TEST_SEED)]
+    if args.out is not None:
+        args.out.mkdir(parents=True, exist_ok=True)
     import torch
 
     from qwen3_ref.decode.profile import Profile
-    from qwen3_ref.measure.accuracy import BATCH, TEST_SEED, curve_table, curves, evaluate
+    from qwen3_ref.measure.accuracy import BATCH, curve_table, curves, evaluate
     from qwen3_ref.model import Qwen3
 
     start = time.monotonic()
@@ -68,12 +72,10 @@ def command(args: argparse.Namespace, out: Console) -> int:
     if model.config.hidden_size <= 256:
         torch.set_num_threads(1)  # two threads get in each other's way on layers so small
     early_stop = Profile.from_pretrained(directory, tokenizer).early_stop
-    if args.out is not None:
-        args.out.mkdir(parents=True, exist_ok=True)
     rows = evaluate(
         model,
         tokenizer,
-        [p for family in FAMILIES for p in make_problems(family, "test", args.count, seed=TEST_SEED)],
+        problems,
         budgets=list(dict.fromkeys(args.budgets)),
         modes=("thinking", "non-thinking"),
         seed=TEST_SEED,
@@ -84,7 +86,13 @@ def command(args: argparse.Namespace, out: Console) -> int:
     )
     points = curves(rows)
     seconds = time.monotonic() - start
-    print(curve_table(points))
+    table = curve_table(points)
+    if out.is_terminal and out.width < len(table.partition("\n")[0]):
+        titles, *lines = (re.split(r"\s{2,}", line.strip()) for line in table.splitlines())
+        for head, *cells in lines:
+            stacked(out, head, map(" ".join, zip(titles[1:], cells, strict=True)))
+    else:
+        print(table)
     print(
         f"% right of {args.count} test problems a family, greedy, with 95% intervals (lenient: judged by "
         f"what stands behind the last </think>, where a cut thought may have gone on); "

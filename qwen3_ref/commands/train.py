@@ -15,7 +15,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from qwen3_ref.commands.common import at_least
+from qwen3_ref.commands.common import Misuse, at_least
+from qwen3_ref.train.errors import Interrupted, TrainingError
 
 ALL, FAMILY = "all", "family"
 LOGS = Path(__file__).resolve().parents[1] / "data" / "nano" / "logs"
@@ -24,7 +25,7 @@ LOGS = Path(__file__).resolve().parents[1] / "data" / "nano" / "logs"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `train`."""
-    parser.add_argument("family", choices=["nano"])
+    parser.add_argument("family", choices=["nano"], metavar="nano", help="the only family there is")
     parser.add_argument("--stage", default=ALL, help="one stage, all (the default), or family")
     parser.add_argument("--out", type=Path, default=Path("nano"), help="directory (./nano)")
     parser.add_argument("--seed", type=at_least(0, 2**32), default=0, help="(default: 0)")
@@ -55,7 +56,10 @@ def command(args: argparse.Namespace, out: Console) -> int:
     torch.set_num_threads(1)  # layers so small gain nothing from more, and the bits would depend on it
     run = Run(args.out, args.seed, args.scale, args.precision, args.allow_other_text)
     names = list(STAGES) if args.stage == ALL else [args.stage] if args.stage != FAMILY else []
-    stages = [find_stage(name) for name in names]
+    try:
+        stages = [find_stage(name) for name in names]
+    except TrainingError as error:
+        raise Misuse(str(error)) from None
     done = [s.name for s in stages if args.stage == ALL and (run.out / s.name / "summary.json").exists()]
     with only_process(run.out):
         if len(stages) > 1:
@@ -68,7 +72,13 @@ def command(args: argparse.Namespace, out: Console) -> int:
             base = f"from {stage.base}" if stage.base else "from new weights"
             told = f"{stage.steps(run)} steps {base}, {_time([stage.name], run.scale)}"
             print(f"{stage.name}: {told}", flush=True)
-            run_stage(run, stage.name)
+            try:
+                run_stage(run, stage.name)
+            except KeyboardInterrupt:  # outside the loop that saves
+                raise Interrupted(
+                    f"stopped while {stage.name} was made ready or measured; finished steps are kept, and "
+                    f"the same command goes on."
+                ) from None
             seconds = json.loads((run.out / stage.name / "summary.json").read_text("utf-8"))["seconds"]
             print(f"{stage.name}: {run.out / stage.name / 'model'} after {seconds:.0f} s", flush=True)
         if args.stage in (ALL, FAMILY):

@@ -31,8 +31,6 @@ from qwen3_ref.tasks.problems import Problem, is_correct
 from qwen3_ref.tokenizer import Tokenizer
 
 Mode = Literal["thinking", "non-thinking"]
-TEST_SEED = 2025
-"""Draws the test problems that published numbers rest on; the recipes were tuned on the validation split."""
 BATCH = 32
 """Replies at a time for models of nano size: larger batches wait longer for their longest reply."""
 

@@ -21,7 +21,7 @@ from qwen3_ref.chat import encode_chat
 from qwen3_ref.decode.budget import NANO_EARLY_STOP
 from qwen3_ref.decode.generation import generate
 from qwen3_ref.decode.sampling import Sampling
-from qwen3_ref.measure.accuracy import BATCH, TEST_SEED, Mode, Row, chat_prompt, evaluate, summarise
+from qwen3_ref.measure.accuracy import BATCH, Mode, Row, chat_prompt, evaluate, summarise
 from qwen3_ref.measure.statistics import wilson
 from qwen3_ref.measure.table import (
     Item,
@@ -36,7 +36,7 @@ from qwen3_ref.measure.table import (
 )
 from qwen3_ref.model import Qwen3
 from qwen3_ref.store.files import write_atomically
-from qwen3_ref.tasks.problems import FAMILIES, Problem, make_problems
+from qwen3_ref.tasks.problems import FAMILIES, TEST_SEED, Problem, make_problems
 from qwen3_ref.tokenizer import Tokenizer
 from qwen3_ref.train.corpus import DOMAINS, held_out
 from qwen3_ref.train.errors import TrainingError

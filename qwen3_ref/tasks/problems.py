@@ -27,6 +27,8 @@ from dataclasses import dataclass
 FAMILIES = ("arithmetic", "counting", "conversion", "retrieval")
 SPLITS = ("train", "validation", "test")
 DIFFICULTIES = (1, 2, 3, 4, 5, 6)
+TEST_SEED = 2025
+"""Draws the test problems that published numbers rest on; the recipes were tuned on the validation split."""
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 _KEYS = [f"{letter}{digit}" for letter in _LETTERS for digit in range(10)]
 _TRIES = 10_000  # draws in a row that bring nothing new, after which there is nothing new
