@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
@@ -36,6 +37,30 @@ def require_whole(name: str, value: object, least: int, otherwise: str = "") -> 
         words = f"it must be a whole number, at least {least}{otherwise}"
         raise ValueError(f"{name} is {quoted(value)}; {words}.")
     return int(value)  # NumPy's small kinds would overflow in what is computed from it
+
+
+def require_list(what: str, values: Any) -> list[int]:
+    """A list, an array or a tensor of ids as a list of Python's numbers, whether or not a model has them.
+
+    Raises ValueError in one sentence for what holds no ids, or more lists than one.
+    """
+    if isinstance(values, Mapping):
+        way = f"give {what}['input_ids']" if "input_ids" in values else "give a list of token ids"
+        raise ValueError(f"{what} is a {type(values).__name__}; {way}.")
+    found = values.tolist() if hasattr(values, "tolist") else values
+    if isinstance(found, str | bytes) or not hasattr(found, "__iter__"):
+        raise ValueError(f"{what} is a {type(values).__name__}; give a list of token ids.")
+    found = [v.item() if getattr(v, "ndim", None) == 0 else v for v in found]
+    for value in found:
+        if is_whole(value) and -(2**63) <= value < 2**63:
+            continue
+        way = "ids are whole numbers"
+        if isinstance(value, str | bytes):
+            way = "encode texts first"
+        elif hasattr(value, "__iter__"):
+            way = "give the ids of one text alone: of the lists `new` that is new[0]"
+        raise ValueError(f"{what} holds {quoted(value)}, which is no token id; {way}.")
+    return [int(value) for value in found]
 
 
 def require_ids(input_ids: Any, attention_mask: Any, vocab_size: int) -> None:

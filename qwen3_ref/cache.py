@@ -7,7 +7,8 @@ heads), d head_dim.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+import weakref
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -50,6 +51,7 @@ class KVCache:
             self._real = torch.zeros(batch, length, dtype=torch.bool, device=device)
         self.length = 0
         self._coming = 0  # columns of the pass under way
+        self._model: Callable[[], Tensor | None] = lambda: None  # whose columns: its embedding
 
     @property
     def batch(self) -> int:
@@ -73,8 +75,10 @@ class KVCache:
 
     # -- one forward pass ----------------------------------------------------------------------
 
-    def require_fit(self, config: Qwen3Config, dtype: torch.dtype, device: torch.device) -> None:
-        """Raise ValueError in one sentence when this cache is not one of such a model."""
+    def require_fit(self, config: Qwen3Config, embedding: Tensor) -> None:
+        """Raise ValueError in one sentence when this cache is not one of such a model, or holds what
+        another one has seen; a model is known by its embedding (V, D)."""
+        dtype, device = embedding.dtype, embedding.device
         layers, _, groups, _, head_dim = self.keys.shape
         wanted = config.num_hidden_layers, config.num_key_value_heads, config.head_dim
         if (layers, groups, head_dim) != wanted:
@@ -91,6 +95,13 @@ class KVCache:
             raise ValueError(
                 f"the cache is on {self.keys.device} and the model on {device}; make a KVCache with "
                 f"device={str(device)!r}."
+            )
+        if self.length == 0:
+            self._model = weakref.ref(embedding)
+        elif self._model() is not embedding:
+            raise ValueError(
+                f"the cache holds {self.length} tokens as another model has seen them; pass a new KVCache, "
+                f"or call its truncate() to start over."
             )
 
     def begin(self, ids: Tensor, real: Tensor) -> Tensor:

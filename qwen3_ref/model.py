@@ -257,11 +257,15 @@ class Decoder(nn.Module):
         weight, start = self.embed_tokens.weight, 0
         _require_tensors({"input_ids": input_ids, "attention_mask": attention_mask}, weight.device)
         require_ids(input_ids, attention_mask, self.config.vocab_size)
+        if cache is not None and not hasattr(cache, "require_fit"):
+            raise ValueError(f"cache is a {type(cache).__name__}; give a KVCache of the model's config.")
+        if not isinstance(trace, Trace | None):
+            raise ValueError(f"trace is a {type(trace).__name__}; give an empty Trace().")
         real = torch.ones_like(input_ids, dtype=torch.bool)
         if attention_mask is not None:
             real = attention_mask.to(torch.bool)
         if cache is not None:
-            cache.require_fit(self.config, weight.dtype, weight.device)
+            cache.require_fit(self.config, weight)
             start, real = cache.length, cache.begin(input_ids, real)  # real (b, s)
         alike = bool(real.all())
         if alike:

