@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
 from qwen3_ref.store.errors import quoted
+from qwen3_ref.store.files import no_key_twice
 from qwen3_ref.tokenizer import CONTROL_TOKENS, Tokenizer
 
 Template = Literal["qwen3", "qwen3-instruct-2507", "qwen3-thinking-2507", "qwen3-coder"]
@@ -31,6 +32,11 @@ Piece = tuple[str, bool]  # text, and whether it is a control token that the tem
 THINKERS = ("qwen3", "qwen3-thinking-2507")
 """The templates that write and read thoughts."""
 _ROLES = ("system", "user", "assistant", "tool")
+_OTHER_WORDS = {  # of neighbouring dialects: what they say would be left out without a word
+    "reasoning_content": ("reasoning", "thinking", "thoughts"),
+    "tool_calls": ("tool_call", "function_call", "function_calls", "toolCalls"),
+    "arguments": ("parameters", "params", "input", "args", "kwargs"),
+}
 _MARKS = re.compile(f"({'|'.join(map(re.escape, CONTROL_TOKENS))})")
 
 _TOOLS_BEFORE = (
@@ -104,6 +110,8 @@ def encode_chat(
 
     Raises ValueError as `render_chat` does, and for a tokenizer that lacks one of the marks.
     """
+    if not isinstance(tok, Tokenizer):
+        raise ValueError(f"tok is a {type(tok).__name__}; give a Tokenizer, such as Tokenizer.official().")
     ids: list[int] = []
     messages = [_thought_apart(message, template) for message in _checked(messages)]
     pieces = _pieces(messages, tools, enable_thinking, add_generation_prompt, template)
@@ -293,6 +301,7 @@ def _coder_value(value: Any, where: str) -> str:
 def _json(value: Any, where: str) -> str:
     try:
         text = json.dumps(value, ensure_ascii=False, allow_nan=False, default=_number)
+        json.loads(text, object_pairs_hook=no_key_twice)  # 1 and "1" are two keys in Python only
     except (TypeError, ValueError, RecursionError) as error:
         why = str(error).partition(":")[0]  # some name the value behind it
         raise ValueError(f"{where} holds what JSON cannot write ({why}); use plain values.") from None
@@ -323,13 +332,18 @@ def _calls(message: Message, where: str, coder: bool = False) -> list[tuple[str,
         inner = (call.get("function") or call) if isinstance(call, dict) else None
         if not isinstance(inner, dict) or not isinstance(inner.get("name"), str):
             raise ValueError(f"{where} has a tool call without a name; give {{'name', 'arguments'}}.")
+        _require_own_words(inner, ("arguments",), f"{where} calls {quoted(inner['name'])} and")
+        if inner is not call:  # only what is inside is written
+            _require_own_words(call, ("arguments",), f"{where} calls {quoted(inner['name'])} and")
+            if call.get("arguments") and call["arguments"] != inner.get("arguments"):
+                raise ValueError(f"{where} has arguments beside 'function'; put them into it.")
         arguments = inner.get("arguments")
         if arguments is None or (isinstance(arguments, str) and not arguments.strip()):
             arguments = {}
         read = arguments
         if isinstance(arguments, str):
             try:
-                read = json.loads(arguments)
+                read = json.loads(arguments, object_pairs_hook=no_key_twice if coder else None)
             except (ValueError, RecursionError):
                 read = None
         if not isinstance(read, dict):
@@ -337,6 +351,8 @@ def _calls(message: Message, where: str, coder: bool = False) -> list[tuple[str,
                 f"{where} calls {quoted(inner['name'])} with arguments that are neither a dict nor the JSON "
                 f"of one in a string; give {{}} if there are none."
             )
+        if coder and len(set(map(str, read))) < len(read):
+            raise ValueError(f"{where} calls {quoted(inner['name'])} with two arguments of one name.")
         out.append((inner["name"], read if coder else arguments))
     return out
 
@@ -372,8 +388,17 @@ def _checked(messages: Any) -> list[Message]:
             raise ValueError(f"{where} ({role}) has {kind}; give a string, if need be an empty one.")
         if not isinstance(message.get("reasoning_content"), str | None):
             raise ValueError(f"{where} has reasoning_content that is no string; give one, or leave it out.")
+        _require_own_words(message, ("reasoning_content", "tool_calls"), where)
         out.append(message | {"content": content})
     return out
+
+
+def _require_own_words(given: Json, names: Sequence[str], where: str) -> None:
+    """Raise ValueError for another dialect's word, unless it says nothing or says the same again."""
+    for name in names:
+        for other in _OTHER_WORDS[name]:
+            if given.get(other) and given[other] != given.get(name):
+                raise ValueError(f"{where} has {quoted(other)}, which would be left out; call it {name}.")
 
 
 def _text_part(part: Any, where: str) -> str:

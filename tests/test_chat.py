@@ -314,6 +314,31 @@ def asks(call: Any) -> Any:
         (asks([{"name": "f", "arguments": [1]}]), CODER, SECOND + "calls 'f' with arguments that are"),
         (asks([{"name": "f", "arguments": "x=1"}]), CODER, SECOND + "calls 'f' with arguments that are"),
         (asks([{"name": "f", "arguments": {"x": {1}}}]), {}, SECOND + "holds what JSON cannot write.*set"),
+        *[
+            (asks([form]), template, SECOND + f"calls 'f' and has '{word}', which.*call it arguments")
+            for word in ("parameters", "input", "args")
+            for form in (
+                {"name": "f", word: {"x": 1}},
+                {"function": {"name": "f", "arguments": {}, word: '{"x": 1}'}},
+                {"function": {"name": "f"}, word: {"x": 1}},
+            )
+            for template in ({}, CODER)
+        ],
+        *[
+            ([*HELLO, {"role": "assistant", "content": "a", word: said}], {}, SECOND + f"has '{word}'.*{own}")
+            for word, said, own in (
+                ("reasoning", "b", "call it reasoning_content"),
+                ("thinking", "b", "call it reasoning_content"),
+                ("function_call", {"name": "f"}, "call it tool_calls"),
+                ("tool_call", [{"name": "f"}], "call it tool_calls"),
+            )
+        ],
+        (asks([{"function": {"name": "f"}, "arguments": {"x": 1}}]), {}, SECOND + "has arguments beside"),
+        (asks([{"name": "f", "arguments": {1: 2, "1": 3}}]), {}, SECOND + "holds what .* gives '1' twice"),
+        (asks([{"name": "f", "arguments": {1: 2, "1": 3}}]), CODER, SECOND + "calls 'f' with two arguments"),
+        (asks([{"name": "f", "arguments": {"x": {1: 2, "1": 3}}}]), CODER, SECOND + "holds what .*'1' twice"),
+        (asks([{"name": "f", "arguments": '{"x": 1, "x": 2}'}]), CODER, SECOND + "calls 'f' with arguments"),
+        (HELLO, {"tools": [{"name": "f", 1: 2, "1": 3}]}, r"tools\[0\] holds what .*'1' twice"),
         (HELLO, {"tools": {"name": "f"}}, "tools must be a list of dicts"),
         (HELLO, {"tools": [print]}, "tools must be a list of dicts"),
         (HELLO, {"tools": [{"name": {1}}]}, r"tools\[0\] holds what JSON cannot write"),
@@ -340,6 +365,22 @@ def test_a_call_without_arguments_has_an_empty_object(nothing: Any, template: An
     bare = render_chat(asks([{"name": "f", **nothing}]), template=template)
     assert bare == render_chat(asks([{"name": "f", "arguments": {}}]), template=template)
     assert ('"arguments": {}}' in bare) is (template != "qwen3-coder")
+
+
+def test_what_other_clients_send_besides_changes_nothing() -> None:
+    """OpenAI's ids, names and empty fields; and thoughts or calls that are said twice, in both dialects."""
+    plain = {"role": "assistant", "content": "a", "reasoning_content": "b"}
+    besides = {"name": "n", "id": "i", "refusal": None, "annotations": [], "audio": None, "tool_calls": None}
+    besides |= {"function_call": None, "reasoning": "b", "tool_call": []}
+    assert render_chat([*HELLO, plain | besides]) == render_chat([*HELLO, plain])
+    call = {"id": "i", "type": "function", "index": 0, "function": {"name": "f", "arguments": {"x": 1}}}
+    assert render_chat(asks([call])) == render_chat(asks([{"name": "f", "arguments": {"x": 1}}]))
+
+
+@pytest.mark.parametrize("tok", ["qwen3-nano", None, HELLO], ids=str)
+def test_what_is_no_tokenizer_is_refused(tok: Any) -> None:
+    with pytest.raises(ValueError, match="tok is a .*; give a Tokenizer"):
+        encode_chat(tok, HELLO)
 
 
 def test_numbers_of_numpy_are_numbers() -> None:
