@@ -31,6 +31,14 @@ from qwen3_ref.train.run import Run
 from qwen3_ref.train.state import STATE, saved_step, weights_hash
 from tests.helpers import tiny
 
+
+@pytest.fixture(autouse=True)
+def listening() -> Iterator[None]:
+    """Ctrl-C means what it means in a terminal: a job in the background is started with it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
 PLAN = Plan(steps=12, learning_rate=3e-3, warmup=3, log_every=2, save_every=100)
 
 
