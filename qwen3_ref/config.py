@@ -60,6 +60,8 @@ _FOREIGN: dict[str, Any] = {
     "num_nextn_predict_layers": 0,
 }
 _ROPE_KEYS = ("rope_type", "rope_theta", *YARN_BOUNDS, "truncate")
+# Written as architectures by whoever saved the decoder without its head: the tensors are the same.
+_HEADLESS = {"qwen3": "Qwen3Model", "qwen3_moe": "Qwen3MoeModel"}
 _ARCHITECTURES = {"qwen3": "Qwen3ForCausalLM", "qwen3_moe": "Qwen3MoeForCausalLM"}
 _MOE_FIELDS = ("num_experts", "num_experts_per_tok", "moe_intermediate_size", "norm_topk_prob")
 _SIZES = (
@@ -394,6 +396,12 @@ def _foreign(values: Mapping[str, Any]) -> tuple[str, str] | None:
                 f"is {quoted(values[name])}, which is another architecture than Qwen3's text models "
                 f"({words}); run it with transformers."
             )
+    kind, classes = values["model_type"], values.get("architectures")
+    if classes and classes not in ([_ARCHITECTURES[kind]], [_HEADLESS[kind]]):
+        return "architectures", (
+            f"is {quoted(classes)} and model_type is {kind!r}, whose class is {_ARCHITECTURES[kind]}; run "
+            f"the model with transformers, or write {[_ARCHITECTURES[kind]]} if it is that language model."
+        )
     kinds = values.get("layer_types")
     if kinds is not None:
         layers = values.get("num_hidden_layers")
@@ -403,7 +411,10 @@ def _foreign(values: Mapping[str, Any]) -> tuple[str, str] | None:
                 f"one with transformers."
             )
         if len(kinds) != layers:
-            return "layer_types", f"names {len(kinds)} layers where num_hidden_layers is {quoted(layers)}."
+            return "layer_types", (
+                f"names {len(kinds)} layers where num_hidden_layers is {quoted(layers)}; take both from the "
+                f"official config.json."
+            )
     if values.get("sliding_window") is not None and values.get("use_sliding_window") is not False:
         return "sliding_window", (
             f"is {quoted(values['sliding_window'])}; this model looks at the whole text, so set "
@@ -416,7 +427,7 @@ def _foreign(values: Mapping[str, Any]) -> tuple[str, str] | None:
             continue
         if name in _ROPE_KEYS or name == "type" and value in ("yarn", "default", "linear", "dynamic"):
             return name, "stands outside of rope_scaling, where nothing reads it; move it there."
-        near = difflib.get_close_matches(name[:60], [*ours, "rope_parameters"], n=1, cutoff=0.9)
+        near = difflib.get_close_matches(name[:60], [*ours, "rope_parameters"], n=1, cutoff=0.85)
         if near and name not in ("pad_token_id", "sep_token_id"):
             return quoted(name), f"is no setting of this model; did you mean {near[0]}?"
         if any(word in name.lower() for word in ("rope", "rotary", "yarn")):
@@ -504,6 +515,13 @@ def _impossible(c: Qwen3Config) -> str | None:
             return f"rope_theta is {c.rope_theta} and another in rope_scaling; keep one of them."
         if kind == "yarn" and (problem := yarn_problem(c.rope_scaling, c.max_position_embeddings)):
             return problem
+        original = c.rope_scaling.get("original_max_position_embeddings")
+        if kind == "yarn" and original is not None and original > c.max_position_embeddings:
+            return (
+                f"original_max_position_embeddings in rope_scaling is {original:,} and the whole "
+                f"max_position_embeddings {c.max_position_embeddings:,}; YaRN stretches a part of it or all, "
+                f"so take both from the official config.json."
+            )
         if c.context_length > _LARGEST:
             return f"factor in rope_scaling makes a context of {c.context_length:,}; give a smaller one."
     beyond = [layer for layer in c.mlp_only_layers if layer >= c.num_hidden_layers]

@@ -297,6 +297,9 @@ class Tokenizer:
             needed = {bytes([b]) for b in range(256)}.union(*merges, (a + b for a, b in merges))
             if len(missing := needed - vocab.keys()):
                 raise ValueError(f"no id for {quoted(min(missing))}")
+            made = {bytes([b]) for b in range(256)}.union(a + b for a, b in merges)
+            if idle := vocab.keys() - made:
+                raise ValueError(f"{len(idle):,} tokens that no merge makes, such as {quoted(min(idle))}")
             _require_token_ids([*vocab.values(), *added.values()])
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(

@@ -259,6 +259,18 @@ WRONG: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     (MOE, {"n_shared_experts": 1}, "n_shared_experts in .* is 1, which is another"),
     (MOE, {"scoring_func": "sigmoid"}, "scoring_func in .* is 'sigmoid', which is another"),
     (DENSE, {"dual_chunk_attention_config": {}}, "dual_chunk_attention_config in .*must be absent"),
+    (DENSE, {"architectures": ["Qwen3ForSequenceClassification"]}, "architectures in .* class is Qwen3ForC"),
+    (DENSE, {"architectures": ["Qwen2ForCausalLM"]}, "architectures in .* run the model with transformers"),
+    (DENSE, {"architectures": ["Qwen3MoeForCausalLM"]}, "architectures in .* model_type is 'qwen3', whose"),
+    (MOE, {"architectures": ["Qwen3ForCausalLM"]}, "architectures in .* class is Qwen3MoeForCausalLM"),
+    (DENSE, {"architectures": "Qwen3ForCausalLM"}, r"architectures in .* or write \['Qwen3ForCausalLM'\]"),
+    (DENSE, {"rms_norm_epsilon": 1e-5}, "'rms_norm_epsilon' in .* did you mean rms_norm_eps"),
+    (DENSE, {"num_key_values_head": 8}, "'num_key_values_head' in .* did you mean num_key_value_heads"),
+    (
+        DENSE,
+        {"rope_scaling": FOUR | {"original_max_position_embeddings": 40_961}},
+        "original_max_position_embeddings .* is 40,961 and .* 40,960; .* official config.json",
+    ),
     # sizes, judged before anything is built
     (DENSE, {"num_hidden_layers": 1_000_000}, "num_hidden_layers is 1000000; .* at most 1,000"),
     (MOE, {"num_experts": 1_000_000}, "num_experts is 1000000; .* at most 10,000"),
@@ -309,6 +321,21 @@ def test_no_official_or_saved_config_is_refused() -> None:
     assert Qwen3Config.from_dict(given) == Qwen3Config.named("Qwen3-0.6B")
 
 
+@pytest.mark.parametrize("name", OPEN)
+def test_the_official_settings_of_yarn_pass(name: str) -> None:
+    """32,768 within 40,960 (or within as much, as in the base models), and all of 262,144 for a million."""
+    config = Qwen3Config.named(name)
+    for original in {32_768, config.max_position_embeddings}:
+        scaling = FOUR | {"original_max_position_embeddings": original}
+        assert replace(config, rope_scaling=scaling).context_length == 4 * original
+
+
+def test_a_decoder_saved_without_its_head_passes() -> None:
+    """And settings that are beside the point: how a file was quantised, when its tensors are plain."""
+    for given in ({"architectures": ["Qwen3Model"]}, {"architectures": []}, {"quantization_config": {}}):
+        assert Qwen3Config.from_dict(DENSE | given) == Qwen3Config.named("Qwen3-0.6B")
+
+
 @pytest.mark.parametrize("place", ["rope_parameters", "rope_scaling"])
 @pytest.mark.parametrize("top", [True, False])
 def test_yarn_beside_rope_parameters(place: str, top: bool) -> None:
@@ -348,7 +375,10 @@ def test_what_the_config_lets_pass_can_be_computed(extreme: tuple[float, float])
     for theta in (1.0000000001, 1e4, 10**15):
         for more in ({}, {"beta_fast": 10**6, "beta_slow": 1e-6}, {"mscale": 10**6, "mscale_all_dim": 1e-6}):
             scaling = {"rope_type": "yarn", "factor": factor, "original_max_position_embeddings": original}
-            c = replace(Qwen3Config.named("Qwen3-0.6B"), rope_theta=theta, rope_scaling=scaling | more)
+            lengths = {"max_position_embeddings": max(40_960, int(original))}
+            c = replace(
+                Qwen3Config.named("Qwen3-0.6B"), rope_theta=theta, rope_scaling=scaling | more, **lengths
+            )
             angles, scale = frequencies(c.head_dim, c.rope_theta, c.rope_scaling, c.max_position_embeddings)
             assert np.isfinite(angles).all() and 0 < scale < 1e9
 

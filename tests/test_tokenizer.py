@@ -575,6 +575,9 @@ HOSTILE: dict[str, tuple[Any, str]] = {
     "unigram": (lambda d: d["model"].update(type="Unigram"), "another kind of BPE"),
     "ignore_merges": (lambda d: d["model"].update(ignore_merges=True), "another kind of BPE"),
     "a_list": (lambda d: [d], "not a BPE tokenizer.json"),
+    "merges_cut": (
+        lambda d: d["model"].update(merges=d["model"]["merges"][:-1]), "1 tokens that no merge makes"
+    ),
     "lists": (lambda d: d.update(x=[[]] * 10**6), "1,500,000 values"),
     "long_name": (lambda d: d["model"]["merges"].append(["\u3000" * 5000, "a"]), "no byte-level vocabulary"),
 }
