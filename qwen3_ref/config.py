@@ -198,7 +198,9 @@ class Qwen3Config:
                 f"{path} cannot be read ({error.strerror}); check its kind and permissions."
             ) from None
         except ValueError as error:
-            raise ConfigError(f"{path} cannot be read as JSON ({error}); fetch it again.") from None
+            raise ConfigError(
+                f"{path} cannot be read as JSON ({error}); mend it, or fetch it again."
+            ) from None
         if not isinstance(values, dict):
             raise ConfigError(f"{path} holds a {type(values).__name__}, not an object; fetch it again.")
         return cls.from_dict(values, source=str(path))
@@ -208,6 +210,11 @@ class Qwen3Config:
         """From the contents of a config.json, in the old spelling (`rope_theta`, `rope_scaling`) or
         transformers 5's (`rope_parameters`). Nothing is guessed: a missing field is a ConfigError."""
         model_type = values.get("model_type")
+        if isinstance(values.get("text_config"), Mapping):
+            raise ConfigError(
+                f"{source} is of a multimodal model, whose text part is in text_config; run it with "
+                f"transformers, or save that part with its weights as a checkpoint of its own."
+            )
         if not isinstance(model_type, str) or model_type not in _ARCHITECTURES:
             raise ConfigError(
                 f"model_type in {source} is {quoted(model_type)}; "

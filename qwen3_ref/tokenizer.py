@@ -29,7 +29,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers
 
 from qwen3_ref import facts
 from qwen3_ref.arrays import require_list
-from qwen3_ref.store.errors import quoted
+from qwen3_ref.store.errors import quoted, reason
 from qwen3_ref.store.files import read_json, require_path, write_atomically
 from qwen3_ref.store.fingerprint import fingerprint
 from qwen3_ref.store.hub import hub_cache
@@ -277,7 +277,7 @@ class Tokenizer:
             ) from None
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(
-                f"{path} is not a BPE tokenizer.json ({quoted(error, 200)}); fetch it again."
+                f"{path} is not a BPE tokenizer.json ({reason(error)}); fetch it again."
             ) from None
         model = data["model"]
         if model.get("type", "BPE") != "BPE" or any(model.get(name) for name in _OTHER_BPE):
@@ -292,6 +292,8 @@ class Tokenizer:
             )
         try:
             split = [p.split(" ") if isinstance(p, str) else p for p in pairs]
+            if wrong := [pair for pair in split if not isinstance(pair, list) or len(pair) != 2]:
+                raise ValueError(f"a merge is {quoted(wrong[0])}")
             merges = [(_to_bytes(a), _to_bytes(b)) for a, b in split]
             vocab = {_to_bytes(name): i for name, i in names.items() if name not in added}
             needed = {bytes([b]) for b in range(256)}.union(*merges, (a + b for a, b in merges))
@@ -303,7 +305,7 @@ class Tokenizer:
             _require_token_ids([*vocab.values(), *added.values()])
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(
-                f"{path} is no byte-level vocabulary with all its merges ({quoted(error, 200)}); "
+                f"{path} is no byte-level vocabulary with all its merges ({reason(error)}); "
                 f"fetch it again."
             ) from None
         return cls(vocab, merges, added, special)

@@ -15,6 +15,7 @@ from qwen3_ref.model import Qwen3
 from qwen3_ref.numpy_ref import NumpyQwen3
 from qwen3_ref.official.snapshots import find_official
 from qwen3_ref.official.verify import verify
+from qwen3_ref.store.checkpoint import INDEX, SINGLE, CheckpointError
 from qwen3_ref.tokenizer import Tokenizer
 
 CONFIG = Qwen3Config.named("Qwen3-0.6B")
@@ -123,6 +124,60 @@ def test_a_device_that_is_not_here(call: Callable[[Any], Any], device: Any) -> N
     with pytest.raises(ValueError, match="^device is .*cannot be used here .*; use cpu") as caught:
         call(device)
     sentence(caught)
+
+
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n"
+FILES: dict[str, tuple[str, bytes | None, str]] = {
+    "lfs": (SINGLE, LFS, "a git-lfs pointer, whose file `git lfs pull` brings"),
+    "page": (SINGLE, b"\n<!DOCTYPE html><html></html>", "a web page, so download the file itself"),
+    "lfs_config": ("config.json", LFS, "git lfs pull"),
+    "page_config": ("config.json", b"<html>", "a web page"),
+    "mark": ("config.json", b"\xef\xbb\xbf{}", "a byte order mark, so save it as UTF-8 without"),
+    "comma": ("config.json", b'{"a": 1,}', "mend it, or fetch it again"),
+    "comment": ("config.json", b'{"a": 1} // b', "mend it, or fetch it again"),
+    "nested": ("config.json", b'{"model_type": "qwen2_5_vl", "text_config":{}}', "multimodal .* in text_con"),
+    "renamed": (SINGLE, None, "it holds other.safetensors, so rename that to model.safetensors"),
+    "index": (INDEX, b"{}", "is not a safetensors index .'weight_map' is missing"),
+}
+
+
+@pytest.mark.parametrize("case", FILES)
+def test_a_download_that_went_wrong(case: str, tiny: Qwen3, tmp_path: Path) -> None:
+    file, content, words = FILES[case]
+    tiny.save_pretrained(tmp_path)
+    if file == INDEX:
+        (tmp_path / SINGLE).unlink()
+    if content is None:
+        (tmp_path / file).rename(tmp_path / "other.safetensors")
+    else:
+        (tmp_path / file).write_bytes(content)
+    with pytest.raises((CheckpointError, ValueError), match=words) as caught:
+        Qwen3.from_pretrained(tmp_path)
+    assert str(caught.value).endswith(".") and "Error(" not in str(caught.value)
+
+
+def test_shards_without_their_index(tiny: Qwen3, tmp_path: Path) -> None:
+    tiny.save_pretrained(tmp_path, max_shard_bytes=2_000)
+    (tmp_path / INDEX).unlink()
+    with pytest.raises(CheckpointError, match="it holds model-00001-of-0.*need their .*, so fetch that too"):
+        Qwen3.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"tie_word_embeddings": False}, "lacks lm_head.weight, .* by tie_word_embeddings false; set that"),
+        ({"vocab_size": 310}, "has 300 rows where vocab_size .* 310; set that to 300 if .* resized"),
+    ],
+    ids=["head", "rows"],
+)
+def test_a_config_that_does_not_fit_the_head(
+    change: dict[str, Any], words: str, tiny: Qwen3, tmp_path: Path
+) -> None:
+    tiny.save_pretrained(tmp_path)
+    Qwen3Config.from_dict(small() | {"tie_word_embeddings": True} | change).to_json(tmp_path / "config.json")
+    with pytest.raises(CheckpointError, match=words):
+        Qwen3.from_pretrained(tmp_path)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is CUDA")

@@ -21,9 +21,10 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 from safetensors import SafetensorError
 
-from qwen3_ref.store.errors import CheckpointError, quoted
+from qwen3_ref.store.errors import CheckpointError, quoted, reason
 from qwen3_ref.store.files import (
     cannot_write,
+    disguise,
     open_regular,
     parse_json,
     read_json,
@@ -159,6 +160,11 @@ class Checkpoint:
                     f"{', '.join(_STORED)} can be loaded, so fetch the unquantised checkpoint."
                 )
         missing = [name for name in shapes if name not in self._tensors]
+        if missing == [head := "lm_head.weight"]:
+            raise CheckpointError(
+                f"{self.directory} lacks {head}, which config.json asks for by tie_word_embeddings false; "
+                f"set that to true if the embedding is the head too, or fetch the checkpoint again."
+            )
         if missing:
             raise CheckpointError(
                 f"{self.directory} lacks {_some(missing)} that its config.json asks for; "
@@ -178,6 +184,12 @@ class Checkpoint:
             )
         for name, shape in shapes.items():
             stored = self._tensors[name]
+            if name in (embedding, head) and stored.shape[1:] == shape[1:] and stored.shape != shape:
+                raise CheckpointError(
+                    f"{name} in {stored.file} has {stored.shape[0]:,} rows where vocab_size in config.json "
+                    f"is {shape[0]:,}; set that to {stored.shape[0]} if the embedding was resized, or fetch "
+                    f"both from one place."
+                )
             if stored.shape != tuple(shape):
                 raise CheckpointError(
                     f"{name} in {stored.file} has shape {stored.shape} where config.json asks for "
@@ -252,6 +264,12 @@ def _open(directory: Path) -> Checkpoint:
             if old
             else "give the directory of a checkpoint, or `python -m qwen3_ref fetch NAME`"
         )
+        if parts := sorted(path.name for path in directory.glob("*.safetensors")):
+            hint = f"it holds {_some(parts)}, " + (
+                f"so rename that to {SINGLE} if it is the whole model"
+                if len(parts) == 1
+                else f"shards that need their {INDEX}, so fetch that too"
+            )
         raise CheckpointError(f"there is neither {SINGLE} nor {INDEX} in {directory}; {hint}.")
     weight_map = read_index(index)
     tensors: dict[str, Stored] = {}
@@ -283,10 +301,10 @@ def read_index(index: Path) -> dict[str, str]:
     try:
         weight_map = read_json(index, _LONGEST_INDEX)["weight_map"]
         if not isinstance(weight_map, dict):
-            raise TypeError(f"weight_map is a {type(weight_map).__name__}")
+            raise ValueError(f"weight_map is a {type(weight_map).__name__}")
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
-            f"{index} is not a safetensors index ({type(error).__name__}: {error}); fetch it again."
+            f"{index} is not a safetensors index ({reason(error)}); fetch it again."
         ) from None
     for name, file in weight_map.items():
         if not isinstance(file, str) or not _SHARD.fullmatch(file):
@@ -309,6 +327,9 @@ def _read_header(path: Path) -> dict[str, Stored]:
         if len(prefix) < 8:
             raise corrupt(f"it has {size} bytes and not even a header length")
         length = int.from_bytes(prefix, "little")
+        if other := disguise(prefix + file.read(192)):
+            raise CheckpointError(f"{path} holds no weights: {other}.")
+        file.seek(8)
         if length > size - 8:
             raise corrupt(f"its header claims {length} bytes and the file has {size}")
         if length > _LONGEST_HEADER:

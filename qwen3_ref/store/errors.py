@@ -26,6 +26,16 @@ def quoted(value: Any, longest: int = 80) -> str:
     return text if len(text) <= longest else f"{text[: longest - 3]}..."
 
 
+def reason(error: Exception) -> str:
+    """What was wrong in a file, in words instead of Python's: for sentences that quote an error."""
+    if isinstance(error, KeyError):
+        return f"{quoted(error.args[0])} is missing"
+    if isinstance(error, (TypeError, AttributeError)):
+        return "a value is of another kind than it should be"
+    text = f"{error}"
+    return text if len(text) <= 200 else f"{text[:197]}..."
+
+
 class CheckpointError(Exception):
     """A checkpoint that cannot be used: the sentence names the file, the tensor and the way out."""
 

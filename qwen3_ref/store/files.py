@@ -57,11 +57,24 @@ def read_json(path: Path, most: int) -> Any:
     return parse_json(read_within(path, most))
 
 
+def disguise(beginning: bytes) -> str | None:
+    """What a download that went wrong has left in the place of a file, and the way out; None if neither."""
+    if beginning.startswith(b"version https://git-lfs"):
+        return "it is a git-lfs pointer, whose file `git lfs pull` brings"
+    if beginning.lstrip()[:9].lower().startswith((b"<!doctype", b"<html")):
+        return "it is a web page, so download the file itself"
+    return None
+
+
 def parse_json(content: bytes) -> Any:
     """JSON of bounded depth, number of values and digits, judged before it costs memory or time, with no
     key twice in one object, in UTF-8. Raises ValueError with the reason."""
     if sum(map(content.count, (b"[", b"{", b","))) > _MOST_VALUES:
         raise ValueError(f"it holds more than {_MOST_VALUES:,} values")
+    if other := disguise(content[:200]):
+        raise ValueError(other)
+    if content.startswith(b"\xef\xbb\xbf"):
+        raise ValueError("it begins with a byte order mark, so save it as UTF-8 without one")
     try:
         text = content.decode("utf-8")
         values = json.loads(text, object_pairs_hook=no_key_twice, parse_int=_whole, parse_float=_fraction)
