@@ -16,6 +16,31 @@ from torch.nn.functional import pad
 
 from qwen3_ref.arrays import require_whole
 from qwen3_ref.config import Qwen3Config
+from qwen3_ref.store.errors import quoted
+
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+
+def require_dtype(dtype: object) -> None:
+    """Raise ValueError in one sentence for what is no dtype of weights."""
+    if dtype not in _DTYPES:
+        raise ValueError(f"dtype is {quoted(dtype)}; it must be one of {', '.join(map(str, _DTYPES))}.")
+
+
+def require_device(device: object) -> torch.device:
+    """The device, if PyTorch has it here: what it says itself is AssertionError, RuntimeError and others."""
+    try:
+        found = torch.device(device)  # type: ignore[call-overload]
+        if found.type not in ("cpu", "meta"):
+            torch.empty(1, device=found)
+    except Exception as error:
+        reason = f"{error}".splitlines()[0][:200].rstrip(". ") if f"{error}" else type(error).__name__
+        here = ["cpu", *(name for name in ("cuda", "mps") if getattr(torch, name).is_available())]
+        raise ValueError(
+            f"device is {quoted(device)}, which cannot be used here ({reason}); use {' or '.join(here)}."
+        ) from None
+    assert isinstance(found, torch.device)
+    return found
 
 
 class KVCache:
@@ -40,15 +65,24 @@ class KVCache:
     ) -> None:
         """Room for `length` tokens in each of `batch` rows: config.kv_cache_bytes(length, batch).
 
-        Raises ValueError for a batch or length that is no whole number, or below 1.
+        Raises ValueError for a batch or length that is no whole number, below 1, or beyond the memory;
+        for a dtype that is no float, and for a device that is not here.
         """
+        require_dtype(dtype)
+        device = require_device(device)
         batch, length = require_whole("batch", batch, 1), require_whole("length", length, 1)
         shape = (config.num_hidden_layers, batch, config.num_key_value_heads, length)
-        with torch.inference_mode(False):  # made inside inference mode, it would be of no use outside
-            self.keys = torch.zeros(*shape, config.head_dim, dtype=dtype, device=device)
-            self.values = torch.zeros_like(self.keys)
-            self._ids = torch.zeros(batch, length, dtype=torch.int64, device=device)
-            self._real = torch.zeros(batch, length, dtype=torch.bool, device=device)
+        try:
+            with torch.inference_mode(False):  # made inside inference mode, it would be of no use outside
+                self.keys = torch.zeros(*shape, config.head_dim, dtype=dtype, device=device)
+                self.values = torch.zeros_like(self.keys)
+                self._ids = torch.zeros(batch, length, dtype=torch.int64, device=device)
+                self._real = torch.zeros(batch, length, dtype=torch.bool, device=device)
+        except (RuntimeError, OverflowError, TypeError):  # of a number that no tensor's size can be, too
+            raise ValueError(
+                f"the memory has no room for a cache of {quoted(batch)} times {quoted(length)} tokens; give "
+                f"a smaller batch or length."
+            ) from None
         self.length = 0
         self._coming = 0  # columns of the pass under way
         self._model: Callable[[], Tensor | None] = lambda: None  # whose columns: its embedding

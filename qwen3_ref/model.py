@@ -26,15 +26,13 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from qwen3_ref.arrays import at_least_float32, require_ids, require_whole
-from qwen3_ref.cache import KVCache
+from qwen3_ref.cache import KVCache, require_device, require_dtype
 from qwen3_ref.config import Qwen3Config
 from qwen3_ref.moe import route, run_experts
 from qwen3_ref.rope import Float64Array, frequencies
 from qwen3_ref.store.checkpoint import open_checkpoint, write_checkpoint
 from qwen3_ref.store.errors import quoted
 from qwen3_ref.store.progress import progress
-
-_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
 @dataclass
@@ -307,8 +305,8 @@ class Qwen3(nn.Module):
         here, or a config that is none."""
         super().__init__()
         _require_config(config)
-        _require_dtype(dtype)
-        device = _require_device(device)
+        require_dtype(dtype)
+        device = require_device(device)
         self.config = config
         with torch.device("meta"):
             self.model = Decoder(config)
@@ -351,7 +349,7 @@ class Qwen3(nn.Module):
         Raises ConfigError or CheckpointError, naming the file and the tensor; ValueError for a dtype
         that is no float, or a device that is not here.
         """
-        device = _require_device(device)
+        device = require_device(device)
         config = Qwen3Config.from_pretrained(directory)
         checkpoint = open_checkpoint(directory)
         checkpoint.require(config.tensor_shapes())
@@ -386,7 +384,7 @@ class Qwen3(nn.Module):
             )
         tensors = dict(self.named_official_tensors())
         dtype = self.dtype if dtype is None else dtype
-        _require_dtype(dtype)
+        require_dtype(dtype)
         config = replace(self.config, torch_dtype=str(dtype).removeprefix("torch."))
 
         def write(names: list[str], file: Path) -> None:
@@ -447,33 +445,12 @@ class Qwen3(nn.Module):
         return self.lm_head(x)
 
 
-def _require_dtype(dtype: object) -> None:
-    if dtype not in _DTYPES:
-        raise ValueError(f"dtype is {dtype!r}; it must be one of {', '.join(map(str, _DTYPES))}.")
-
-
 def _require_config(config: object) -> None:
     if not isinstance(config, Qwen3Config):
         way_out = "Qwen3Config.from_dict makes one of a config.json's contents"
         if isinstance(config, (str, PathLike)):
             way_out = f"to load a checkpoint, use Qwen3.from_pretrained({quoted(config)})"
         raise ValueError(f"config is {quoted(config)}, which is no Qwen3Config; {way_out}.")
-
-
-def _require_device(device: object) -> torch.device:
-    """The device, if PyTorch has it here: what it says itself is AssertionError, RuntimeError and others."""
-    try:
-        found = torch.device(device)  # type: ignore[call-overload]
-        if found.type not in ("cpu", "meta"):
-            torch.empty(1, device=found)
-    except Exception as error:
-        reason = f"{error}".splitlines()[0][:200].rstrip(". ") if f"{error}" else type(error).__name__
-        here = ["cpu", *(name for name in ("cuda", "mps") if getattr(torch, name).is_available())]
-        raise ValueError(
-            f"device is {quoted(device)}, which cannot be used here ({reason}); use {' or '.join(here)}."
-        ) from None
-    assert isinstance(found, torch.device)
-    return found
 
 
 def _require_tensors(given: dict[str, object], device: torch.device) -> None:

@@ -246,6 +246,34 @@ def test_what_another_model_of_the_same_shape_has_seen_is_refused(of: Any) -> No
     )
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (dict(dtype="float32"), "dtype is 'float32'; it must be one of torch.float32"),
+        (dict(dtype=torch.int64), "dtype is torch.int64; it must be one of"),
+        (dict(device="gpu"), "device is 'gpu', which cannot be used here"),
+        (dict(device="cuda:99"), "device is 'cuda:99', which cannot be used here"),
+        (dict(length=10**14), "no room for a cache of 1 times 100000000000000 tokens; give a smaller"),
+        (dict(length=10**30), "no room for a cache"),
+        (dict(batch=10**400), "no room for a cache of a whole number of more than 300 digits"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_what_no_cache_can_be_made_of_is_refused(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words) as refused:
+        KVCache(TINY, **{"batch": 1, "length": 4} | options)
+    assert "\n" not in str(refused.value)
+    if not {"batch", "length"} & options.keys():
+        with pytest.raises(ValueError, match=words):
+            Qwen3(TINY, **options)
+
+
+@pytest.mark.parametrize("trace", [True, "x", []])
+def test_what_is_no_trace_is_refused(trace: Any) -> None:
+    with pytest.raises(ValueError, match="trace is a .*; give an empty Trace"):
+        hard_model()(IDS, trace=trace)
+
+
 @pytest.mark.parametrize("cache", ["x", [], 3, NumpyCache()])
 def test_what_is_no_cache_is_refused(cache: Any) -> None:
     with pytest.raises(ValueError, match="the cache is a .*; give a KVCache"):
