@@ -401,4 +401,24 @@ LOSSES = [
         by=("test_moe:test_z_loss_by_hand",),
     ),
 ]
-FAULTS = [*CACHE, *PADDING, *GENERATION, *BUDGET, *LOSSES]
+STRANGERS = [
+    Fault(
+        name="cache_of_another_models_keys",
+        rows="own",
+        words="keys of other weights of the same shape are read as one's own",
+        module="cache",
+        right="elif self._model() is not embedding:",
+        wrong="elif False:",
+        by=("test_cache:test_what_another_model_of_the_same_shape_has_seen_is_refused",),
+    ),
+    Fault(
+        name="tokenizer_larger_than_the_model",
+        rows="own",
+        words="a tokenizer of ids that the embedding lacks is taken",
+        module="decode.generation",
+        right="tokenizer.ids[-1] >= config.vocab_size",
+        wrong="False",
+        by=("test_generate:test_a_tokenizer_of_ids_that_the_model_lacks_is_refused",),
+    ),
+]
+FAULTS = [*CACHE, *PADDING, *GENERATION, *BUDGET, *LOSSES, *STRANGERS]
