@@ -155,7 +155,7 @@ WRONG: list[tuple[str, int, str]] = [
     ("chat qwen3-nano --template llama", 2, "invalid choice: 'llama'"),
     ("chat qwen3-nano --tempurature 1", 2, "did you mean --temperature"),
     ("chat qwen3-nano --no-thinking", 2, "did you mean --no-think"),
-    ("train", 2, "family"),
+    ("train", 2, "required: nano"),
     ("train mega", 2, "invalid choice: 'mega'"),
     ("train nano --seed x", 2, "invalid int value: 'x'"),
     ("train nano --precision fp8", 2, "invalid choice: 'fp8'"),
