@@ -396,4 +396,4 @@ def test_linear_time_and_few_problems(shape: str) -> None:
         return time.process_time() - begin
 
     small = min(seconds(16_000) for _ in range(2))
-    assert seconds(128_000) < 25 * small + 0.05
+    assert min(seconds(128_000) for _ in range(3)) < 40 * small + 0.25
