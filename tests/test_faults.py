@@ -57,7 +57,7 @@ def test_the_switch_puts_everything_back() -> None:
     from qwen3_ref import config, moe
     from qwen3_ref.model import route  # imported by value
 
-    fault = Fault("x", "own", "", "moe", (("    if normalize:\n", "    if 1 / 0:\n"),))
+    fault = Fault(name="x", words="", module="moe", right="    if normalize:\n", wrong="    if 1 / 0:\n")
     right = moe.route.__code__
     for _ in range(2):
         with pytest.raises(ZeroDivisionError), switched_on(fault):
@@ -65,7 +65,8 @@ def test_the_switch_puts_everything_back() -> None:
 
             route(torch.zeros(1, 3), 2, True)
         assert route.__code__ is right
-    constant = Fault("y", "own", "", "config", (('"hidden_act": "silu",\n}', '"hidden_act": "gelu",\n}'),))
+    right_text, wrong_text = (f'"hidden_act": "{name}",\n}}' for name in ("silu", "gelu"))
+    constant = Fault(name="y", words="", module="config", right=right_text, wrong=wrong_text)
     with switched_on(constant):
         assert config._FIXED["hidden_act"] == "gelu"
     assert config._FIXED["hidden_act"] == "silu"
@@ -80,5 +81,6 @@ def test_the_switch_puts_everything_back() -> None:
     ],
 )
 def test_a_fault_that_no_longer_fits_is_loud(old: str, new: str, words: str) -> None:
-    with pytest.raises(LookupError, match=words), switched_on(Fault("x", "own", "", "moe", ((old, new),))):
+    fault = Fault(name="x", words="", module="moe", right=old, wrong=new)
+    with pytest.raises(LookupError, match=words), switched_on(fault):
         raise AssertionError("the fault was accepted")

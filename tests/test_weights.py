@@ -168,7 +168,7 @@ def told(directory: Path) -> tuple[float, float] | None:
         model = Qwen3.from_pretrained(directory)
     except (ConfigError, CheckpointError):
         return None
-    return model.config.rope_theta, float(model.model.norm.weight[0])
+    return model.config.rope_theta, model.model.norm.weight[0].item()
 
 
 @pytest.mark.parametrize("new_size", [60_000, 90_000, 10**9], ids=["many", "fewer", "one"])
@@ -228,7 +228,7 @@ def test_a_kill_between_two_renames(
 
 
 def told_of(model: Qwen3) -> tuple[float, float]:
-    return model.config.rope_theta, float(model.model.norm.weight[0])
+    return model.config.rope_theta, model.model.norm.weight[0].item()
 
 
 def test_a_failed_move_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

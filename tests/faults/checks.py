@@ -30,7 +30,8 @@ from tests.parity import CHECKS, SLOW
 
 FAST = [name for name in CHECKS if name not in SLOW]
 # What a failing check may raise. Anything else (a NameError, say) is a fault written wrongly.
-CAUGHT = (AssertionError, CheckpointError, ConfigError, pytest.fail.Exception)
+# RuntimeWarning: NumPy's overflow, which is an error under pytest.
+CAUGHT = (AssertionError, CheckpointError, ConfigError, RuntimeWarning, pytest.fail.Exception)
 
 
 def run(check: str) -> None:
