@@ -30,8 +30,9 @@ NOTICED, SURVIVED, HANGS, UNRUN = "noticed", "survived", "noticed (hangs)", "sur
 def chosen(mutant: Mutant, tests: Iterable[Recorded], limit: float) -> list[list[Recorded]]:
     """The tests that run the line, file by file: what is done soonest first, up to so many seconds.
 
-    A line outside functions is run by all that use the file. At the end come the other tests of the
-    file that runs the line most often: what a cache holds may have been made before them.
+    A line outside functions, or a default, is run by all that use the file, and looked at by a test that
+    has the file's name in brackets. At the end come the other tests of the file that runs the line most
+    often: what a cache holds may have been made before them.
     """
     tests = list(tests)
     function = f"{mutant.file} {mutant.scope} "
@@ -40,6 +41,8 @@ def chosen(mutant: Mutant, tests: Iterable[Recorded], limit: float) -> list[list
     for exactly, key in zip((True, False, False), keys, strict=True):  # what is new has no recording yet
         if not hits and (mutant.scope or key == keys[-1]):
             hits = [t for t in tests if (key in t.ran if exactly else any(k.startswith(key) for k in t.ran))]
+    if not mutant.scope or mutant.statement == 0:
+        hits += [t for t in tests if t.id.endswith(f"[{mutant.file}]") and t not in hits]
     files: dict[str, list[Recorded]] = defaultdict(list)
     for test in sorted(hits, key=lambda t: t.seconds):
         files[test.file].append(test)

@@ -1,0 +1,100 @@
+"""What holds where nothing is said: every default and every constant of the package, as recorded.
+
+Measured numbers rest on them, and most are used by so many tests that none of these would notice
+another one. A change that is meant: `python -m tests.test_settings` writes the record anew, and the
+diff shows what has changed.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import importlib
+import inspect
+import re
+from collections.abc import Iterator, Mapping, Set
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+import qwen3_ref
+
+PACKAGE = Path(qwen3_ref.__file__).parent
+RECORD = Path(__file__).parent / "settings.txt"
+FILES = [
+    name
+    for path in sorted(PACKAGE.rglob("*.py"))
+    if not (name := path.relative_to(PACKAGE).as_posix()).startswith("course/plots/")
+    and name != "__main__.py"
+]
+LEFT_OUT = {"HELP", "T", "_FULL", "_OUTPUT"}
+"""A text for people, a variable of types, and numbers that are the system's own."""
+
+
+def shown(value: Any) -> str:
+    """A value as text that is the same in every process: no addresses, sets in order."""
+    if is_dataclass(value) and not isinstance(value, type):
+        inner = ", ".join(f"{f.name}={shown(getattr(value, f.name))}" for f in fields(value) if f.init)
+        return f"{type(value).__name__}({inner})"
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{shown(k)}: {shown(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, Set):
+        return "{" + ", ".join(sorted(map(shown, value))) + "}"
+    if isinstance(value, list | tuple):
+        return "(" + ", ".join(map(shown, value)) + ")"
+    if isinstance(value, re.Pattern):
+        return f"re {value.pattern!r} {value.flags}"
+    if isinstance(value, functools.partial):
+        return f"partial({shown(value.func)}, {shown(value.args)}, {shown(value.keywords)})"
+    if isinstance(value, Path):
+        return value.name
+    if callable(value) and hasattr(value, "__qualname__"):
+        return str(value.__qualname__)
+    if value is None or isinstance(value, bool | int | float | str | bytes | torch.dtype):
+        return repr(value)
+    return type(value).__name__
+
+
+def constants(module: ModuleType, tree: ast.Module) -> Iterator[tuple[str, Any]]:
+    """What is assigned at the top of a file under a name in capitals."""
+    for node in tree.body:
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        for target in targets:
+            for name in ast.walk(target) if isinstance(target, ast.AST) else ():
+                if isinstance(name, ast.Name) and name.id.isupper() and name.id not in LEFT_OUT:
+                    yield name.id, getattr(module, name.id)
+
+
+def defaults(module: ModuleType) -> Iterator[tuple[str, Any]]:
+    """Of functions, methods and the fields of dataclasses."""
+    found = {k: v for k, v in vars(module).items() if getattr(v, "__module__", "") == module.__name__}
+    for name, value in found.items():
+        for inner, attribute in vars(value).items() if isinstance(value, type) else [("", value)]:
+            function = inspect.unwrap(getattr(attribute, "__func__", attribute))  # of a class method
+            if not inspect.isfunction(function):
+                continue
+            for parameter in inspect.signature(function).parameters.values():
+                if parameter.default is not parameter.empty and "FACTORY" not in repr(parameter.default):
+                    yield f"{name}{'.' if inner else ''}{inner}({parameter.name})", parameter.default
+
+
+def settings(file: str) -> list[str]:
+    """The lines of the record that are about one file of the package."""
+    module = importlib.import_module("qwen3_ref." + file.removesuffix(".py").replace("/", "."))
+    tree = ast.parse((PACKAGE / file).read_text("utf-8"))
+    found = [*constants(module, tree), *defaults(module)]
+    return [f"{file} {name} = {shown(value)}" for name, value in dict(found).items()]
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_defaults_and_constants(file: str) -> None:
+    recorded = RECORD.read_text("utf-8").splitlines()
+    assert settings(file) == [line for line in recorded if line.startswith(f"{file} ")]
+
+
+if __name__ == "__main__":
+    RECORD.write_text("".join(f"{line}\n" for file in FILES for line in settings(file)), encoding="utf-8")
