@@ -20,9 +20,9 @@ ROOMS = {
     "decode": "sampling budget profile generation dialogue",
     "official": "snapshots verify",
     "tasks": "problems documents",
-    "train": "errors lock state loop corpus queries rollout recipes/pretrain recipes/balance recipes/sft "
-    "recipes/grpo recipes/general_rl recipes/distill run stages export",
-    "measure": "statistics accuracy table rows balance_study",
+    "train": "errors names lock state loop corpus queries rollout recipes/pretrain recipes/balance "
+    "recipes/sft recipes/grpo recipes/general_rl recipes/distill run stages export",
+    "measure": "names statistics accuracy table rows balance_study",
     "course": "compare checks/judge checks/* plots/style plots/*",
     "commands": "common * line",
 }

@@ -215,7 +215,7 @@ def test_the_numbers_of_8b(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_info_of_a_directory(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, "info", str(small))
-    assert code == 0 and f"{small}/config.json, as found" in out and "official" not in out
+    assert code == 0 and f"as found in {small}/config.json\n" in out and "official" not in out
 
 
 # -- errors ------------------------------------------------------------------------------------

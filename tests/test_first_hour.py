@@ -163,6 +163,9 @@ WRONG: list[tuple[str, int, str]] = [
     ("train nano --scale much", 2, "--scale"),
     ("train nano --scale nan", 0, "scale"),
     ("train nano --scale 0", 0, "scale"),
+    ("train nano --stage grop", 2, "there is no stage 'grop'; did you mean grpo"),
+    ("train nano --stage ''", 2, "there are s1, s2, s3, cold-start, grpo and 15 more"),
+    ("train nano --out file", 1, "file"),
     ("train nano --out", 2, "--out: expected one argument"),
     ("train nano --stages all", 2, "did you mean --stage"),
     ("evaluate", 2, "NAME_OR_DIR"),
@@ -180,7 +183,8 @@ WRONG: list[tuple[str, int, str]] = [
     ("evaluate qwen3-nano --max-new-tokens x", 2, "x is not a whole number"),
     ("evaluate qwen3-nano --budget 1", 2, "did you mean --budgets"),
     ("measure", 2, "ROW"),
-    ("measure speed --run empty", 0, "speed"),
+    ("measure speed --run empty", 0, "there is no row 'speed'; there are pretraining, reasoning, fusion"),
+    ("measure Fusoin", 1, "did you mean fusion"),
     ("measure all --run ./nowhere", 0, "nowhere"),
     ("measure all --run file", 0, "file"),
     ("measure all --run", 2, "--run: expected one argument"),
@@ -209,6 +213,27 @@ def test_wrong_words_get_one_sentence(
 def test_the_table_of_wrong_words_is_long_and_has_every_command() -> None:
     assert len(WRONG) >= 60
     assert {words.split()[0] for words, *_ in WRONG} >= set(cli.COMMANDS)
+
+
+def test_wrong_words_are_refused_before_torch_is_loaded(tmp_path: Path) -> None:
+    """All of the table, each in less than a second of work."""
+    for name in ("empty", "broken", "qwen3-nano-student"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "file").touch()
+    (tmp_path / "broken/config.json").write_text("{", encoding="utf-8")
+    lines = [shlex.split(words.format(long=LONG, digits="9" * 5_000)) for words, *_ in WRONG]
+    code = """if True:
+        import json, sys, time
+        from qwen3_ref.commands.line import main
+        for words in json.loads(sys.argv[1]):
+            start = time.process_time()
+            code = main(words)
+            took, loaded = time.process_time() - start, "torch" in sys.modules
+            if loaded or code not in (1, 2) or took > 1.0:
+                sys.exit(f"{words}: {code} after {took} s, torch {loaded}")"""
+    result = child("-c", code, json.dumps(lines), cwd=tmp_path)
+    assert result.returncode == 0, result.stderr.splitlines()[-1]
+    assert result.stderr.count("\n") == len(WRONG) and result.stdout == ""
 
 
 @pytest.mark.parametrize(
@@ -313,8 +338,11 @@ def test_tables_in_narrow_and_wide_terminals(words: str) -> None:
     assert said[80].split() == said[200].split()
     cells = said[200].replace("checkpoint ", "", 1).split()
     assert all(bare(cell) in bare(said[40]) for cell in cells)
-    lines = [line for line in said[40].splitlines() if not line.startswith("Source: ")]
-    assert max(map(len, lines[2:])) <= 40 < max(map(len, said[80].splitlines()))
+    lines = said[40].splitlines()[2:]
+    assert max(len(line) for line in lines if " " in line.strip()) <= 40
+    assert max(map(len, said[80].splitlines())) > 40
+    paths = [line for line in lines if len(line) > 40]
+    assert all(Path(line).exists() for line in paths) and len(paths) == ("nano" in words)
 
 
 @POSIX
@@ -329,7 +357,7 @@ def test_a_terminal_of_forty_columns(terminal: str) -> None:
     )  # fmt: skip
     lines = [re.sub(r"\x1b\[[\d;]*m", "", line) for line in out.splitlines()]
     assert code == 0 and "Parameters" in lines and ("\x1b" in out) == (terminal != "dumb")
-    assert max(len(line) for line in lines[2:] if not line.startswith("Source: ")) <= 40
+    assert max(map(len, lines[2:])) <= 40
 
 
 @pytest.mark.parametrize(

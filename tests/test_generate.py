@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections import UserDict
-from dataclasses import replace
+from dataclasses import fields, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 from qwen3_ref.cache import KVCache
 from qwen3_ref.config import Qwen3Config
 from qwen3_ref.decode.budget import Budget
-from qwen3_ref.decode.generation import generate, stream
+from qwen3_ref.decode.generation import _Asked, generate, stream
 from qwen3_ref.decode.sampling import Sampling, draw, probabilities
 from qwen3_ref.model import Qwen3
 from qwen3_ref.numpy_ref import NumpyQwen3
@@ -425,3 +426,15 @@ def test_a_tokenizer_of_ids_that_the_model_lacks_is_refused() -> None:
     none = replace(text, tokens=0)
     got = count([[opening, 5]], 3, model=Counting(301), tokenizer=tok, thinking_budget=none)
     assert got[0][:2] == [300, tok.control_tokens["</think>"]], "an added token may be forced"
+
+
+def test_generate_and_stream_take_the_same_options() -> None:
+    """One that is new to `_Asked` is offered by both, and means the same where it is not given."""
+    found = {}
+    for function, own in ((generate, {"batch_size", "on_token"}), (stream, {"cache"})):
+        options = inspect.signature(function).parameters.values()
+        named = {p.name: p.default for p in options if p.kind is p.KEYWORD_ONLY}
+        assert own <= set(named)
+        found[function.__name__] = {name: value for name, value in named.items() if name not in own}
+    assert found["generate"] == found["stream"]
+    assert list(found["generate"]) == [field.name for field in fields(_Asked)]

@@ -236,6 +236,9 @@ def test_only_control_ids_make_a_think_block() -> None:
     real = read_sample(TOKENIZER, ids_of("<think>\n1\n</think>\n\n2<|im_end|>"))
     assert (real.thought, real.answer, real.well_formed) == ("\n1\n", "\n\n2", True)
     assert real.thought_tokens == len(TOKENIZER.encode("\n1\n"))
+    more = read_sample(TOKENIZER, ids_of("<think>1</think>2<|im_end|>3<|im_end|>"))
+    assert (more.answer, more.well_formed) == ("2", False), "a reply ends at its first end"
+    assert read_sample(TOKENIZER, ids_of("<think>1<|im_end|></think>2")).answer == "<think>1"
 
 
 @pytest.mark.parametrize(

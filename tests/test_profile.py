@@ -140,6 +140,20 @@ def test_official_settings_of_every_open_checkpoint(tmp_path: Path) -> None:
     assert seen >= 20
 
 
+def test_a_base_model_by_its_name_alone_is_a_guess(tmp_path: Path) -> None:
+    """What the directory holds comes first, and is none."""
+    words = "It does not say what ends its texts; it is taken for a Base model, by its name."
+    for name, settings, base, guessed in (
+        ("Tiny-Base", {}, True, True),
+        ("Tiny", {}, False, False),
+        ("Another-Base", {"eos_token_id": TEXT}, True, False),
+        ("Chat-Base", {"eos_token_id": [END, TEXT]}, False, False),
+        ("Odd-Base", {"eos_token_id": "x"}, True, True),
+    ):
+        got = profile(tmp_path / name, generation_config=settings)
+        assert (got.base, words in got.guesses) == (base, guessed), name
+
+
 def test_its_own_settings_hold_in_both_modes(tmp_path: Path) -> None:
     own = {"do_sample": True, "temperature": 0.3, "top_k": -1, "top_p": 0.5, "eos_token_id": 7}
     got = profile(tmp_path, jinja=SWITCH, generation_config=own)

@@ -4,7 +4,9 @@ nothing: Ctrl-C at any moment, and a killed process half a minute of work at mos
 from __future__ import annotations
 
 import itertools
+import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -21,7 +23,7 @@ from torch import Tensor
 
 from qwen3_ref.commands.line import main
 from qwen3_ref.model import Qwen3
-from qwen3_ref.train import loop, stages
+from qwen3_ref.train import loop, names, stages
 from qwen3_ref.train.errors import Interrupted, TrainingError
 from qwen3_ref.train.lock import LOCK, only_process
 from qwen3_ref.train.loop import Plan, cross_entropy, held_back, train
@@ -276,8 +278,9 @@ def test_bad_settings_of_a_run(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "words"),
-    [("s4", "there are s1, s2, s3, cold-start"), ("GRPO", "did you mean grpo"),
-     ("fuson", "did you mean fusion"), ("xyzzy", "there are s1, s2, s3, cold-start")],
+    [("s4", "there are s1, s2, s3, cold-start, grpo and 13 more"), ("GRPO", "did you mean grpo"),
+     ("fuson", "did you mean fusion"), ("xyzzy", "there are s1, s2, s3, cold-start"),
+     ("all", "there are s1")],
 )  # fmt: skip
 def test_an_unknown_stage(name: str, words: str) -> None:
     with pytest.raises(TrainingError, match=f"there is no stage '{name}'; {words}"):
@@ -315,15 +318,59 @@ def test_help_needs_no_torch_and_the_first_line_comes_at_once(tmp_path: Path) ->
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "") and "--stage" in done.stdout
-    command = [sys.executable, "-m", "qwen3_ref", "train", "nano", "--stage", "x", "--out"]
+    command = [sys.executable, "-m", "qwen3_ref", "train", "nano", "--stage", "family", "--out"]
     command.append(str(tmp_path / "new"))
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None and process.stderr is not None
-        assert process.stdout.readline().startswith("train nano: stage x, into ")
+        assert process.stdout.readline().startswith("train nano: stage family, into ")
         first = time.monotonic()
         error = process.stderr.read()
-    assert error.startswith("error: there is no stage 'x'; ") and time.monotonic() - first > 0.2
+    assert "is not there; run --stage " in error and time.monotonic() - first > 0.2
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_lines_tell_of_the_steps_where_no_bar_is_seen(
+    terminal: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first step and each tenth, with a clock on which each step takes two seconds."""
+    now = [0.0]
+
+    class Clock:
+        monotonic = staticmethod(lambda: now[0])
+
+    def loss(model: Qwen3, step: int) -> tuple[Tensor, dict[str, float]]:
+        now[0] += 2.0
+        return data_loss(model, step)
+
+    def stage(run: Run, name: str) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(loop, "time", Clock)
+            train(tiny(), replace(PLAN, steps=40), loss, run.out / name)
+        (run.out / name / "summary.json").write_text('{"seconds": 80}', encoding="utf-8")
+
+    monkeypatch.setattr(stages, "run_stage", stage)
+    monkeypatch.setattr("qwen3_ref.commands.train.on_terminal", lambda: terminal)
+    assert main(["train", "nano", "--out", str(tmp_path), "--stage", "s2"]) == 0
+    said = capsys.readouterr()
+    lines = [line for line in said.out.splitlines() if ": step " in line]
+    left = [re.sub(r"loss \d\.\d{3}, ", "", line) for line in lines]
+    if terminal:
+        assert left == []
+        return
+    assert left[0] == "s2: step 1 of 40, 0.5 steps/s, 0:01:18 left"
+    assert left[1] == "s2: step 4 of 40, 0.5 steps/s, 0:01:12 left"
+    assert [line.split()[2] for line in left] == ["1", *map(str, range(4, 41, 4))]
+    logged = (tmp_path / "s2" / "log.csv").read_text("utf-8").splitlines()[2].split(",")
+    assert logged[0] == "4" and f"loss {float(logged[1]):.3f}, " in lines[1]
+    log = logging.getLogger("qwen3_ref.train.loop")
+    assert log.handlers == [] and log.level == logging.NOTSET, "whoever trains without the command sees none"
+
+
+def test_the_names_are_those_of_the_tables() -> None:
+    """They are known before PyTorch is loaded."""
+    assert tuple(stages.STAGES) == names.STAGES and tuple(stages.EXTRA) == names.EXTRA
+    assert set(stages.SHIPPED.values()) <= set(names.STAGES)
 
 
 # -- the table of stages -------------------------------------------------------------------------------

@@ -52,7 +52,13 @@ def _count(text: str) -> int:
 
 def command(args: argparse.Namespace, out: Console) -> int:
     """Measure the budget curves of one checkpoint on test problems, print them, and write them."""
+    start = time.monotonic()
     directory = checkpoint_directory(args.model)
+    tokenizer = Tokenizer.from_pretrained(directory)
+    if not {"<think>", "</think>"} <= set(tokenizer.control_tokens):
+        raise ValueError(
+            f"{args.model} has no <think> and </think> tokens, so it cannot have a thinking budget."
+        )
     problems = [p for family in FAMILIES for p in make_problems(family, "test", args.count, seed=TEST_SEED)]
     if args.out is not None:
         args.out.mkdir(parents=True, exist_ok=True)
@@ -62,12 +68,6 @@ def command(args: argparse.Namespace, out: Console) -> int:
     from qwen3_ref.measure.accuracy import BATCH, curve_table, curves, evaluate
     from qwen3_ref.model import Qwen3
 
-    start = time.monotonic()
-    tokenizer = Tokenizer.from_pretrained(directory)
-    if not {"<think>", "</think>"} <= set(tokenizer.control_tokens):
-        raise ValueError(
-            f"{args.model} has no <think> and </think> tokens, so it cannot have a thinking budget."
-        )
     model = Qwen3.from_pretrained(directory)
     if model.config.hidden_size <= 256:
         torch.set_num_threads(1)  # two threads get in each other's way on layers so small

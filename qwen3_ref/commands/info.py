@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -171,7 +172,7 @@ def command(args: argparse.Namespace, out: Console) -> int:
     directory = local(args.model)
     if directory:
         config, title = Qwen3Config.from_pretrained(directory), args.model
-        source = f"{directory / 'config.json'}, as found"
+        source = f"as found in {directory / 'config.json'}"
         record = _record(args.model, config, directory) if args.json else {}
     else:
         title = official(args.model)
@@ -188,7 +189,10 @@ def command(args: argparse.Namespace, out: Console) -> int:
         return 0
     out.print(Text(f"\n{title}", style="bold"), soft_wrap=True)
     _print_model(out, config)
-    out.print(Text(f"Source: {source}"), soft_wrap=True)
+    for line in f"Source: {source}".splitlines():
+        if narrow(out):  # a path is not broken, so that it can be copied, and stands on a line of its own
+            line = textwrap.fill(line, out.width, break_long_words=False, break_on_hyphens=False)
+        out.print(Text(line), soft_wrap=True)
     return 0
 
 

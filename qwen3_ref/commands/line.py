@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import difflib
 import errno
 import importlib
 import os
@@ -22,6 +21,7 @@ from qwen3_ref import __version__
 from qwen3_ref.commands.common import Misuse, Parser, as_called, complain, program
 from qwen3_ref.config import ConfigError
 from qwen3_ref.store.checkpoint import CheckpointError
+from qwen3_ref.store.errors import meant
 from qwen3_ref.train.errors import Interrupted, TrainingError
 
 HELP = """\
@@ -126,6 +126,4 @@ def _no_command(words: list[str]) -> str:
     if words[0].startswith("-"):
         named = [word for word in words if word in COMMANDS]
         return f"options stand behind their command, as in `{(named or ['info'])[0]} --help`; {see}"
-    near = difflib.get_close_matches(words[0].lower(), COMMANDS, n=1)
-    hint = f"did you mean {near[0]}" if near else f"there are {', '.join(COMMANDS)}"
-    return f"there is no command {words[0]!r}; {hint}; {see}"
+    return f"there is no command {words[0]!r}; {meant(words[0], COMMANDS)}; {see}"

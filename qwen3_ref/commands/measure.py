@@ -26,6 +26,8 @@ from pathlib import Path
 
 from rich.console import Console
 
+from qwen3_ref.measure.names import ROWS, require_row
+
 SHIPPED_RESULTS = Path(__file__).resolve().parents[1] / "data" / "nano" / "measured"
 
 
@@ -37,20 +39,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def command(args: argparse.Namespace, out: Console) -> int:
     """Measure, print the table or check; returns the exit code, 1 if something is missing or missed."""
-    import torch
-
-    from qwen3_ref.measure.rows import ROWS, measure_row, require_row, stale
-    from qwen3_ref.measure.table import render, thresholds
-    from qwen3_ref.train.run import Run
-
-    require_row(args.row, ("all", "table", "check"))
-    torch.set_num_threads(1)  # two threads get in each other's way on layers so small
+    require_row(args.row, "all", "table", "check")
     out_of = Path("nano") if args.run is None else args.run
     shipped = args.run is None and not out_of.is_dir() and args.row in ("table", "check")
     if shipped:
         print("These are the results that come with the package; --run names others.", file=sys.stderr)
     elif not out_of.is_dir():
         raise ValueError(f"there is no directory {out_of}; give the --out of `train nano` as --run.")
+    import torch
+
+    from qwen3_ref.measure.rows import measure_row, stale
+    from qwen3_ref.measure.table import render, thresholds
+    from qwen3_ref.train.run import Run
+
+    torch.set_num_threads(1)  # two threads get in each other's way on layers so small
     run, folder = Run(out_of), SHIPPED_RESULTS if shipped else out_of / "measured"
     if args.row == "table":
         text, missing = render(folder, list(ROWS))

@@ -4,29 +4,37 @@ Every stage reads the model that the stage before it left in OUT/STAGE/model, an
 the official layout, with log.csv (the run) and summary.json (seed, versions, time, what was measured)
 beside it. A stage that was stopped goes on from its last saved state: Ctrl-C saves what is done, a killed
 process loses half a minute. `all` runs what has not run yet and then writes OUT/family, the checkpoints
-as the package has them.
+as the package has them. A bar shows how far a stage is, or where stderr is no terminal, lines do.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 from rich.console import Console
 
 from qwen3_ref.commands.common import Misuse, at_least
+from qwen3_ref.store.progress import on_terminal
 from qwen3_ref.train.errors import Interrupted, TrainingError
+from qwen3_ref.train.lock import only_process
+from qwen3_ref.train.names import ALL, EXTRA, FAMILY, STAGES, require_stage
 
-ALL, FAMILY = "all", "family"
 LOGS = Path(__file__).resolve().parents[1] / "data" / "nano" / "logs"
 """Of the run that made the shipped weights."""
+LOOP = "qwen3_ref.train.loop"
+"""The logger of the loop, by its name: the loop itself needs PyTorch."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `train`."""
     parser.add_argument("family", choices=["nano"], metavar="nano", help="the only family there is")
-    parser.add_argument("--stage", default=ALL, help="one stage, all (the default), or family")
+    stages = ", ".join([*STAGES, *EXTRA])
+    parser.add_argument("--stage", default=ALL, help=f"all (the default), family, or one of {stages}")
     parser.add_argument("--out", type=Path, default=Path("nano"), help="directory (./nano)")
     parser.add_argument("--seed", type=at_least(0, 2**32), default=0, help="(default: 0)")
     parser.add_argument("--scale", type=_scale, default=1.0, help="all step counts times this (1)")
@@ -45,46 +53,70 @@ _scale.__name__ = "float"  # which argparse puts into its message
 
 def command(args: argparse.Namespace, out: Console) -> int:
     """Run one stage or all of them, each with a line when it begins and when it is done."""
-    print(f"train nano: stage {args.stage}, into {args.out}; PyTorch is being loaded.", flush=True)
+    try:
+        require_stage(args.stage, ALL, FAMILY)
+    except TrainingError as error:
+        raise Misuse(str(error)) from None
+    with only_process(args.out), _progress_in_lines():
+        print(f"train nano: stage {args.stage}, into {args.out}; PyTorch is being loaded.", flush=True)
+        _train(args)
+    return 0
+
+
+def _train(args: argparse.Namespace) -> None:
     import torch
 
     from qwen3_ref.train.export import export
-    from qwen3_ref.train.lock import only_process
     from qwen3_ref.train.run import Run
-    from qwen3_ref.train.stages import SHIPPED, STAGES, find_stage, run_stage
+    from qwen3_ref.train.stages import SHIPPED, find_stage, run_stage
 
     torch.set_num_threads(1)  # layers so small gain nothing from more, and the bits would depend on it
     run = Run(args.out, args.seed, args.scale, args.precision, args.allow_other_text)
-    names = list(STAGES) if args.stage == ALL else [args.stage] if args.stage != FAMILY else []
+    names = STAGES if args.stage == ALL else [args.stage] if args.stage != FAMILY else []
+    done = [name for name in names if args.stage == ALL and (run.out / name / "summary.json").exists()]
+    if len(names) > 1:
+        left = [name for name in names if name not in done]
+        print(f"{len(left)} stages to run, {_time(left, run.scale)}", flush=True)
+    for stage in map(find_stage, names):
+        if stage.name in done:
+            print(f"{stage.name}: done before")
+            continue
+        base = f"from {stage.base}" if stage.base else "from new weights"
+        told = f"{stage.steps(run)} steps {base}, {_time([stage.name], run.scale)}"
+        print(f"{stage.name}: {told}", flush=True)
+        try:
+            run_stage(run, stage.name)
+        except KeyboardInterrupt:  # outside the loop that saves
+            raise Interrupted(
+                f"stopped while {stage.name} was made ready or measured; finished steps are kept, and "
+                f"the same command goes on."
+            ) from None
+        seconds = json.loads((run.out / stage.name / "summary.json").read_text("utf-8"))["seconds"]
+        print(f"{stage.name}: {run.out / stage.name / 'model'} after {seconds:.0f} s", flush=True)
+    if args.stage in (ALL, FAMILY):
+        export(run)
+        print(f"{', '.join(SHIPPED)}: {run.out / FAMILY}")
+
+
+class _Lines(logging.Handler):
+    """A line on stdout for each record; unlike logging's own, it lets a full disk be an error."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(record.getMessage(), flush=True)
+
+
+@contextlib.contextmanager
+def _progress_in_lines() -> Iterator[None]:
+    """What the loop says of its steps goes to stdout, where its bar does not show."""
+    log, lines = logging.getLogger(LOOP), _Lines()
+    if not on_terminal():
+        log.addHandler(lines)
+        log.setLevel(logging.INFO)
     try:
-        stages = [find_stage(name) for name in names]
-    except TrainingError as error:
-        raise Misuse(str(error)) from None
-    done = [s.name for s in stages if args.stage == ALL and (run.out / s.name / "summary.json").exists()]
-    with only_process(run.out):
-        if len(stages) > 1:
-            left = [stage.name for stage in stages if stage.name not in done]
-            print(f"{len(left)} stages to run, {_time(left, run.scale)}", flush=True)
-        for stage in stages:
-            if stage.name in done:
-                print(f"{stage.name}: done before")
-                continue
-            base = f"from {stage.base}" if stage.base else "from new weights"
-            told = f"{stage.steps(run)} steps {base}, {_time([stage.name], run.scale)}"
-            print(f"{stage.name}: {told}", flush=True)
-            try:
-                run_stage(run, stage.name)
-            except KeyboardInterrupt:  # outside the loop that saves
-                raise Interrupted(
-                    f"stopped while {stage.name} was made ready or measured; finished steps are kept, and "
-                    f"the same command goes on."
-                ) from None
-            seconds = json.loads((run.out / stage.name / "summary.json").read_text("utf-8"))["seconds"]
-            print(f"{stage.name}: {run.out / stage.name / 'model'} after {seconds:.0f} s", flush=True)
-        if args.stage in (ALL, FAMILY):
-            export(run)
-            print(f"{', '.join(SHIPPED)}: {run.out / FAMILY}")
-    return 0
+        yield
+    finally:
+        log.removeHandler(lines)
+        log.setLevel(logging.NOTSET)
 
 
 def _time(names: list[str], scale: float) -> str:

@@ -183,6 +183,28 @@ def _generator(value: torch.Generator | None) -> torch.Generator:
     return value
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """What `generate` and `stream` both take, and hand on as one: see `generate` for each."""
+
+    max_new_tokens: int
+    sampling: Sampling | None
+    stop_ids: StopIds
+    generator: torch.Generator | None
+    thinking_budget: int | Budget | None
+    tokenizer: Tokenizer | None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.sampling, Sampling | None):
+            kind = type(self.sampling).__name__
+            raise ValueError(f"sampling is a {kind}; give a Sampling, or None for greedy.")
+        if not isinstance(self.tokenizer, Tokenizer | None):
+            raise ValueError(
+                f"tokenizer is a {type(self.tokenizer).__name__}; give a Tokenizer, such as "
+                f"Tokenizer.from_pretrained(directory)."
+            )
+
+
 @dataclass
 class _Batch:
     """Rows that may run together: all that `generate` and `stream` were asked for, checked."""
@@ -193,33 +215,16 @@ class _Batch:
     rows: list[Row]
 
     @classmethod
-    def of(
-        cls,
-        model: Qwen3,
-        prompts: Any,
-        *,
-        max_new_tokens: int,
-        sampling: Sampling | None = None,
-        stop_ids: StopIds = (),
-        generator: torch.Generator | None = None,
-        thinking_budget: int | Budget | None = None,
-        tokenizer: Tokenizer | None = None,
-    ) -> _Batch:
-        prompts = require_request(model, prompts, max_new_tokens)
-        if not isinstance(sampling, Sampling | None):
-            raise ValueError(f"sampling is a {type(sampling).__name__}; give a Sampling, or None for greedy.")
-        config, generator = model.config, _generator(generator)
-        if not isinstance(tokenizer, Tokenizer | None):
-            raise ValueError(
-                f"tokenizer is a {type(tokenizer).__name__}; give a Tokenizer, such as "
-                f"Tokenizer.from_pretrained(directory)."
-            )
+    def of(cls, model: Qwen3, prompts: Any, asked: _Asked) -> _Batch:
+        prompts = require_request(model, prompts, asked.max_new_tokens)
+        config, generator, tokenizer = model.config, _generator(asked.generator), asked.tokenizer
         if tokenizer is not None and tokenizer.ids[-1] >= config.vocab_size:
             raise ValueError(
                 f"the tokenizer has ids up to {tokenizer.ids[-1]} and the model's embedding "
                 f"{config.vocab_size} rows; use the model's own tokenizer."
             )
-        budget, ends = Budget.of(thinking_budget).on(tokenizer), _stop_ids(stop_ids, config.vocab_size)
+        budget = Budget.of(asked.thinking_budget).on(tokenizer)
+        ends = _stop_ids(asked.stop_ids, config.vocab_size)
         absent: Sequence[int] = range(config.num_token_ids, config.vocab_size)
         if tokenizer is not None:
             absent = tokenizer.absent(config.vocab_size)
@@ -227,9 +232,10 @@ class _Batch:
         for i, prompt in enumerate(prompts):
             seed = int(torch.randint(2**62, (), generator=generator))
             own = torch.Generator().manual_seed(seed)
-            room = min(int(max_new_tokens), config.context_length - len(prompt))
+            room = min(int(asked.max_new_tokens), config.context_length - len(prompt))
             rows.append(Row(i, prompt, own, room, budget, ends))
-        return cls(model, sampling or Sampling.greedy(), torch.tensor(absent, dtype=torch.long), rows)
+        sampling = asked.sampling or Sampling.greedy()
+        return cls(model, sampling, torch.tensor(absent, dtype=torch.long), rows)
 
     @torch.inference_mode()
     def run(self, rows: list[Row], cache: KVCache | None = None) -> Iterator[tuple[int, int]]:
@@ -312,16 +318,8 @@ def generate(
         raise ValueError(f"on_token is a {type(on_token).__name__}; give a function of a row and an id.")
     if batch_size is not None:
         batch_size = require_whole("batch_size", batch_size, 1, ", or None for all at once")
-    batch = _Batch.of(
-        model,
-        prompts,
-        max_new_tokens=max_new_tokens,
-        sampling=sampling,
-        stop_ids=stop_ids,
-        generator=generator,
-        thinking_budget=thinking_budget,
-        tokenizer=tokenizer,
-    )
+    asked = _Asked(max_new_tokens, sampling, stop_ids, generator, thinking_budget, tokenizer)
+    batch = _Batch.of(model, prompts, asked)
     rows = batch.rows
     step = batch_size or max(len(rows), 1)
     for first in range(0, len(rows), step):
@@ -350,16 +348,8 @@ def stream(
     Afterwards it holds the prompt and all of the reply but its last id. Raises ValueError as `generate`
     does (at the call, but for the logits), and for a cache that holds another text.
     """
-    batch = _Batch.of(
-        model,
-        [prompt],
-        max_new_tokens=max_new_tokens,
-        sampling=sampling,
-        stop_ids=stop_ids,
-        generator=generator,
-        thinking_budget=thinking_budget,
-        tokenizer=tokenizer,
-    )
+    asked = _Asked(max_new_tokens, sampling, stop_ids, generator, thinking_budget, tokenizer)
+    batch = _Batch.of(model, [prompt], asked)
     if cache is not None:
         if not hasattr(cache, "reserve"):
             raise ValueError(f"the cache is a {type(cache).__name__}; give a KVCache of the model's config.")

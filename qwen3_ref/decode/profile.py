@@ -91,7 +91,6 @@ class Profile:
         if found == "qwen3" and own == Sampling.thinking():  # the file has room for one of two modes
             non_thinking = official.non_thinking
         ends = _ends(settings, tokenizer, guesses)
-        end_of_text = tokenizer.control_tokens.get("<|endoftext|>")
         early_stop = settings.get("early_stop_text", EARLY_STOP)
         if not isinstance(early_stop, str) or early_stop.count(END_THINK) != 1:
             guesses.append("Its early_stop_text does not close a thought once; the official one is taken.")
@@ -102,7 +101,7 @@ class Profile:
             thinking=thinking,
             non_thinking=non_thinking,
             early_stop=early_stop,
-            base=ends == {end_of_text} if ends else "base" in name,
+            base=_base(ends, tokenizer, name, guesses),
             guesses=tuple(guesses),
         )
 
@@ -200,6 +199,15 @@ def _ends(settings: dict[str, Any], tokenizer: Tokenizer, guesses: list[str]) ->
     elif not good and not tokenizer.stop_ids:
         guesses.append("Neither it nor its tokenizer names a token that ends a reply; only the limit does.")
     return frozenset(good)
+
+
+def _base(ends: frozenset[int], tokenizer: Tokenizer, name: tuple[str, ...], guesses: list[str]) -> bool:
+    """Whether it goes on with text: a chat model's file names the end of a turn, too."""
+    if ends:
+        return ends == {tokenizer.control_tokens.get("<|endoftext|>")}
+    if "base" in name:
+        guesses.append("It does not say what ends its texts; it is taken for a Base model, by its name.")
+    return "base" in name
 
 
 def _json(path: Path, guesses: list[str]) -> dict[str, Any]:

@@ -7,7 +7,6 @@ OUT/measured/ROW.json. A row that was stopped goes on from its answers.
 
 from __future__ import annotations
 
-import difflib
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,6 +21,7 @@ from qwen3_ref.decode.budget import NANO_EARLY_STOP
 from qwen3_ref.decode.generation import generate
 from qwen3_ref.decode.sampling import Sampling
 from qwen3_ref.measure.accuracy import BATCH, Mode, Row, chat_prompt, evaluate, summarise
+from qwen3_ref.measure.names import require_row
 from qwen3_ref.measure.statistics import wilson
 from qwen3_ref.measure.table import (
     Item,
@@ -341,15 +341,6 @@ ROWS: Mapping[str, Sequence[Part]] = {
     "general": (_general, _general_kept),
     "distillation": tuple(map(_student, STUDENTS)),
 }
-
-
-def require_row(row: str, also: Sequence[str] = ()) -> None:
-    """Raise ValueError, naming the nearest, for what is neither a row nor one of the words in `also`."""
-    known = [*ROWS, *also]
-    if row not in known:
-        near = difflib.get_close_matches(row.lower(), known, n=1)
-        hint = f"did you mean {near[0]}" if near else f"there are {', '.join(known)}"
-        raise ValueError(f"there is no row {row!r}; {hint}.")
 
 
 def measure_row(run: Run, row: str, count: int = COUNT) -> list[str]:

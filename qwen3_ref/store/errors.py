@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Sequence
 from typing import Any
 
 _LONGEST = 1000
@@ -24,6 +26,16 @@ def quoted(value: Any, longest: int = 80) -> str:
     except (ValueError, RecursionError):  # such a number inside, or lists a thousand deep
         return f"a {type(value).__name__} that cannot be written out"
     return text if len(text) <= longest else f"{text[: longest - 3]}..."
+
+
+def meant(name: str, known: Sequence[str]) -> str:
+    """The end of a sentence about a name that is none of `known`: the nearest three, or else what there is,
+    of a long list its beginning."""
+    if near := difflib.get_close_matches(name[:100].lower(), known, n=3):
+        return f"did you mean {' or '.join(near)}"
+    if len(known) <= 8:
+        return f"there are {', '.join(known)}"
+    return f"there are {', '.join(known[:5])} and {len(known) - 5} more"
 
 
 def reason(error: Exception) -> str:

@@ -10,10 +10,15 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
+def on_terminal() -> bool:
+    """Whether a bar on stderr is seen by anybody."""
+    return sys.stderr is not None and sys.stderr.isatty()
+
+
 def progress(items: Iterable[T], what: str = "Loading weights", after: float = 1.0) -> Iterator[T]:
     """Iterate, with a progress bar on stderr once it has taken `after` seconds; none where stderr is
     not a terminal (a pipe, a notebook, a test)."""
-    if sys.stderr is None or not sys.stderr.isatty() or not isinstance(items, Sized):
+    if not on_terminal() or not isinstance(items, Sized):
         yield from items
         return
     from rich.console import Console

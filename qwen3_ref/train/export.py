@@ -11,8 +11,9 @@ from qwen3_ref.config import Qwen3Config
 from qwen3_ref.decode.budget import NANO_EARLY_STOP
 from qwen3_ref.store.files import write_atomically
 from qwen3_ref.tokenizer import Tokenizer
+from qwen3_ref.train.names import FAMILY
 from qwen3_ref.train.run import Run
-from qwen3_ref.train.stages import EXTRA, FAMILY, SHIPPED, STAGES
+from qwen3_ref.train.stages import EXTRA, SHIPPED, STAGES
 
 
 def export(run: Run) -> None:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
+import logging
 import math
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Literal
 
@@ -34,6 +35,7 @@ from torch import Tensor
 from qwen3_ref.arrays import at_least_float32
 from qwen3_ref.model import Qwen3
 from qwen3_ref.store.files import write_atomically
+from qwen3_ref.store.progress import on_terminal
 from qwen3_ref.train.errors import Interrupted, TrainingError
 from qwen3_ref.train.state import load_state, save_state, saved_step, snapshot
 
@@ -41,6 +43,8 @@ IGNORE = -100
 """The target of a position that has no loss."""
 SAVE_SECONDS = 30.0
 """The most work, in seconds, that a killed process loses (and one step, or what belongs together)."""
+
+_LOG = logging.getLogger(__name__)
 
 StepLoss = Callable[[Qwen3, int], tuple[Tensor, dict[str, float]]]
 """(model, step from 0) -> the loss, a scalar with gradient, and other numbers to log."""
@@ -96,7 +100,8 @@ def train(
     """Train `model` in place for `plan.steps`, from the state in `directory` if there is one.
 
     The state is saved every `save_every` steps, after SAVE_SECONDS of work, on Ctrl-C and at the end,
-    and `log.csv` has a row every `log_every`. about: what else must be equal on resuming, such as the
+    and `log.csv` has a row every `log_every`. The first step and each tenth of all are told to the log of
+    this module, for those who see no bar. about: what else must be equal on resuming, such as the
     seed. stop_at: end early at this step, as a killed run would, but saved.
     Raises TrainingError for a loss that is not finite, a full disk, Ctrl-C, or a state of another
     run; the last saved state is then intact, and the same call goes on from there.
@@ -129,6 +134,10 @@ def train(
                     if step % plan.save_every == 0 or step == last or late:
                         save_state(directory, snapshot(model, optimizer), step, identity)
                         saved, saved_at = step, time.monotonic()
+                if step == first + 1 or 10 * step // plan.steps > 10 * (step - 1) // plan.steps:
+                    left = timedelta(seconds=round((plan.steps - step) / rate))
+                    told = f"step {step} of {plan.steps}, loss {loss:.3f}, {rate:.1f} steps/s, {left} left"
+                    _LOG.info("%s: %s", directory.name, told)
     except KeyboardInterrupt:
         if whole > saved:
             with held_back():
@@ -202,7 +211,7 @@ def progress_bar() -> Progress:
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
         console=Console(stderr=True),
-        disable=not sys.stderr.isatty(),
+        disable=not on_terminal(),
         transient=True,
     )
 

@@ -40,9 +40,9 @@ def read_sample(tokenizer: Tokenizer, ids: Sequence[int]) -> Sample:
     """Take new ids apart, a stop id included."""
     names = {i: name for name, i in tokenizer.control_tokens.items()}
     marks = tuple(names[i] for i in ids if i in names)
-    body = list(ids[:-1]) if ids and names.get(ids[-1]) == END else list(ids)
-    splitter = Splitter(tokenizer.control_tokens)
-    parts = [splitter.feed(i) for i in body]
+    splitter = Splitter(tokenizer.control_tokens, {i for i, name in names.items() if name == END})
+    parts = [splitter.feed(i) for i in ids]
+    body = [i for i, part in zip(ids, parts, strict=True) if part != "end"]
     thought, spent = None, 0
     if parts[:1] == ["mark"] and "mark" in parts[1:]:
         at = parts.index("mark", 1)

@@ -7,7 +7,6 @@ the same student beside it. The MoE is pre-trained only: what is to be seen on i
 
 from __future__ import annotations
 
-import difflib
 import json
 import platform
 import time
@@ -24,8 +23,8 @@ from qwen3_ref.store.files import write_atomically
 from qwen3_ref.tasks.problems import FAMILIES, make_problems
 from qwen3_ref.train import queries, rollout
 from qwen3_ref.train.corpus import PACKAGES
-from qwen3_ref.train.errors import TrainingError
 from qwen3_ref.train.loop import Plan, StepLoss
+from qwen3_ref.train.names import require_stage
 from qwen3_ref.train.recipes import balance, distill, general_rl, grpo, pretrain, sft
 from qwen3_ref.train.recipes.distill import Distill
 from qwen3_ref.train.recipes.grpo import Grpo
@@ -217,7 +216,7 @@ STAGES = _table(
     Stage("on-policy", "off-policy", Distill(), _teachers_word, teacher="general-rl", flags=BOTH),
     *_pretraining("moe-", pretrain.moe_config, MOE_SHARE, "global"),
 )
-"""In the order of `--stage all`."""
+"""In the order of `--stage all`, which is that of `names`."""
 EXTRA = _table(
     replace(STAGES["s3"], name="s3-no-abf", mix=pretrain.MIXES["s3-no-abf"]),
     replace(STAGES["on-policy"], name="on-policy-forward", plan=Distill(direction="forward")),
@@ -231,17 +230,12 @@ SHIPPED = {
     "qwen3-nano-student": "on-policy",
 }
 """The checkpoints that the package has, and the stages they come from."""
-ALL, FAMILY = "all", "family"
 
 
 def find_stage(name: str) -> Stage:
     """A stage by name. Raises TrainingError, naming the nearest, for one that does not exist."""
-    stages = STAGES | EXTRA
-    if name in stages:
-        return stages[name]
-    near = difflib.get_close_matches(name.lower(), [*stages, ALL, FAMILY], n=3)
-    hint = f"did you mean {' or '.join(near)}" if near else f"there are {', '.join([*stages, ALL, FAMILY])}"
-    raise TrainingError(f"there is no stage {name!r}; {hint}.")
+    require_stage(name)
+    return (STAGES | EXTRA)[name]
 
 
 def run_stage(run: Run, name: str) -> None:
