@@ -88,9 +88,9 @@ FAULTS = [
     Fault(
         name="capitals-are-no-command",
         words="`INFO` has nothing like it among the commands",
-        module="commands.line",
-        right="words[0].lower(), COMMANDS",
-        wrong="words[0], COMMANDS",
+        module="store.errors",
+        right="name[:100].lower(), known",
+        wrong="name[:100], known",
         by=("test_first_hour:test_wrong_words_get_one_sentence",),
     ),
     Fault(
