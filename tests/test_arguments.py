@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -35,7 +37,7 @@ def sentence(error: pytest.ExceptionInfo[Exception]) -> str:
     return message
 
 
-@pytest.fixture(scope="module")
+@functools.cache
 def tiny() -> Qwen3:
     return Qwen3(Qwen3Config.from_dict(small()))
 
@@ -87,25 +89,24 @@ def test_what_is_no_name(call: Callable[[Any], Any], value: Any) -> None:
 @pytest.mark.parametrize("value", [None, 5, b"/tmp", ""], ids=repr)
 @pytest.mark.parametrize("what", ["model", "tokenizer", "config"])
 def test_nothing_is_written_where_no_path_is_given(
-    what: str, value: Any, tiny: Qwen3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    what: str, value: Any, tmp_path: Path
 ) -> None:
     """"" is no name for the current directory: whoever gives it has forgotten to fill in a variable."""
-    monkeypatch.chdir(tmp_path)
     save: dict[str, Callable[[Any], None]] = {
-        "model": tiny.save_pretrained,
+        "model": tiny().save_pretrained,
         "tokenizer": Tokenizer.train(["aa aa"], 300).save_pretrained,
-        "config": tiny.config.to_json,
+        "config": tiny().config.to_json,
     }
-    with pytest.raises(ValueError, match="^the (directory|file) is ") as caught:
+    with contextlib.chdir(tmp_path), pytest.raises(ValueError, match="^the (directory|file) is ") as caught:
         save[what](value)
     sentence(caught)
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("value", ["5GB", None, 1.5, True, 0, -1], ids=repr)
-def test_the_size_of_a_shard(value: Any, tiny: Qwen3, tmp_path: Path) -> None:
+def test_the_size_of_a_shard(value: Any, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="^max_shard_bytes is .*; .* a whole number of bytes") as caught:
-        tiny.save_pretrained(tmp_path / "a", max_shard_bytes=value)
+        tiny().save_pretrained(tmp_path / "a", max_shard_bytes=value)
     sentence(caught)
     assert not list(tmp_path.iterdir())
 
@@ -142,9 +143,9 @@ FILES: dict[str, tuple[str, bytes | None, str]] = {
 
 
 @pytest.mark.parametrize("case", FILES)
-def test_a_download_that_went_wrong(case: str, tiny: Qwen3, tmp_path: Path) -> None:
+def test_a_download_that_went_wrong(case: str, tmp_path: Path) -> None:
     file, content, words = FILES[case]
-    tiny.save_pretrained(tmp_path)
+    tiny().save_pretrained(tmp_path)
     if file == INDEX:
         (tmp_path / SINGLE).unlink()
     if content is None:
@@ -156,8 +157,8 @@ def test_a_download_that_went_wrong(case: str, tiny: Qwen3, tmp_path: Path) -> N
     assert str(caught.value).endswith(".") and "Error(" not in str(caught.value)
 
 
-def test_shards_without_their_index(tiny: Qwen3, tmp_path: Path) -> None:
-    tiny.save_pretrained(tmp_path, max_shard_bytes=2_000)
+def test_shards_without_their_index(tmp_path: Path) -> None:
+    tiny().save_pretrained(tmp_path, max_shard_bytes=2_000)
     (tmp_path / INDEX).unlink()
     with pytest.raises(CheckpointError, match="it holds model-00001-of-0.*need their .*, so fetch that too"):
         Qwen3.from_pretrained(tmp_path)
@@ -172,9 +173,9 @@ def test_shards_without_their_index(tiny: Qwen3, tmp_path: Path) -> None:
     ids=["head", "rows"],
 )
 def test_a_config_that_does_not_fit_the_head(
-    change: dict[str, Any], words: str, tiny: Qwen3, tmp_path: Path
+    change: dict[str, Any], words: str, tmp_path: Path
 ) -> None:
-    tiny.save_pretrained(tmp_path)
+    tiny().save_pretrained(tmp_path)
     Qwen3Config.from_dict(small() | {"tie_word_embeddings": True} | change).to_json(tmp_path / "config.json")
     with pytest.raises(CheckpointError, match=words):
         Qwen3.from_pretrained(tmp_path)

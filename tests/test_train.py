@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import logging
 import math
 import random
 from collections.abc import Callable
@@ -183,6 +184,27 @@ def test_progress_is_for_a_terminal_on_stderr(terminal: bool, monkeypatch: pytes
     monkeypatch.setattr("sys.stderr", screen)
     bar = loop.progress_bar()
     assert bar.disable is not terminal and bar.console.file is screen and bar.live.transient
+
+
+def test_each_tenth_is_told(tmp_path: Path) -> None:
+    """And the first step of each call, to whoever listens."""
+    told: list[str] = []
+
+    class Listener(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            told.append(record.getMessage())
+
+    log, listener = logging.getLogger(loop.__name__), Listener()
+    log.addHandler(listener)
+    log.setLevel(logging.INFO)
+    try:
+        for stop_at in (10, None):
+            train(tiny(), replace(PLAN, steps=30), data_loss, tmp_path / "s1", stop_at=stop_at)
+    finally:
+        log.removeHandler(listener)
+        log.setLevel(logging.NOTSET)
+    assert all(line.startswith("s1: step ") and line.endswith(" left") for line in told)
+    assert [int(line.split()[2]) for line in told] == [1, 3, 6, 9, 11, 12, 15, 18, 21, 24, 27, 30]
 
 
 def test_a_log_makes_its_folders_and_goes_on(tmp_path: Path) -> None:

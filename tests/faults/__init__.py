@@ -13,6 +13,7 @@ __all__ = ["EQUIVALENT", "FAULTS", "Fault", "switched_on"]
 
 def _catalogue() -> tuple[list[Fault], list[Fault]]:
     from tests.faults import (
+        arguments,
         attention_and_experts,
         balancing,
         decoding,
@@ -38,6 +39,7 @@ def _catalogue() -> tuple[list[Fault], list[Fault]]:
     faults += [*first_hour.FAULTS, *forward.FAULTS]
     faults += files.FAULTS
     faults += stages.FAULTS
+    faults += arguments.FAULTS
     return faults, equivalent.FAULTS
 
 
