@@ -16,7 +16,7 @@ from qwen3_ref import facts
 from qwen3_ref.arrays import require_whole
 from qwen3_ref.rope import YARN_BOUNDS, yarn_problem
 from qwen3_ref.store.errors import one_line, quoted
-from qwen3_ref.store.files import read_json, write_atomically
+from qwen3_ref.store.files import cut_off, read_json, write_atomically
 from qwen3_ref.store.shipped import directory_of
 
 
@@ -192,7 +192,8 @@ class Qwen3Config:
             values = read_json(path, _CONFIG_BYTES)
         except (FileNotFoundError, NotADirectoryError):
             otherwise = "give a directory that holds a checkpoint and its config.json"
-            raise ConfigError(f"there is no {path}; {facts.way_out(directory, otherwise)}.") from None
+            way_out = cut_off(path.parent) or facts.way_out(directory, otherwise)
+            raise ConfigError(f"there is no {path}; {way_out}.") from None
         except OSError as error:
             raise ConfigError(
                 f"{path} cannot be read ({error.strerror}); check its kind and permissions."

@@ -23,8 +23,8 @@ from qwen3_ref.config import Qwen3Config
 from qwen3_ref.measure.accuracy import Row
 from qwen3_ref.model import Qwen3
 from qwen3_ref.tokenizer import Tokenizer
-from qwen3_ref.train import corpus as text
 from qwen3_ref.train import loop
+from qwen3_ref.train.corpus import Corpus, maths_documents, reasoning_documents, split_docstrings
 from qwen3_ref.train.queries import Query, Sample
 from qwen3_ref.train.recipes import pretrain
 from qwen3_ref.train.recipes.grpo import Grpo
@@ -195,15 +195,15 @@ def tiny(seed: int = 0, **changes: Any) -> Qwen3:
 
 
 @functools.cache
-def small_corpus() -> text.Corpus:
+def small_corpus() -> Corpus:
     """A corpus that is made in a moment: this package's own source, and little of the generated."""
     sources = [path.read_text("utf-8") for path in sorted(Path(loop.__file__).parent.rglob("*.py"))]
-    code, prose = zip(*map(text.split_docstrings, sources), strict=True)
+    code, prose = zip(*map(split_docstrings, sources), strict=True)
     return {
         "code": [f"{source}\n# {i}" for i in range(20) for source in code],
         "language": ["\n\n".join([*docstrings, str(i)]) for i in range(40) for docstrings in prose],
-        "maths": text.maths_documents(60_000),
-        "reasoning": text.reasoning_documents(80),
+        "maths": maths_documents(60_000),
+        "reasoning": reasoning_documents(80),
     }
 
 

@@ -25,9 +25,9 @@ from qwen3_ref.measure import balance_study
 from qwen3_ref.model import Qwen3, Trace
 from qwen3_ref.store.shipped import find_nano
 from qwen3_ref.tokenizer import Tokenizer
-from qwen3_ref.train import corpus as text
 from qwen3_ref.train import loop
 from qwen3_ref.train import run as run_module
+from qwen3_ref.train.corpus import DOMAINS
 from qwen3_ref.train.loop import Plan
 from qwen3_ref.train.recipes import balance, pretrain
 from qwen3_ref.train.recipes.balance import GlobalShares, Weights, accumulate, balancing_loss
@@ -385,7 +385,7 @@ def test_summary_by_hand() -> None:
 def test_the_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    documents = {domain: [f"{domain} {i * i} of {i}\n" * 5 for i in range(80)] for domain in text.DOMAINS}
+    documents = {domain: [f"{domain} {i * i} of {i}\n" * 5 for i in range(80)] for domain in DOMAINS}
     monkeypatch.setattr(run_module, "gather", lambda allow_other_text: documents)
     Tokenizer.from_pretrained(find_nano("qwen3-nano-base")).save_pretrained(tmp_path / "tokenizer")
     config = tiny(**SMALL).config

@@ -140,9 +140,9 @@ def test_evaluate_prints_and_writes_the_curves(
 def test_evaluate_interrupted_goes_on(
     small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
 ) -> None:
-    from qwen3_ref.measure import accuracy as evaluate
+    from qwen3_ref.measure import accuracy as accuracy_module
 
-    real, calls = evaluate.generate, [0]
+    real, calls = accuracy_module.generate, [0]
 
     def interrupt(*arguments: Any, **options: Any) -> Any:
         calls[0] += 1
@@ -150,7 +150,7 @@ def test_evaluate_interrupted_goes_on(
             raise KeyboardInterrupt
         return real(*arguments, **options)
 
-    monkeypatch.setattr(evaluate, "generate", interrupt)
+    monkeypatch.setattr(accuracy_module, "generate", interrupt)
     arguments = ["evaluate", str(small), *BUDGETS, "--out", str(tmp_path)]
     assert run(capsys, *arguments) == (130, "", "")
     log = (tmp_path / "rows.csv").read_text(encoding="utf-8")

@@ -15,8 +15,8 @@ from qwen3_ref.commands import evaluate as evaluate_command
 from qwen3_ref.commands import line as cli
 from qwen3_ref.config import Qwen3Config
 from qwen3_ref.decode.generation import Generated
-from qwen3_ref.measure import accuracy as evaluate_module
-from qwen3_ref.measure import rows as measure
+from qwen3_ref.measure import accuracy as accuracy_module
+from qwen3_ref.measure import rows as rows_module
 from qwen3_ref.measure.accuracy import Row, _row, curve_table, curves
 from qwen3_ref.measure.rows import Bench
 from qwen3_ref.measure.statistics import rises, wilson
@@ -34,9 +34,9 @@ from qwen3_ref.measure.table import (
     thresholds,
 )
 from qwen3_ref.model import Qwen3
-from qwen3_ref.tasks.problems import FAMILIES, Problem, make_problems, split_of
+from qwen3_ref.tasks.problems import FAMILIES, TEST_SEED, Problem, make_problems, split_of
 from qwen3_ref.tokenizer import Tokenizer
-from qwen3_ref.train import corpus as text
+from qwen3_ref.train.corpus import DOMAINS
 from qwen3_ref.train.recipes import general_rl, pretrain
 from qwen3_ref.train.recipes.general_rl import Task
 from qwen3_ref.train.run import Run
@@ -48,8 +48,8 @@ CONFIG = Qwen3Config(
     num_key_value_heads=1, head_dim=10, rope_theta=1e4, tie_word_embeddings=True, initializer_range=0.3,
     max_position_embeddings=4096,
 )  # fmt: skip
-SHIPPED = Path(measure.__file__).parents[1] / "data" / "nano" / "measured"
-STAGES = ["s1", "s2", "s3", "s3-no-abf", "cold-start", "grpo", "fusion", "general-rl", *measure.STUDENTS]
+SHIPPED = Path(rows_module.__file__).parents[1] / "data" / "nano" / "measured"
+STAGES = ["s1", "s2", "s3", "s3-no-abf", "cold-start", "grpo", "fusion", "general-rl", *rows_module.STUDENTS]
 
 
 def save(out: Path, stage: str, seed: int) -> None:
@@ -68,13 +68,13 @@ def family(out: Path) -> Run:
         save(out, f"grpo/steps/{step}", 20 + seed)
     run = Run(out)
     documents = [f"document {i} of some thirty words and so on" * 3 for i in range(300)]
-    vars(run)["corpus"] = {domain: [f"{domain} {d}" for d in documents] for domain in text.DOMAINS}
+    vars(run)["corpus"] = {domain: [f"{domain} {d}" for d in documents] for domain in DOMAINS}
     return run
 
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measure, "MAX_REPLY", 6)
+    monkeypatch.setattr(rows_module, "MAX_REPLY", 6)
 
 
 # -- numbers -------------------------------------------------------------------------------------------
@@ -165,7 +165,7 @@ def test_kept_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(Bench, "answers", answers)
     bench = Bench(Run(tmp_path), "fusion", 2)
-    assert found(measure._kept(bench, "grpo", "fusion", "F", (0, None))) == {
+    assert found(rows_module._kept(bench, "grpo", "fusion", "F", (0, None))) == {
         "F: thinking accuracy": (1.0, 7 / 8),
         "F: its change, same problems": (None, -1 / 8),
         "F: thinking accuracy, arithmetic": (1.0, 1.0),
@@ -191,7 +191,7 @@ def test_general_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     tools = [new | {"tool": x} for x in (0.5, 0.0, 1.0, 0.5)]
     old = [parts for four in zip(single, turns, limit, tools, strict=True) for parts in four]
     monkeypatch.setattr(Bench, "score", lambda self, stage, *_: old if stage == "fusion" else [new] * 16)
-    assert found(measure._general(Bench(Run(tmp_path), "general", 4))) == {
+    assert found(rows_module._general(Bench(Run(tmp_path), "general", 4))) == {
         "General RL: mode followed, ThinkFollow (several turns)": (0.5, 1.0),
         "General RL: mode followed, one turn": (0.25, 1.0),
         "General RL: format right": (0.75, 1.0),
@@ -225,7 +225,7 @@ def test_scores_go_to_their_tasks(tmp_path: Path) -> None:
     tasks = [Task([{"role": "user", "content": words}], rewards, {}) for words in said]
     bench = Bench(Run(tmp_path), "fusion", 4)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(measure, "generate", scripted)
+        patch.setattr(rows_module, "generate", scripted)
         parts = bench.score("grpo", "x", tasks)
     assert [found["mode"] for found in parts] == [1.0, 0.0, 1.0, 0.0]
     lines = (tmp_path / "measured" / "fusion" / "grpo-x.csv").read_text(encoding="utf-8").splitlines()
@@ -244,15 +244,15 @@ def test_every_row_and_only_test_problems(tmp_path: Path) -> None:
         return draw
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(measure, "MAX_REPLY", 6)
-        for module in (measure, general_rl, pretrain, evaluate_command):
+        patch.setattr(rows_module, "MAX_REPLY", 6)
+        for module in (rows_module, general_rl, pretrain, evaluate_command):
             patch.setattr(module, "make_problems", watched(make_problems))
         model = str(tmp_path / "grpo" / "model")
         assert cli.main(["evaluate", model, "--count", "1", "--budgets", "0", "--max-new-tokens", "4"]) == 0
-        assert set(drawn) == {("test", measure.TEST_SEED)}
-        for name in measure.ROWS:
+        assert set(drawn) == {("test", rows_module.TEST_SEED)}
+        for name in rows_module.ROWS:
             drawn.clear()
-            assert measure.measure_row(run, name, 4) == []
+            assert rows_module.measure_row(run, name, 4) == []
             assert {split for split, _ in drawn} == {"test"}
             assert not {seed for _, seed in drawn} & {0, 1}
             data = json.loads((tmp_path / "measured" / f"{name}.json").read_text(encoding="utf-8"))
@@ -260,18 +260,18 @@ def test_every_row_and_only_test_problems(tmp_path: Path) -> None:
             for item in data["items"]:
                 assert item["after"]["n"] >= (1 if item["unit"] == "minutes" else 4), item["what"]
     assert all(split_of(p.prompt) == "test" for p in Bench(run, "fusion", 4).problems(9))
-    words, missing = render(tmp_path / "measured", list(measure.ROWS))
+    words, missing = render(tmp_path / "measured", list(rows_module.ROWS))
     assert missing == []
     assert "GRPO, pass@1 in % by step (4 problems, `measure reasoning`): 0: 0.0, 10: 0.0, 170: 0.0." in words
     assert f"+ reinforcement learning: CPU-minutes (minutes) |  | {(90 + 60 * 9) * 2 / 60:.2f} |" in words
-    for name in measure.ROWS:
+    for name in rows_module.ROWS:
         lines = [x for x in words.splitlines() if x.endswith(f"| `python -m qwen3_ref measure {name}` |")]
         assert lines and all(line.count("|") == 6 for line in lines)
 
 
 def test_interrupted_and_gone_on_with(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Ctrl-C in the second batch; the same command answers only what is left, with the same result."""
-    asked, real = [0], evaluate_module.generate
+    asked, real = [0], accuracy_module.generate
 
     def counted(*arguments: Any, **options: Any) -> Any:
         asked[0] += 1
@@ -281,10 +281,10 @@ def test_interrupted_and_gone_on_with(tmp_path: Path, capsys: pytest.CaptureFixt
 
     results, calls = [], []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(measure, "MAX_REPLY", 6)
-        patch.setattr(measure, "COUNT", 4)
-        patch.setattr(measure.measure_row, "__defaults__", (4,))
-        patch.setattr(evaluate_module, "generate", counted)
+        patch.setattr(rows_module, "MAX_REPLY", 6)
+        patch.setattr(rows_module, "COUNT", 4)
+        patch.setattr(rows_module.measure_row, "__defaults__", (4,))
+        patch.setattr(accuracy_module, "generate", counted)
         for name, stop in (("whole", 0), ("broken", 2)):
             family(tmp_path / name)
             asked[0] = 0
@@ -307,7 +307,7 @@ def test_a_missing_stage_is_named_and_the_rest_is_measured(
     family(tmp_path)
     (tmp_path / "student-rl" / "model" / "config.json").unlink()
     (tmp_path / "on-policy" / "summary.json").unlink()
-    monkeypatch.setattr(measure.measure_row, "__defaults__", (4,))
+    monkeypatch.setattr(rows_module.measure_row, "__defaults__", (4,))
     assert cli.main(["measure", "distillation", "--run", str(tmp_path)]) == 1
     assert capsys.readouterr().err.splitlines() == [
         f"error: {tmp_path}/student-rl/model is not there; run --stage student-rl first, or --stage all.",
@@ -319,15 +319,15 @@ def test_a_missing_stage_is_named_and_the_rest_is_measured(
 
 def test_answers_of_another_model_are_refused(tmp_path: Path) -> None:
     run = family(tmp_path)
-    measure.measure_row(run, "reasoning", 4)
-    assert measure.stale(run) == []
+    rows_module.measure_row(run, "reasoning", 4)
+    assert rows_module.stale(run) == []
     save(tmp_path, "grpo", 99)
-    assert measure.stale(run) == [
+    assert rows_module.stale(run) == [
         f"{tmp_path}/grpo/model is not what `measure reasoning` measured; delete "
         f"{tmp_path}/measured/reasoning and run it again."
     ]
     with pytest.raises(ValueError, match=r"grpo-sampled.csv holds answers of another model"):
-        measure.measure_row(run, "reasoning", 4)
+        rows_module.measure_row(run, "reasoning", 4)
 
 
 def test_the_table_by_hand(tmp_path: Path) -> None:
@@ -354,7 +354,7 @@ def test_the_table_by_hand(tmp_path: Path) -> None:
 def test_families_of_the_bench() -> None:
     problems = Bench(Run(Path()), "fusion").problems(6)
     assert [p.family for p in problems[::6]] == list(FAMILIES)
-    kept = {p.prompt for f in FAMILIES for p in make_problems(f, "validation", 200, seed=measure.TEST_SEED)}
+    kept = {p.prompt for f in FAMILIES for p in make_problems(f, "validation", 200, seed=TEST_SEED)}
     assert not kept & {p.prompt for p in problems}
 
 
@@ -378,7 +378,7 @@ def test_rising_by_hand() -> None:
 
 LABELS = {
     item["id"]: item["what"]
-    for name in measure.ROWS
+    for name in rows_module.ROWS
     for item in json.loads((SHIPPED / f"{name}.json").read_text("utf-8"))["items"]
 }
 
@@ -423,7 +423,7 @@ def test_a_threshold_that_is_missed_is_named(
 def test_the_command_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "measured"
     folder.mkdir()
-    for name in measure.ROWS:
+    for name in rows_module.ROWS:
         (folder / f"{name}.json").write_text('{"items": []}', encoding="utf-8")
     reached(folder)
     arguments = ["measure", "check", "--run", str(tmp_path)]
@@ -443,5 +443,5 @@ def test_the_command_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
 
 
 def test_the_shipped_family_reaches_every_threshold() -> None:
-    missed = [told for good, told in thresholds(SHIPPED, list(measure.ROWS)) if not good]
+    missed = [told for good, told in thresholds(SHIPPED, list(rows_module.ROWS)) if not good]
     assert missed == []

@@ -21,9 +21,9 @@ from qwen3_ref.config import Qwen3Config
 from qwen3_ref.model import Qwen3
 from qwen3_ref.store.shipped import NANO
 from qwen3_ref.tokenizer import Tokenizer
-from qwen3_ref.train import corpus as text
 from qwen3_ref.train import rollout, stages
 from qwen3_ref.train import run as run_module
+from qwen3_ref.train.corpus import Corpus
 from qwen3_ref.train.loop import cross_entropy
 from qwen3_ref.train.recipes import distill, general_rl, pretrain, sft
 from qwen3_ref.train.recipes.distill import Distill
@@ -55,7 +55,7 @@ def little(stage: stages.Stage) -> stages.Stage:
 
 
 @pytest.fixture
-def common(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, corpus: text.Corpus) -> list[str]:
+def common(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, corpus: Corpus) -> list[str]:
     """Small models, few and short steps; what is left of the arguments of the command."""
     documents = {domain: documents[:150] for domain, documents in corpus.items()}
     monkeypatch.setattr(run_module, "gather", lambda allow_other_text: documents)
@@ -149,7 +149,7 @@ def test_the_whole_family(tmp_path: Path, common: list[str], capsys: pytest.Capt
 
 def test_tool_calls_are_learned_whole() -> None:
     """The example of a tool call has its definition in the prompt, and the loss is on the call."""
-    tokenizer = Tokenizer.from_pretrained(Path(text.__file__).parents[1] / "data/nano/qwen3-nano")
+    tokenizer = Tokenizer.from_pretrained("qwen3-nano")
     (problem,) = stages.make_problems("arithmetic", "train", 1)
     task = general_rl.tool_call(problem)
     example = sft.encode_example(tokenizer, [*task.messages, task.ideal], task.tools)

@@ -21,9 +21,10 @@ from qwen3_ref.reply import parse_reply
 from qwen3_ref.tasks import documents
 from qwen3_ref.tasks.problems import FAMILIES, Problem, make_problems
 from qwen3_ref.tokenizer import CONTROL_TOKENS, Tokenizer
-from qwen3_ref.train import corpus as text
+from qwen3_ref.train import corpus as corpus_module
 from qwen3_ref.train import loop
-from qwen3_ref.train import state as checkpoint
+from qwen3_ref.train import state as state_module
+from qwen3_ref.train.corpus import DOMAINS, Corpus, digest, split_docstrings, train_tokenizer
 from qwen3_ref.train.errors import TrainingError
 from qwen3_ref.train.loop import IGNORE, Plan, cross_entropy, train
 from qwen3_ref.train.recipes import pretrain, sft
@@ -34,8 +35,8 @@ PROBLEM = Problem("arithmetic", 2, "37+45-17 mod 100", "37+45=82\n82-17=65", "65
 
 
 @pytest.fixture(scope="module")
-def tokenizer(corpus: text.Corpus) -> Tokenizer:
-    return text.train_tokenizer(corpus)
+def tokenizer(corpus: Corpus) -> Tokenizer:
+    return train_tokenizer(corpus)
 
 
 def data_loss(model: Qwen3, step: int) -> tuple[Tensor, dict[str, float]]:
@@ -110,7 +111,7 @@ def test_nan_stops_before_it_spreads(tmp_path: Path, failure: Callable[[Tensor],
     with pytest.raises(TrainingError, match=rf"{what}.* in step 7 of 12; the state of step 4 .*intact"):
         train(model, PLAN, failing(6, failure), tmp_path)
     assert all(bool(w.isfinite().all()) for w in weights(model).values())
-    assert checkpoint.saved_step(tmp_path) == 4
+    assert state_module.saved_step(tmp_path) == 4
     train(model, PLAN, data_loss, tmp_path)
 
 
@@ -123,7 +124,7 @@ def test_full_disk_while_saving_keeps_the_last_state(tmp_path: Path, monkeypatch
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "save_file", full)
+        patch.setattr(state_module, "save_file", full)
         with pytest.raises(TrainingError, match=r"step 8 .*No space left.* step 4 is intact.*disk space"):
             train(tiny(), PLAN, data_loss, tmp_path)
     assert (tmp_path / STATE).read_bytes() == before
@@ -237,7 +238,7 @@ def test_gradients_are_clipped_and_bf16_runs(tmp_path: Path) -> None:
     train(model, plan, data_loss, tmp_path)
     optimizer = loop.make_optimizer(model, plan)
     about = {"config": model.config.to_dict(), "plan": loop.asdict(plan)}
-    assert checkpoint.load_state(tmp_path, model, optimizer, about) == 1
+    assert state_module.load_state(tmp_path, model, optimizer, about) == 1
     moments = [state["exp_avg"].norm() for state in optimizer.state.values()]
     assert 0 < float(torch.stack(moments).norm()) <= 1.01e-10  # (1 - 0.9) * clip
     assert {w.dtype for w in weights(model).values()} == {torch.float32}
@@ -257,23 +258,23 @@ def test_loss_by_hand_and_all_masked() -> None:
 
 def test_docstrings_are_cut_out() -> None:
     source = '"""Top."""\nimport os\n\n\nclass A:\n    """A\n    b."""\n\n    x = """kept"""\n'
-    assert text.split_docstrings(source) == ('import os\nclass A:\n    x = """kept"""', ["Top.", "A\n    b."])
+    assert split_docstrings(source) == ('import os\nclass A:\n    x = """kept"""', ["Top.", "A\n    b."])
 
 
 def test_other_text_is_an_error_that_can_be_overridden(monkeypatch: pytest.MonkeyPatch) -> None:
     own = {"code": ["a"], "language": ["b"]}
-    monkeypatch.setattr(text, "_installed", lambda: own)
-    monkeypatch.setattr(text, "maths_documents", lambda size: ["c"])
-    monkeypatch.setattr(text, "reasoning_documents", lambda count: ["d"])
-    hashes = {name: text.digest([letter]) for name, letter in zip(text.DOMAINS, "abcd", strict=True)}
+    monkeypatch.setattr(corpus_module, "_installed", lambda: own)
+    monkeypatch.setattr(corpus_module, "maths_documents", lambda size: ["c"])
+    monkeypatch.setattr(corpus_module, "reasoning_documents", lambda count: ["d"])
+    hashes = {name: digest([letter]) for name, letter in zip(DOMAINS, "abcd", strict=True)}
     recorded = {"packages": {"sympy": "1.0"}, "sha256": hashes}
-    monkeypatch.setattr(text, "RECORDED", recorded)
-    assert text.gather() == {**own, "maths": ["c"], "reasoning": ["d"]}
+    monkeypatch.setattr(corpus_module, "RECORDED", recorded)
+    assert corpus_module.gather() == {**own, "maths": ["c"], "reasoning": ["d"]}
     own["code"] = ["another file"]
     with pytest.raises(TrainingError, match=r"code text .*sympy .* instead of 1.0.*--allow-other-text"):
-        text.gather()
+        corpus_module.gather()
     with pytest.warns(UserWarning, match="weights will differ"):
-        assert text.gather(allow_other_text=True)["code"] == ["another file"]
+        assert corpus_module.gather(allow_other_text=True)["code"] == ["another file"]
 
 
 def test_look_ups_are_followed_to_a_number() -> None:
@@ -293,12 +294,12 @@ def test_look_ups_are_followed_to_a_number() -> None:
     assert 0.4 < lengths.count(1) / len(lengths) < 0.7 and max(lengths) >= 4
 
 
-def test_nano_tokenizer(tokenizer: Tokenizer, corpus: text.Corpus) -> None:
+def test_nano_tokenizer(tokenizer: Tokenizer, corpus: Corpus) -> None:
     """1,024 ids, the official control tokens last, digits alone; the same every time."""
     assert tokenizer.num_ids == 1024
     assert list(tokenizer.control_tokens) == list(CONTROL_TOKENS)
     assert list(tokenizer.control_tokens.values()) == list(range(998, 1024))
-    assert tokenizer.merges == text.train_tokenizer(corpus).merges
+    assert tokenizer.merges == train_tokenizer(corpus).merges
     for document in corpus["reasoning"][:20]:
         ids = tokenizer.encode(document)
         assert tokenizer.decode(ids) == document
@@ -318,7 +319,7 @@ def test_packing_by_hand(tokenizer: Tokenizer) -> None:
 
 
 @pytest.mark.parametrize("name", ["s1", "s3"])
-def test_rows_are_a_function_of_seed_and_step(name: str, tokenizer: Tokenizer, corpus: text.Corpus) -> None:
+def test_rows_are_a_function_of_seed_and_step(name: str, tokenizer: Tokenizer, corpus: Corpus) -> None:
     stage = pretrain.MIXES[name]
     streams, held_out = pretrain.make_streams(tokenizer, corpus)
     rows = pretrain.make_rows(stage, tokenizer, streams, seed=0, step=5)
@@ -326,11 +327,11 @@ def test_rows_are_a_function_of_seed_and_step(name: str, tokenizer: Tokenizer, c
     assert torch.equal(rows, pretrain.make_rows(stage, tokenizer, streams, seed=0, step=5))
     assert not torch.equal(rows, pretrain.make_rows(stage, tokenizer, streams, seed=0, step=6))
     assert not torch.equal(rows, pretrain.make_rows(stage, tokenizer, streams, seed=1, step=5))
-    for domain in text.DOMAINS:
+    for domain in DOMAINS:
         assert 0 < len(held_out[domain]) < len(streams[domain])
 
 
-def test_s3_has_the_length_mix(tokenizer: Tokenizer, corpus: text.Corpus) -> None:
+def test_s3_has_the_length_mix(tokenizer: Tokenizer, corpus: Corpus) -> None:
     """75% of the rows hold documents of 512 to 1,024 tokens, 25% of 128 to 512."""
     streams, _ = pretrain.make_streams(tokenizer, corpus)
     end = tokenizer.control_tokens["<|endoftext|>"]
@@ -346,12 +347,12 @@ def test_s3_has_the_length_mix(tokenizer: Tokenizer, corpus: text.Corpus) -> Non
     assert 0.68 < long / 400 < 0.82
 
 
-def test_domain_losses_of_a_model_that_knows_nothing(tokenizer: Tokenizer, corpus: text.Corpus) -> None:
+def test_domain_losses_of_a_model_that_knows_nothing(tokenizer: Tokenizer, corpus: Corpus) -> None:
     model = tiny()
     torch.nn.init.zeros_(model.model.embed_tokens.weight)
     _, held_out = pretrain.make_streams(tokenizer, corpus)
     losses = pretrain.domain_losses(model, held_out, context=64, tokens=512)
-    assert losses == {domain: pytest.approx(math.log(1024)) for domain in text.DOMAINS}
+    assert losses == {domain: pytest.approx(math.log(1024)) for domain in DOMAINS}
 
 
 def test_abf_changes_the_angles_and_no_weight() -> None:

@@ -369,8 +369,8 @@ def test_lines_tell_of_the_steps_where_no_bar_is_seen(
 
 def test_the_names_are_those_of_the_tables() -> None:
     """They are known before PyTorch is loaded."""
-    assert tuple(stages.STAGES) == names.STAGES and tuple(stages.EXTRA) == names.EXTRA
-    assert set(stages.SHIPPED.values()) <= set(names.STAGES)
+    assert tuple(stages.STAGES) == names.STAGE_NAMES and tuple(stages.EXTRA) == names.EXTRA_NAMES
+    assert set(stages.SHIPPED.values()) <= set(names.STAGE_NAMES)
 
 
 # -- the table of stages -------------------------------------------------------------------------------

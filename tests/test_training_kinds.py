@@ -19,8 +19,8 @@ from qwen3_ref.model import Qwen3
 from qwen3_ref.store.shipped import find_nano
 from qwen3_ref.tasks.problems import FAMILIES, Problem, is_correct, make_problems, solve
 from qwen3_ref.tokenizer import Tokenizer
-from qwen3_ref.train import corpus as text
 from qwen3_ref.train import rollout
+from qwen3_ref.train.corpus import DOMAINS, held_out, maths_documents
 from qwen3_ref.train.errors import TrainingError
 from qwen3_ref.train.loop import Log, Plan, train
 from qwen3_ref.train.queries import Query
@@ -180,17 +180,17 @@ def test_loss_by_domain_is_a_mean_over_rows() -> None:
 
 def test_held_out_documents_are_not_trained_on() -> None:
     tokenizer = nano_tokenizer()
-    corpus = {domain: [f"{domain} {i}" for i in range(80)] for domain in text.DOMAINS}
+    corpus = {domain: [f"{domain} {i}" for i in range(80)] for domain in DOMAINS}
     trained, kept = pretrain.make_streams(tokenizer, corpus)
     end = tokenizer.control_tokens["<|endoftext|>"]
-    for domain in text.DOMAINS:
+    for domain in DOMAINS:
         both = []
         for stream in (trained[domain], kept[domain]):
             documents = tokenizer.decode(stream.tolist()).split("<|endoftext|>")[:-1]
             assert int((stream == end).sum()) == len(documents)
             both.append(set(documents))
         assert not both[0] & both[1] and both[0] | both[1] == set(corpus[domain])
-        assert both[1] == {d for d in corpus[domain] if text.held_out(d)} != set()
+        assert both[1] == {d for d in corpus[domain] if held_out(d)} != set()
 
 
 # -- conversations -------------------------------------------------------------------------------------
@@ -375,7 +375,7 @@ def test_no_problems_are_no_error() -> None:
 def test_differences_and_quotients_keep_their_modulo() -> None:
     """Every line of generated maths is right modulo 100, by Python's own arithmetic."""
     kinds = set()
-    for document in text.maths_documents(20_000):
+    for document in maths_documents(20_000):
         for line in document.splitlines():
             if line[:1].isdigit() and "=" in line and " " not in line:
                 left, _, right = line.partition("=")

@@ -30,7 +30,7 @@ from qwen3_ref import facts
 from qwen3_ref.config import ConfigError, Qwen3Config
 from qwen3_ref.model import Qwen3
 from qwen3_ref.numpy_ref import NumpyQwen3
-from qwen3_ref.official import verify as weights
+from qwen3_ref.official import verify as verify_module
 from qwen3_ref.official.snapshots import fetch
 from qwen3_ref.store import checkpoint
 from qwen3_ref.store.checkpoint import INDEX, SINGLE, CheckpointError
@@ -276,6 +276,17 @@ def test_what_a_killed_write_left_is_removed(tmp_path: Path) -> None:
     assert not (tmp_path / ".unfinished").exists()
 
 
+def test_what_a_killed_write_left_is_named(tmp_path: Path) -> None:
+    """Where there is no checkpoint beside it."""
+    (tmp_path / ".unfinished").mkdir()
+    words = r"it holds \.unfinished, what a save that was killed has left, so save again"
+    with pytest.raises(ConfigError, match=f"there is no .*config.json; {words}"):
+        Qwen3.from_pretrained(tmp_path)
+    shutil.copyfile(reference("dense")[0] / "config.json", tmp_path / "config.json")
+    with pytest.raises(CheckpointError, match=f"there is neither .*; {words}"):
+        Qwen3.from_pretrained(tmp_path)
+
+
 def test_an_interrupt_clears_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
@@ -356,18 +367,18 @@ def snapshot(directory: Path) -> Path:
 
 
 def test_find_in_the_environment(nowhere: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert weights.find_official("Qwen3-0.6B") is None
+    assert verify_module.find_official("Qwen3-0.6B") is None
     monkeypatch.setenv("QWEN3_WEIGHTS", str(tmp_path))
-    assert weights.find_official("Qwen3-0.6B") is None
+    assert verify_module.find_official("Qwen3-0.6B") is None
     two = snapshot(tmp_path / "Qwen" / "Qwen3-0.6B")
-    assert weights.find_official("Qwen/Qwen3-0.6B") == two
+    assert verify_module.find_official("Qwen/Qwen3-0.6B") == two
     one = snapshot(tmp_path / "Qwen3-0.6B")
-    assert weights.find_official("Qwen3-0.6B") == one
+    assert verify_module.find_official("Qwen3-0.6B") == one
     monkeypatch.setenv("QWEN3_WEIGHTS", str(one))
-    assert weights.find_official("Qwen3-0.6B") == one
-    assert weights.find_official("Qwen3-0.6B-Base") is None
+    assert verify_module.find_official("Qwen3-0.6B") == one
+    assert verify_module.find_official("Qwen3-0.6B-Base") is None
     with pytest.raises(ConfigError, match="did you mean"):
-        weights.find_official("Qwen3-0.7B")
+        verify_module.find_official("Qwen3-0.7B")
 
 
 @pytest.mark.parametrize("revision", [REVISION, "f" * 40])
@@ -377,24 +388,24 @@ def test_find_in_the_hub_cache(revision: str, nowhere: Path) -> None:
     if revision != REVISION:  # whatever `main` is
         (repo / "refs").mkdir()
         (repo / "refs" / "main").write_text(revision, encoding="utf-8")
-    assert weights.find_official("Qwen3-0.6B") == directory
+    assert verify_module.find_official("Qwen3-0.6B") == directory
     assert fetch("Qwen3-0.6B") == directory  # nothing to download
     (directory / SINGLE).unlink()
-    assert weights.find_official("Qwen3-0.6B") is None
+    assert verify_module.find_official("Qwen3-0.6B") is None
 
 
 def test_an_incomplete_snapshot_is_none(nowhere: Path, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setenv("QWEN3_WEIGHTS", str(tmp_path))
     model = Qwen3.from_pretrained(reference("dense")[0])
     model.save_pretrained(tmp_path / "Qwen3-8B", max_shard_bytes=60_000)
-    assert weights.find_official("Qwen3-8B") == tmp_path / "Qwen3-8B"
+    assert verify_module.find_official("Qwen3-8B") == tmp_path / "Qwen3-8B"
     shard = next((tmp_path / "Qwen3-8B").glob("model-00002-*"))
     content = shard.read_bytes()
     shard.unlink()
-    assert weights.find_official("Qwen3-8B") is None
+    assert verify_module.find_official("Qwen3-8B") is None
     shard.write_bytes(content)
     (tmp_path / "Qwen3-8B" / "config.json").unlink()
-    assert weights.find_official("Qwen3-8B") is None
+    assert verify_module.find_official("Qwen3-8B") is None
 
 
 def test_fetch_asks_for_the_described_revision(nowhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -470,7 +481,7 @@ def test_a_partial_download_counts_for_the_room(nowhere: Path, monkeypatch: pyte
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     with pytest.raises(CheckpointError, match=r"needs 0.5 GB more .* has 0.5 GB free"):
         fetch("Qwen3-0.6B")
-    assert weights.find_official("Qwen3-0.6B") is None
+    assert verify_module.find_official("Qwen3-0.6B") is None
 
 
 # -- verify ------------------------------------------------------------------------------------
@@ -482,7 +493,7 @@ def statuses(findings: Any) -> dict[str, str]:
 
 @pytest.mark.parametrize("name", [n for n, m in facts.official_models().items() if m["config"]])
 def test_nothing_is_passed_without_a_snapshot(name: str, nowhere: Path) -> None:
-    findings = list(weights.verify(name))
+    findings = list(verify_module.verify(name))
     assert {finding.status for finding in findings} == {"not checked"}
     assert all("no snapshot on disk" in finding.detail for finding in findings)
     goldens = [f for f in findings if " in float32" in f.what or " in bfloat16" in f.what]
@@ -548,7 +559,7 @@ def official(published: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_sound_snapshot_passes_everything(official: Any) -> None:
-    findings = list(weights.verify("Qwen3-0.6B"))
+    findings = list(verify_module.verify("Qwen3-0.6B"))
     assert {finding.status for finding in findings} == {"passed"}, findings
     assert len(findings) == 14
     assert "weaker evidence" in findings[-1].detail and "weaker" not in findings[-2].detail
@@ -572,14 +583,14 @@ WRONG = {
 def test_a_wrong_number_fails_alone(what: str, official: Any) -> None:
     _, model, goldens = official
     WRONG[what](model, goldens)
-    failed = [finding.what for finding in weights.verify("Qwen3-0.6B") if finding.status == "failed"]
+    failed = [finding.what for finding in verify_module.verify("Qwen3-0.6B") if finding.status == "failed"]
     assert failed == [what]
 
 
 @pytest.mark.parametrize("name", NANO)
 @pytest.mark.parametrize("by", ["name", "directory"])
 def test_the_shipped_weights_have_hashes(name: str, by: str) -> None:
-    found = {f.what: f for f in weights.verify(name if by == "name" else find_nano(name))}
+    found = {f.what: f for f in verify_module.verify(name if by == "name" else find_nano(name))}
     passed = {what for what, finding in found.items() if finding.status == "passed"}
     assert passed == {
         "config.json", "tensor names, shapes and dtypes", "finite weights", "tokenizer ids",
@@ -596,7 +607,7 @@ def test_other_weights_under_a_nano_name_fail(monkeypatch: pytest.MonkeyPatch) -
     for file in right:
         wrong = right | {file: "0" * 64}
         monkeypatch.setattr(facts, "nano_hashes", lambda name, wrong=wrong: wrong)
-        failed = [f.what for f in weights.verify("qwen3-nano") if f.status == "failed"]
+        failed = [f.what for f in verify_module.verify("qwen3-nano") if f.status == "failed"]
         assert failed == ["sha256 of " + ("the weights" if file == SINGLE else file)]
 
 
@@ -606,14 +617,14 @@ def test_weights_that_are_no_numbers_fail(value: float, tmp_path: Path) -> None:
     with torch.no_grad():
         model.model.layers[-1].mlp.down_proj.weight[-1, -1] = value
     model.save_pretrained(tmp_path, dtype=torch.bfloat16)
-    failed = {f.what: f.detail for f in weights.verify(tmp_path) if f.status == "failed"}
+    failed = {f.what: f.detail for f in verify_module.verify(tmp_path) if f.status == "failed"}
     assert set(failed) == {"finite weights"} and "down_proj.weight holds NaN" in failed["finite weights"]
 
 
 def test_verify_says_which_checks_exist(nowhere: Path) -> None:
     """Without a snapshot: what would be checked if there were one, and what never can be."""
     for name in ("Qwen3-0.6B", "Qwen3-14B"):
-        details = {f.what: f.detail for f in weights.verify(name)}
+        details = {f.what: f.detail for f in verify_module.verify(name)}
         never = {what for what, detail in details.items() if "nothing was published" in detail}
         published = facts.official_models()[name]["checkpoint"]
         assert ("sha256 of the weights" in never) == ("file_sha256" not in published)
@@ -625,7 +636,7 @@ def test_unpublished_numbers_are_not_checked(official: Any) -> None:
     _, model, goldens = official
     model["checkpoint"] = {}
     goldens.clear()
-    found = statuses(weights.verify("Qwen3-0.6B"))
+    found = statuses(verify_module.verify("Qwen3-0.6B"))
     assert [what for what, status in found.items() if status == "passed"] == [
         "config.json", "tensor names, shapes and dtypes", "finite weights", "tokenizer ids",
         "sha256 of tokenizer.json",
@@ -636,7 +647,7 @@ def test_unpublished_numbers_are_not_checked(official: Any) -> None:
 def test_a_truncated_snapshot_fails_once(official: Any) -> None:
     directory, _, _ = official
     os.truncate(directory / SINGLE, 1000)
-    found = statuses(weights.verify("Qwen3-0.6B"))
+    found = statuses(verify_module.verify("Qwen3-0.6B"))
     assert found.pop("tensor names, shapes and dtypes") == "failed"
     assert found.pop("sha256 of the weights") == "failed"
     assert found["mean_over_vocab in float32"] == found["bytes of tensor data"] == "not checked"
@@ -648,26 +659,26 @@ def test_the_overstated_index_is_known(official: Any, monkeypatch: pytest.Monkey
     surplus = facts.about() | {"overstated_index": {"models": ["Qwen3-0.6B"], "bytes": 40}}
     monkeypatch.setattr(facts, "about", lambda: surplus)
     model["checkpoint"]["index_total_size"] = model["checkpoint"]["data_bytes"] + 40
-    finding = next(f for f in weights.verify("Qwen3-0.6B") if f.what == "bytes of tensor data")
+    finding = next(f for f in verify_module.verify("Qwen3-0.6B") if f.what == "bytes of tensor data")
     assert finding.status == "passed" and "40 more" in finding.detail
 
 
 def test_a_plain_directory(official: Any) -> None:
     directory, _, _ = official
-    found = statuses(weights.verify(directory))
+    found = statuses(verify_module.verify(directory))
     assert list(found.values()) == ["passed"] * 4 + ["not checked"] * 6
     Tokenizer.train(["too many tokens"] * 2, 282).save_pretrained(directory)
-    assert statuses(weights.verify(directory))["tokenizer ids"] == "passed"
+    assert statuses(verify_module.verify(directory))["tokenizer ids"] == "passed"
     many = Tokenizer.train([chr(a) + chr(b) for a in range(97, 117) for b in range(97, 117)], 400)
     many.save_pretrained(directory)
     assert many.num_ids > 320
-    assert statuses(weights.verify(directory))["tokenizer ids"] == "failed"
+    assert statuses(verify_module.verify(directory))["tokenizer ids"] == "failed"
     (directory / "tokenizer.json").unlink()
-    assert statuses(weights.verify(directory))["tokenizer ids"] == "not checked"
+    assert statuses(verify_module.verify(directory))["tokenizer ids"] == "not checked"
     (directory / "config.json").write_text("{}", encoding="utf-8")
-    assert statuses(weights.verify(directory))["config.json"] == "failed"
+    assert statuses(verify_module.verify(directory))["config.json"] == "failed"
     with pytest.raises(ConfigError, match="not an official"):
-        list(weights.verify("no/such/place"))
+        list(verify_module.verify("no/such/place"))
 
 
 def test_numpy_loads_what_we_write(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from qwen3_ref.measure.names import ROWS, require_row
+from qwen3_ref.measure.names import ROW_NAMES, require_row
 
 SHIPPED_RESULTS = Path(__file__).resolve().parents[1] / "data" / "nano" / "measured"
 
@@ -55,16 +55,16 @@ def command(args: argparse.Namespace, out: Console) -> int:
     torch.set_num_threads(1)  # two threads get in each other's way on layers so small
     run, folder = Run(out_of), SHIPPED_RESULTS if shipped else out_of / "measured"
     if args.row == "table":
-        text, missing = render(folder, list(ROWS))
+        text, missing = render(folder, list(ROW_NAMES))
         print(text, end="")
         missing += [] if shipped else stale(run)
     elif args.row == "check":
-        found = thresholds(folder, list(ROWS))
+        found = thresholds(folder, list(ROW_NAMES))
         missing = [sentence for reached, sentence in found if not reached]
         print("".join(f"{sentence}\n" for reached, sentence in found if reached), end="")
     else:
         missing = []
-        for row in ROWS if args.row == "all" else [args.row]:
+        for row in ROW_NAMES if args.row == "all" else [args.row]:
             start = time.monotonic()
             missing += measure_row(run, row)
             seconds = time.monotonic() - start

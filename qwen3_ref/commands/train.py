@@ -22,7 +22,7 @@ from qwen3_ref.commands.common import Misuse, at_least
 from qwen3_ref.store.progress import on_terminal
 from qwen3_ref.train.errors import Interrupted, TrainingError
 from qwen3_ref.train.lock import only_process
-from qwen3_ref.train.names import ALL, EXTRA, FAMILY, STAGES, require_stage
+from qwen3_ref.train.names import ALL, EXTRA_NAMES, FAMILY, STAGE_NAMES, require_stage
 
 LOGS = Path(__file__).resolve().parents[1] / "data" / "nano" / "logs"
 """Of the run that made the shipped weights."""
@@ -33,7 +33,7 @@ LOOP = "qwen3_ref.train.loop"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `train`."""
     parser.add_argument("family", choices=["nano"], metavar="nano", help="the only family there is")
-    stages = ", ".join([*STAGES, *EXTRA])
+    stages = ", ".join([*STAGE_NAMES, *EXTRA_NAMES])
     parser.add_argument("--stage", default=ALL, help=f"all (the default), family, or one of {stages}")
     parser.add_argument("--out", type=Path, default=Path("nano"), help="directory (./nano)")
     parser.add_argument("--seed", type=at_least(0, 2**32), default=0, help="(default: 0)")
@@ -72,7 +72,7 @@ def _train(args: argparse.Namespace) -> None:
 
     torch.set_num_threads(1)  # layers so small gain nothing from more, and the bits would depend on it
     run = Run(args.out, args.seed, args.scale, args.precision, args.allow_other_text)
-    names = STAGES if args.stage == ALL else [args.stage] if args.stage != FAMILY else []
+    names = STAGE_NAMES if args.stage == ALL else [args.stage] if args.stage != FAMILY else []
     done = [name for name in names if args.stage == ALL and (run.out / name / "summary.json").exists()]
     if len(names) > 1:
         left = [name for name in names if name not in done]

@@ -285,6 +285,9 @@ def _append_log(log: Path | None, run: str, rows: list[Row]) -> None:
             writer.writerow(asdict(row) | {"run": run})
 
 
+# -- the curves -------------------------------------------------------------------------------------
+
+
 ALL = "all"
 
 

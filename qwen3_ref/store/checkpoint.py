@@ -23,7 +23,9 @@ from safetensors import SafetensorError
 
 from qwen3_ref.store.errors import CheckpointError, quoted, reason
 from qwen3_ref.store.files import (
+    UNFINISHED,
     cannot_write,
+    cut_off,
     disguise,
     open_regular,
     parse_json,
@@ -270,6 +272,7 @@ def _open(directory: Path) -> Checkpoint:
                 if len(parts) == 1
                 else f"shards that need their {INDEX}, so fetch that too"
             )
+        hint = cut_off(directory) or hint
         raise CheckpointError(f"there is neither {SINGLE} nor {INDEX} in {directory}; {hint}.")
     weight_map = read_index(index)
     tensors: dict[str, Stored] = {}
@@ -419,7 +422,7 @@ def write_checkpoint(
 
     sizes: bytes of each tensor by official name, in order. write_config(file) and
     write_shard(names, file) write one file each. All of them are written beside the old files, in
-    `.unfinished/`, and take their places at the end, when all bytes are on the disk: a write that
+    UNFINISHED, and take their places at the end, when all bytes are on the disk: a write that
     fails or is killed leaves the old checkpoint as it was. What a killed one left behind, the next
     removes. Other files of the directory are not touched.
     Raises CheckpointError (a full disk, no permission) and ValueError (a bad max_shard_bytes or path).
@@ -441,7 +444,7 @@ def write_checkpoint(
     count = len(shards)
     files = [f"model-{i:05d}-of-{count:05d}.safetensors" for i in range(1, count + 1)]
     files = files if count > 1 else [SINGLE]
-    unfinished = target / ".unfinished"
+    unfinished = target / UNFINISHED
     new_folder, moving = not target.exists(), False
     try:
         target.mkdir(parents=True, exist_ok=True)

@@ -13,6 +13,8 @@ from typing import Any
 
 from qwen3_ref.store.errors import quoted
 
+UNFINISHED = ".unfinished"
+"""The folder in which a checkpoint is written, until it takes its place."""
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _MOST_VALUES = 1_500_000  # in one JSON text: two and a half times those of the official tokenizer.json
 
@@ -105,6 +107,13 @@ def no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
         raise ValueError(f"it gives {quoted(twice)} twice")
     return values
+
+
+def cut_off(directory: Path) -> str | None:
+    """The way out where a save was killed and left no checkpoint, else None."""
+    if not (directory / UNFINISHED).is_dir():
+        return None
+    return f"it holds {UNFINISHED}, what a save that was killed has left, so save again, which removes that"
 
 
 def write_atomically(path: str | os.PathLike[str], content: str | bytes) -> None:

@@ -118,6 +118,14 @@ FAULTS = [
         by=("test_arguments:test_a_config_that_is_none",),
     ),
     Fault(
+        name="killed-save-unsaid",
+        words="of a folder that a killed save has left it is said that it holds no checkpoint, and no more",
+        module="store.files",
+        right="    if not (directory / UNFINISHED).is_dir():",
+        wrong="    if not (directory / UNFINISHED.upper()).is_dir():",
+        by=("test_weights:test_what_a_killed_write_left_is_named",),
+    ),
+    Fault(
         name="base-by-name-unsaid",
         words="a checkpoint is taken for a Base model by its name, and nobody is told",
         module="decode.profile",
