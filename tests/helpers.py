@@ -10,9 +10,14 @@ from __future__ import annotations
 import atexit
 import copy
 import functools
+import json
 import math
+import os
+import re
 import shutil
 import tempfile
+from collections.abc import Mapping, Set
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -214,3 +219,72 @@ def row(problem: int, correct: bool, **changes: Any) -> Row:
         ended="stop", answer="1",
     )  # fmt: skip
     return Row(**values | changes)
+
+
+# -- what was recorded -----------------------------------------------------------------------------------
+
+RECORD = Path(__file__).parent / "recorded.json"
+
+
+def shown(value: Any) -> str:
+    """A value as text that is the same in every process: no addresses, sets in order."""
+    if is_dataclass(value) and not isinstance(value, type):
+        inner = ", ".join(f"{f.name}={shown(getattr(value, f.name))}" for f in fields(value) if f.init)
+        return f"{type(value).__name__}({inner})"
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{shown(k)}: {shown(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, Set):
+        return "{" + ", ".join(sorted(map(shown, value))) + "}"
+    if isinstance(value, list | tuple):
+        return "(" + ", ".join(map(shown, value)) + ")"
+    if isinstance(value, re.Pattern):
+        return f"re {value.pattern!r} {value.flags}"
+    if isinstance(value, functools.partial):
+        return f"partial({shown(value.func)}, {shown(value.args)}, {shown(value.keywords)})"
+    if isinstance(value, Path):
+        return value.name
+    if callable(value) and hasattr(value, "__qualname__"):
+        return str(value.__qualname__)
+    if value is None or isinstance(value, bool | int | float | str | bytes | torch.dtype):
+        return repr(value)
+    return type(value).__name__
+
+
+def number(value: Any) -> float | None:
+    try:
+        return None if value is None or isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        return None
+
+
+def differences(got: Any, want: Any, where: str = "") -> list[str]:
+    """Places where two JSON values differ by more than rounding."""
+    if isinstance(want, dict) and isinstance(got, dict):
+        if list(got) != list(want):
+            return [f"{where}: {list(got)} instead of {list(want)}"]
+        return [d for key in want for d in differences(got[key], want[key], f"{where}/{key}")]
+    if isinstance(want, list) and isinstance(got, list):
+        if len(got) != len(want):
+            return [f"{where}: {len(got)} instead of {len(want)}"]
+        return [
+            d
+            for i, pair in enumerate(zip(got, want, strict=True))
+            for d in differences(*pair, f"{where}/{i}")
+        ]
+    one, other = number(got), number(want)
+    if one is not None and other is not None and math.isclose(one, other, rel_tol=2e-3, abs_tol=2e-5):
+        return []
+    return [] if got == want else [f"{where}: {got!r} instead of {want!r}"]
+
+
+def require_recorded(name: str, found: Any) -> None:
+    """Compare with what recorded.json has under this name: numbers may differ by rounding (0.2%).
+
+    With RECORD_ANEW=1 in the environment it is written there instead; the diff shows what has changed.
+    """
+    got, record = json.loads(json.dumps(found)), json.loads(RECORD.read_text("utf-8"))
+    if os.environ.get("RECORD_ANEW"):
+        record[name] = got
+        RECORD.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    unlike = differences(got, record[name])
+    assert not unlike, f"not as recorded (see require_recorded), {name}:\n" + "\n".join(unlike[:10])

@@ -40,7 +40,7 @@ from qwen3_ref.train.corpus import DOMAINS
 from qwen3_ref.train.recipes import general_rl, pretrain
 from qwen3_ref.train.recipes.general_rl import Task
 from qwen3_ref.train.run import Run
-from tests.helpers import row
+from tests.helpers import require_recorded, row
 
 TOK = Tokenizer.train(["12 + 34 is 46 and so on"], 300)
 CONFIG = Qwen3Config(
@@ -234,7 +234,7 @@ def test_scores_go_to_their_tasks(tmp_path: Path) -> None:
 
 def test_every_row_and_only_test_problems(tmp_path: Path) -> None:
     """All rows on a small family: complete, on the test split, with the seed that tuning did not use."""
-    run, drawn = family(tmp_path), list[tuple[str, int]]()
+    run, drawn, measured = family(tmp_path), list[tuple[str, int]](), dict[str, Any]()
 
     def watched(make: Callable[..., list[Problem]]) -> Callable[..., list[Problem]]:
         def draw(name: str, split: str, count: int, difficulty: Any = None, seed: int = 0, **k: Any) -> Any:
@@ -257,8 +257,10 @@ def test_every_row_and_only_test_problems(tmp_path: Path) -> None:
             assert not {seed for _, seed in drawn} & {0, 1}
             data = json.loads((tmp_path / "measured" / f"{name}.json").read_text(encoding="utf-8"))
             assert data["split"] == "test" and data["items"] and not data["missing"]
+            measured[name] = {key: data[key] for key in data if key not in ("seconds", "weights")}
             for item in data["items"]:
                 assert item["after"]["n"] >= (1 if item["unit"] == "minutes" else 4), item["what"]
+    require_recorded("measured rows", measured)
     assert all(split_of(p.prompt) == "test" for p in Bench(run, "fusion", 4).problems(9))
     words, missing = render(tmp_path / "measured", list(rows_module.ROWS))
     assert missing == []

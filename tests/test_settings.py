@@ -8,20 +8,17 @@ diff shows what has changed.
 from __future__ import annotations
 
 import ast
-import functools
 import importlib
 import inspect
-import re
-from collections.abc import Iterator, Mapping, Set
-from dataclasses import fields, is_dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
-import torch
 
 import qwen3_ref
+from tests.helpers import shown
 
 PACKAGE = Path(qwen3_ref.__file__).parent
 RECORD = Path(__file__).parent / "settings.txt"
@@ -33,30 +30,6 @@ FILES = [
 ]
 LEFT_OUT = {"HELP", "T", "_FULL", "_OUTPUT"}
 """A text for people, a variable of types, and numbers that are the system's own."""
-
-
-def shown(value: Any) -> str:
-    """A value as text that is the same in every process: no addresses, sets in order."""
-    if is_dataclass(value) and not isinstance(value, type):
-        inner = ", ".join(f"{f.name}={shown(getattr(value, f.name))}" for f in fields(value) if f.init)
-        return f"{type(value).__name__}({inner})"
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{shown(k)}: {shown(v)}" for k, v in value.items()) + "}"
-    if isinstance(value, Set):
-        return "{" + ", ".join(sorted(map(shown, value))) + "}"
-    if isinstance(value, list | tuple):
-        return "(" + ", ".join(map(shown, value)) + ")"
-    if isinstance(value, re.Pattern):
-        return f"re {value.pattern!r} {value.flags}"
-    if isinstance(value, functools.partial):
-        return f"partial({shown(value.func)}, {shown(value.args)}, {shown(value.keywords)})"
-    if isinstance(value, Path):
-        return value.name
-    if callable(value) and hasattr(value, "__qualname__"):
-        return str(value.__qualname__)
-    if value is None or isinstance(value, bool | int | float | str | bytes | torch.dtype):
-        return repr(value)
-    return type(value).__name__
 
 
 def constants(module: ModuleType, tree: ast.Module) -> Iterator[tuple[str, Any]]:
