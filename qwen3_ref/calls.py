@@ -277,7 +277,12 @@ def _xml_call(text: str, inside: int, stop: int, marks: Mapping[int, str], schem
         notes.append("has no <tool_call> before it; it is read all the same")
     elif not end[1]:
         notes.append("is not closed; its function is, and is read")
-    schema = schemas.get(name)
+    arguments = _typed_arguments(values, schemas.get(name), notes)
+    return {"name": name, "arguments": arguments}, *end, notes
+
+
+def _typed_arguments(values: Sequence[tuple[str, str]], schema: Any, notes: list[str]) -> Json:
+    """The texts of the parameters as values of their types; a note for each that is of none."""
     arguments: Json = {}
     for given, value in values:
         if given in arguments:
@@ -290,7 +295,7 @@ def _xml_call(text: str, inside: int, stop: int, marks: Mapping[int, str], schem
             kinds = " or ".join(dict.fromkeys(repr(kind) for kind, _ in _kinds(own, schema)))
             which = f"gives {quoted(given)} as {quoted(value)}, which is not of type {kinds}"
             notes.append(f"{which}; it is left a string")
-    return {"name": name, "arguments": arguments}, *end, notes
+    return arguments
 
 
 def schemas_of(tools: Sequence[Json]) -> Json:

@@ -510,34 +510,56 @@ def _impossible(c: Qwen3Config) -> str | None:
     for name, right in _FIXED.items():
         if getattr(c, name, right) != right:
             return f"{name} is {quoted(getattr(c, name))}; Qwen3's text models have {right!r}."
-    if c.rope_scaling is not None:
-        if not isinstance(c.rope_scaling, Mapping):
-            found = quoted(c.rope_scaling)
-            return f"rope_scaling is {found}; it must be an object with a rope_type, or null."
-        kind = c.rope_scaling.get("rope_type")
-        if kind not in ("default", "yarn"):
-            return f"rope_type {quoted(kind)} in rope_scaling is not supported; use 'yarn' or none."
-        if unknown := [key for key in c.rope_scaling if key not in _ROPE_KEYS]:
-            return _unknown_rope_key(unknown[0])
-        if c.rope_scaling.get("rope_theta") not in (None, c.rope_theta):
-            return f"rope_theta is {c.rope_theta} and another in rope_scaling; keep one of them."
-        if kind == "yarn" and (problem := yarn_problem(c.rope_scaling, c.max_position_embeddings)):
-            return problem
-        original = c.rope_scaling.get("original_max_position_embeddings")
-        if kind == "yarn" and original is not None and original > c.max_position_embeddings:
-            return (
-                f"original_max_position_embeddings in rope_scaling is {original:,} and the whole "
-                f"max_position_embeddings {c.max_position_embeddings:,}; YaRN stretches a part of it or all, "
-                f"so take both from the official config.json."
-            )
-        if c.context_length > _LARGEST:
-            return f"factor in rope_scaling makes a context of {c.context_length:,}; give a smaller one."
+    if c.rope_scaling is not None and (problem := _impossible_rope(c, c.rope_scaling)):
+        return problem
     beyond = [layer for layer in c.mlp_only_layers if layer >= c.num_hidden_layers]
     if beyond:
         return (
             f"mlp_only_layers names layer {beyond[0]} and the last of {c.num_hidden_layers} layers is "
             f"{c.num_hidden_layers - 1}; layers count from 0."
         )
+    if problem := _too_large(c):
+        return problem
+    if not c.is_moe:
+        given = [name for name in _MOE_FIELDS if getattr(c, name) is not None]
+        return f"{given[0]} is set but model_type is 'qwen3'; use 'qwen3_moe'." if given else None
+    assert c.num_experts is not None and c.num_experts_per_tok is not None
+    if not 1 <= c.num_experts_per_tok <= c.num_experts:
+        return (
+            f"num_experts_per_tok is {c.num_experts_per_tok} but num_experts is {c.num_experts}; "
+            f"a token can be sent to 1 to {c.num_experts} experts."
+        )
+    return None
+
+
+def _impossible_rope(c: Qwen3Config, scaling: Any) -> str | None:
+    """Why its rope_scaling cannot be, in one sentence, or None."""
+    if not isinstance(scaling, Mapping):
+        found = quoted(scaling)
+        return f"rope_scaling is {found}; it must be an object with a rope_type, or null."
+    kind = scaling.get("rope_type")
+    if kind not in ("default", "yarn"):
+        return f"rope_type {quoted(kind)} in rope_scaling is not supported; use 'yarn' or none."
+    if unknown := [key for key in scaling if key not in _ROPE_KEYS]:
+        return _unknown_rope_key(unknown[0])
+    if scaling.get("rope_theta") not in (None, c.rope_theta):
+        return f"rope_theta is {c.rope_theta} and another in rope_scaling; keep one of them."
+    if kind == "yarn" and (problem := yarn_problem(scaling, c.max_position_embeddings)):
+        return problem
+    original = scaling.get("original_max_position_embeddings")
+    if kind == "yarn" and original is not None and original > c.max_position_embeddings:
+        return (
+            f"original_max_position_embeddings in rope_scaling is {original:,} and the whole "
+            f"max_position_embeddings {c.max_position_embeddings:,}; YaRN stretches a part of it or all, "
+            f"so take both from the official config.json."
+        )
+    if c.context_length > _LARGEST:
+        return f"factor in rope_scaling makes a context of {c.context_length:,}; give a smaller one."
+    return None
+
+
+def _too_large(c: Qwen3Config) -> str | None:
+    """Why no machine holds such a model, in one sentence, or None."""
     widths = [c.vocab_size, c.intermediate_size, c.num_attention_heads * c.head_dim]
     if c.is_moe:
         assert c.num_experts is not None and c.moe_intermediate_size is not None
@@ -551,14 +573,5 @@ def _impossible(c: Qwen3Config) -> str | None:
         return (
             f"hidden_size is {c.hidden_size:,} beside a width of {max(widths):,}, a matrix of more than a "
             f"trillion weights; check the sizes."
-        )
-    if not c.is_moe:
-        given = [name for name in _MOE_FIELDS if getattr(c, name) is not None]
-        return f"{given[0]} is set but model_type is 'qwen3'; use 'qwen3_moe'." if given else None
-    assert c.num_experts is not None and c.num_experts_per_tok is not None
-    if not 1 <= c.num_experts_per_tok <= c.num_experts:
-        return (
-            f"num_experts_per_tok is {c.num_experts_per_tok} but num_experts is {c.num_experts}; "
-            f"a token can be sent to 1 to {c.num_experts} experts."
         )
     return None

@@ -318,52 +318,60 @@ def read_index(index: Path) -> dict[str, str]:
     return dict(weight_map)
 
 
-def _read_header(path: Path) -> dict[str, Stored]:
-    """The tensors of one safetensors file, every range checked against the file's size."""
+def _corrupt(path: Path, reason: str) -> CheckpointError:
+    return CheckpointError(f"{path} is corrupt: {reason}; fetch it again.")
 
-    def corrupt(reason: str) -> CheckpointError:
-        return CheckpointError(f"{path} is corrupt: {reason}; fetch it again.")
 
+def _entries(path: Path) -> tuple[dict[str, Any], int, int]:
+    """The entries of a safetensors header, nothing about them judged yet; where the data begin, and the
+    size of the file."""
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         prefix = file.read(8)
         if len(prefix) < 8:
-            raise corrupt(f"it has {size} bytes and not even a header length")
+            raise _corrupt(path, f"it has {size} bytes and not even a header length")
         length = int.from_bytes(prefix, "little")
         if other := disguise(prefix + file.read(192)):
             raise CheckpointError(f"{path} holds no weights: {other}.")
         file.seek(8)
+        claim = f"its header claims {length} bytes"
         if length > size - 8:
-            raise corrupt(f"its header claims {length} bytes and the file has {size}")
+            raise _corrupt(path, f"{claim} and the file has {size}")
         if length > _LONGEST_HEADER:
-            raise corrupt(f"its header claims {length} bytes, and more than {_LONGEST_HEADER} are not read")
+            raise _corrupt(path, f"{claim}, and more than {_LONGEST_HEADER} are not read")
         text = file.read(length)
         try:
             header = parse_json(text)
         except ValueError as error:
-            raise corrupt(f"its header is not JSON ({error})") from None
+            raise _corrupt(path, f"its header is not JSON ({error})") from None
     if not isinstance(header, dict):
-        raise corrupt(f"its header is a {type(header).__name__}")
+        raise _corrupt(path, f"its header is a {type(header).__name__}")
     if not text.startswith(b"{"):
-        raise corrupt("its header does not begin with {")
+        raise _corrupt(path, "its header does not begin with {")
     words = header.pop("__metadata__", None)
     words = {} if words is None else words
     if not isinstance(words, dict) or not all(isinstance(word, str) for word in words.values()):
-        raise corrupt("its __metadata__ is no object of strings")
-    data = 8 + length
+        raise _corrupt(path, "its __metadata__ is no object of strings")
+    return header, 8 + length, size
+
+
+def _read_header(path: Path) -> dict[str, Stored]:
+    """The tensors of one safetensors file, every range checked against the file's size."""
+    header, data, size = _entries(path)
     tensors: dict[str, Stored] = {}
     ranges: list[tuple[int, int, str]] = []
     for name, entry in header.items():
         try:
             (begin, end), dtype, shape = entry["data_offsets"], entry["dtype"], entry["shape"]
         except (KeyError, TypeError, ValueError):
-            raise corrupt(f"the header's entry of {name} is malformed") from None
+            raise _corrupt(path, f"the header's entry of {name} is malformed") from None
         numbers = [begin, end, *shape] if isinstance(shape, list) and len(shape) <= 16 else [None]
         if not isinstance(dtype, str) or any(type(n) is not int or not 0 <= n < 2**63 for n in numbers):
-            raise corrupt(f"the header's entry of {name} is malformed")
+            raise _corrupt(path, f"the header's entry of {name} is malformed")
         if dtype in _BYTES and end - begin != math.prod(shape) * _BYTES[dtype] or end < begin:
-            raise corrupt(
-                f"{name} has {end - begin} bytes where shape {quoted(shape)} of {quoted(dtype)} needs others"
+            raise _corrupt(
+                path,
+                f"{name} has {end - begin} bytes where shape {quoted(shape)} of {quoted(dtype)} needs others",
             )
         if data + end > size:
             raise CheckpointError(
@@ -375,10 +383,10 @@ def _read_header(path: Path) -> dict[str, Stored]:
     position = 0
     for begin, end, name in sorted(ranges):
         if begin != position:
-            raise corrupt(f"{name} starts at {begin} where the data before it ends at {position}")
+            raise _corrupt(path, f"{name} starts at {begin} where the data before it ends at {position}")
         position = end
     if data + position != size:
-        raise corrupt(f"it goes on for {size - data - position} bytes after the last tensor")
+        raise _corrupt(path, f"it goes on for {size - data - position} bytes after the last tensor")
     return tensors
 
 
