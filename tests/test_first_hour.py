@@ -187,6 +187,10 @@ WRONG: list[tuple[str, int, str]] = [
     ("measure Fusoin", 1, "did you mean fusion"),
     ("measure all --run ./nowhere", 0, "nowhere"),
     ("measure all --run file", 0, "file"),
+    ("measure all --run empty", 1, "no stage has been trained in empty; give the --out of `train nano`"),
+    ("measure fusion --run empty", 1, "no stage has been trained in empty"),
+    ("measure table --run empty", 1, "nothing is measured in empty/measured; run `measure all` first"),
+    ("measure check --run empty", 1, "nothing is measured in empty/measured; run `measure all` first"),
     ("measure all --run", 2, "--run: expected one argument"),
     ("measure table --rnu .", 2, "did you mean --run"),
 ]

@@ -262,6 +262,9 @@ def test_what_takes_long_before_the_first_step_shows_progress(monkeypatch: pytes
 
 def test_nothing_measured_is_no_result(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     result = tmp_path / "measured" / "reasoning.json"
+    trained = tmp_path / "s1" / "model"  # a stage that this row does not need
+    trained.mkdir(parents=True)
+    (trained / "config.json").touch()
     for before in (None, '{"items": ["older"]}'):
         if before:
             result.parent.mkdir()

@@ -46,6 +46,12 @@ def command(args: argparse.Namespace, out: Console) -> int:
         print("These are the results that come with the package; --run names others.", file=sys.stderr)
     elif not out_of.is_dir():
         raise ValueError(f"there is no directory {out_of}; give the --out of `train nano` as --run.")
+    folder = SHIPPED_RESULTS if shipped else out_of / "measured"
+    if args.row in ("table", "check"):
+        if not any(folder.glob("*.json")):
+            raise ValueError(f"nothing is measured in {folder}; run `measure all` first.")
+    elif not any(out_of.glob("*/model/config.json")):
+        raise ValueError(f"no stage has been trained in {out_of}; give the --out of `train nano` as --run.")
     import torch
 
     from qwen3_ref.measure.rows import measure_row, stale
@@ -53,7 +59,7 @@ def command(args: argparse.Namespace, out: Console) -> int:
     from qwen3_ref.train.run import Run
 
     torch.set_num_threads(1)  # two threads get in each other's way on layers so small
-    run, folder = Run(out_of), SHIPPED_RESULTS if shipped else out_of / "measured"
+    run = Run(out_of)
     if args.row == "table":
         text, missing = render(folder, list(ROW_NAMES))
         print(text, end="")
