@@ -157,6 +157,19 @@ def test_both_spellings_are_the_same(tmp_path: Path) -> None:
     assert new.rope_theta == 1_000_000 and dict(new.rope_scaling or {}) == yarn
 
 
+def test_either_name_of_the_dtype_is_read() -> None:
+    """torch_dtype in the official files, dtype in those of transformers 5; null is absent."""
+    values = {k: v for k, v in DENSE.items() if k not in ("dtype", "torch_dtype")}
+    for given, want in (
+        ({"torch_dtype": "float16"}, "float16"),
+        ({"dtype": "float16"}, "float16"),
+        ({"torch_dtype": None, "dtype": "float32"}, "float32"),
+        ({}, "bfloat16"),
+        ({"dtype": None}, "bfloat16"),
+    ):
+        assert Qwen3Config.from_dict(values | given).torch_dtype == want
+
+
 def test_transformers_reads_all_tiny_cases(tmp_path: Path) -> None:
     for name, settings in CASES.items():
         kind = transformers.Qwen3MoeConfig if "num_experts" in settings else transformers.Qwen3Config

@@ -204,10 +204,10 @@ def test_the_mix_of_retrieval(monkeypatch: pytest.MonkeyPatch) -> None:
         return []
 
     monkeypatch.setattr(text, "make_problems", noted)
-    assert text.reasoning_documents(80) == []
+    assert text.reasoning_documents(84) == []
     assert asked == [
-        ("arithmetic", "train", 80, {}), ("counting", "train", 80, {}), ("conversion", "train", 80, {}),
-        ("retrieval", "train", 40, {}), *(("retrieval", "train", 10, {"lines": n}) for n in (20, 28, 36, 44)),
+        ("arithmetic", "train", 84, {}), ("counting", "train", 84, {}), ("conversion", "train", 84, {}),
+        ("retrieval", "train", 44, {}), *(("retrieval", "train", 10, {"lines": n}) for n in (20, 28, 36, 44)),
     ]  # fmt: skip
 
 
