@@ -232,6 +232,28 @@ def test_scores_go_to_their_tasks(tmp_path: Path) -> None:
     assert lines[:3] == ["task,format,mode,correct,length,tool", "0,,1,,,", "1,,0,,,"]
 
 
+def test_how_stages_are_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A flag for stages that know them; without thinking always /no_think and the empty block."""
+    family(tmp_path)
+    (problem,), said = make_problems("arithmetic", "test", 1), dict[tuple[bool, str], str]()
+
+    def noted(*_: Any, prompt: Callable[..., list[int]], **options: Any) -> list[Row]:
+        said.update(
+            {(flags, mode): TOK.decode(prompt(problem, mode)) for mode in ("thinking", "non-thinking")}
+        )
+        return []
+
+    monkeypatch.setattr(rows_module, "evaluate", noted)
+    for flags in (False, True):
+        assert Bench(Run(tmp_path), "fusion").answers("grpo", "x", [problem], flags=flags) == []
+    turn = f"<|im_start|>user\n{problem.prompt}%s<|im_end|>\n<|im_start|>assistant\n"
+    quiet = turn % " /no_think" + "<think>\n\n</think>\n\n"
+    assert said == {
+        (False, "thinking"): turn % "", (True, "thinking"): turn % " /think",
+        (False, "non-thinking"): quiet, (True, "non-thinking"): quiet,
+    }  # fmt: skip
+
+
 def test_every_row_and_only_test_problems(tmp_path: Path) -> None:
     """All rows on a small family: complete, on the test split, with the seed that tuning did not use."""
     run, drawn, measured = family(tmp_path), list[tuple[str, int]](), dict[str, Any]()
