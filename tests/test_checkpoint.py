@@ -548,6 +548,37 @@ def test_progress_shows_in_a_terminal_when_it_takes_long() -> None:
     assert on_a_terminal(SLOWLY, "30").split() == ["done"]  # not even a control sequence
 
 
+@pytest.mark.parametrize("after", [1.0, 5.0])
+def test_one_bar_from_the_second_on(after: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not before the time is over, and once: items come at 0.4, 1.0, 1.2 and 2 seconds."""
+    told: list[Any] = []
+
+    class Bar:
+        def __init__(self, **_: Any) -> None:
+            told.append("a bar")
+
+        def add_task(self, what: str, total: int) -> str:
+            told.append((what, total))
+            return "task"
+
+        def update(self, task: str, completed: int) -> None:
+            told.append((task, completed))
+
+        def start(self) -> None:
+            told.append("start")
+
+        def stop(self) -> None:
+            told.append("stop")
+
+    clock = iter([0.0, 0.4, 1.0, 1.2, *[2.0] * 9])
+    monkeypatch.setattr("qwen3_ref.store.progress.on_terminal", lambda: True)
+    monkeypatch.setattr("qwen3_ref.store.progress.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("rich.progress.Progress", Bar)
+    assert list(progress([7, 8, 9, 10], "Reading", after=after)) == [7, 8, 9, 10]
+    shown = ["a bar", ("Reading", 4), "start", ("task", 2), ("task", 3), "stop"]
+    assert told == (shown if after == 1.0 else [])
+
+
 def test_progress_is_silent_in_a_pipe() -> None:
     result = subprocess.run([sys.executable, "-c", SLOWLY, "0.1"], capture_output=True, check=True)
     assert result.stdout.split() == [b"done"] and result.stderr == b""

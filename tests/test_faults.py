@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults import EQUIVALENT, FAULTS, Fault, switched_on
-from tests.faults.checks import caught_by, run, weak_test_passes
+from tests.faults.checks import caught_by, passes_again, weak_test_passes
 from tests.faults.rows import ABSENT, LAST_ROW
 
 TABLE = json.loads((Path(__file__).parent / "faults" / "kill_table.json").read_text(encoding="utf-8"))
@@ -20,7 +20,7 @@ def test_fault_is_caught(fault: Fault) -> None:
     """A check fails while the fault is on, passes when it is off again, and the table says so."""
     caught = caught_by(fault)
     assert caught is not None, f"no check sees {fault.name} (rows {fault.rows}): {fault.words}"
-    run(caught)
+    passes_again(caught)
     (row,) = [row for row in TABLE["faults"] if row["name"] == fault.name] or [None]
     weak = "passes" if weak_test_passes(fault) else "fails"
     found = dict(name=fault.name, rows=fault.rows, words=fault.words, module=fault.module)

@@ -1,8 +1,9 @@
 """The checks that faults are held against: the parity suite by name, and any test by address.
 
 A check is "logits_dense" (a name in parity.CHECKS) or an address of a test, "test_generate:test_x"
-(every parametrised case in turn); "fresh test_tokenizer:test_x" empties the module's caches first, for
-faults in how a thing is built. Modules are imported when asked for.
+(every parametrised case in turn) or "test_generate:test_x[value]" (those cases in which an argument is
+that); "fresh test_tokenizer:test_x" empties the module's caches first, for faults in how a thing is
+built. Modules are imported when asked for.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import importlib
 import inspect
 import itertools
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -33,8 +35,8 @@ FAST = [name for name in CHECKS if name not in SLOW]
 # RuntimeWarning: NumPy's overflow, which is an error under pytest.
 CAUGHT = (AssertionError, CheckpointError, ConfigError, RuntimeWarning, pytest.fail.Exception)
 
-_SOUND: set[str] = set()
-"""Checks that passed without a fault in this process."""
+_SOUND: dict[str, float] = {}
+"""Checks that passed without a fault in this process, and how many seconds each took."""
 
 
 def run(check: str) -> None:
@@ -43,13 +45,17 @@ def run(check: str) -> None:
         CHECKS[check]()
         return
     fresh, _, address = check.rpartition(" ")
-    name, test_name = address.split(":")
+    name, _, test_name = address.partition(":")
+    test_name, _, value = test_name.removesuffix("]").partition("[")
     module = importlib.import_module(f"tests.{name}")
     test = getattr(module, test_name)
+    cases = [case for case in _cases(test) if not value or value in map(str, case.values())]
+    if not cases:
+        raise LookupError(f"{test_name} has no case {value}; bring the fault up to date with its test.")
     if fresh:
         forget(module)
     try:
-        for arguments in _cases(test):
+        for arguments in cases:
             if "tmp_path" in inspect.signature(test).parameters:
                 with tempfile.TemporaryDirectory() as folder:
                     test(**arguments, tmp_path=Path(folder))
@@ -82,8 +88,9 @@ def caught_by(fault: Fault) -> str | None:
     """
     for check in fault.by:
         if check not in _SOUND:
+            start = time.monotonic()
             run(check)
-            _SOUND.add(check)
+            _SOUND[check] = time.monotonic() - start
     with switched_on(fault):
         for check in [*fault.by, *(name for name in FAST if name not in fault.by)]:
             try:
@@ -91,6 +98,17 @@ def caught_by(fault: Fault) -> str | None:
             except CAUGHT:
                 return check
     return None
+
+
+NOT_IN_A_PASS = frozenset("tokenizer chat calls reply decode official tasks train measure course commands".split())
+"""What no comparison of logits runs."""
+
+
+def passes_again(check: str) -> None:
+    """Run a check that caught a fault, now off, once more: nothing of it may be left. Those of seconds
+    are spared, the ordinary suite runs them."""
+    if _SOUND.get(check, 0.0) < 1.0:
+        run(check)
 
 
 @functools.cache
@@ -114,6 +132,8 @@ def weak_test_passes(fault: Fault) -> bool:
     It is what a well-known teaching repository ships: a freshly initialised model of hidden size 32
     with 4 heads of 8 and 8 tokens, here dense and MoE, PyTorch and NumPy, at that test's 1e-5.
     """
+    if fault.module.partition(".")[0] in NOT_IN_A_PASS:
+        return True
     for kind in ("dense", "moe"):
         directory, ids, logits = _weak_reference(kind)
         with switched_on(fault):

@@ -111,7 +111,7 @@ FAULTS = [
         module="store.checkpoint",
         right="not _SHARD.fullmatch(file)",
         wrong="not _SHARD.match(file)",
-        by=(CHECKPOINTS,),
+        by=(f"{CHECKPOINTS}[name_that_begins_well]",),
     ),
     Fault(
         name="tensor_in_another_shard",
@@ -119,7 +119,7 @@ FAULTS = [
         module="store.checkpoint",
         right="            if weight_map.get(name) != file:\n",
         wrong="            if name not in weight_map:\n",
-        by=(CHECKPOINTS,),
+        by=(f"{CHECKPOINTS}[tensor_in_another_shard]",),
     ),
     Fault(
         name="metadata_of_any_kind",
@@ -127,7 +127,7 @@ FAULTS = [
         module="store.checkpoint",
         right="    if not isinstance(words, dict) or not all(",
         wrong="    if False and not all(",
-        by=(CHECKPOINTS,),
+        by=(f"{CHECKPOINTS}[metadata_of_numbers]",),
     ),
     Fault(
         name="header_in_any_encoding",
@@ -135,7 +135,7 @@ FAULTS = [
         module="store.files",
         right='        text = content.decode("utf-8")\n',
         wrong='        text = content.decode(json.detect_encoding(content))\n',
-        by=(CHECKPOINTS,),
+        by=(f"{CHECKPOINTS}[header_in_utf16]",),
     ),
     Fault(
         name="json_keys_twice",
@@ -143,7 +143,7 @@ FAULTS = [
         module="store.files",
         right="    if len(values) < len(pairs):\n",
         wrong="    if False:\n",
-        by=(CHECKPOINTS, "test_calls:test_json_that_stays_text"),
+        by=(f"{CHECKPOINTS}[name_twice]", "test_calls:test_json_that_stays_text"),
     ),
     Fault(
         name="pipes_are_opened",
@@ -175,7 +175,7 @@ FAULTS = [
         module="store.checkpoint",
         right="for file in [*files, *([INDEX] if sharded else [])]:",
         wrong="for file in [*([INDEX] if sharded else []), *files]:",
-        by=(KILLED,),
+        by=(f"{KILLED}[False]",),
     ),
     Fault(
         name="config_before_its_weights",
@@ -183,7 +183,7 @@ FAULTS = [
         module="store.checkpoint",
         right="        config.unlink(missing_ok=True)\n",
         wrong="        pass\n",
-        by=(KILLED,),
+        by=(f"{KILLED}[True]",),
     ),
     Fault(
         name="infinities_pass_for_finite",

@@ -64,7 +64,7 @@ FAULTS = [
         module="tokenizer",
         right="regex.findall(PATTERN, _NFC.normalize_str(text))",
         wrong="regex.findall(PATTERN, text)",
-        by=(IMPLEMENTATIONS,),
+        by=(f"{IMPLEMENTATIONS}[1]",),
     ),
     Fault(
         name="nfc_missing_in_the_fast_path",
@@ -82,7 +82,7 @@ FAULTS = [
         module="tokenizer",
         right="_NFC = normalizers.NFC()",
         wrong="_NFC = normalizers.NFKC()",
-        by=(IMPLEMENTATIONS,),
+        by=(f"{IMPLEMENTATIONS}[0]",),
     ),
     Fault(
         name="digits_by_threes",
@@ -109,7 +109,7 @@ FAULTS = [
         module="tokenizer",
         right=r'r"|\s+(?!\S)|\s+"',
         wrong=r'r"|\s+"',
-        by=(IMPLEMENTATIONS,),
+        by=(f"{IMPLEMENTATIONS}[Python]",),
     ),
     Fault(
         name="thinking_switch_reversed",
