@@ -38,6 +38,7 @@ from qwen3_ref.model import Qwen3
 from qwen3_ref.store.files import write_atomically
 from qwen3_ref.tasks.problems import FAMILIES, TEST_SEED, Problem, make_problems
 from qwen3_ref.tokenizer import Tokenizer
+from qwen3_ref.train import seeds
 from qwen3_ref.train.corpus import DOMAINS, held_out
 from qwen3_ref.train.errors import TrainingError
 from qwen3_ref.train.queries import MAX_REPLY, read_sample
@@ -148,7 +149,7 @@ Part = Callable[[Bench], Iterator[Item]]
 def _losses(bench: Bench) -> Iterator[Item]:
     """Loss by domain, on the beginning of each domain's held-out documents."""
     tokenizer, context = bench.model("s1")[1], CONTEXTS[0]
-    generator = torch.Generator().manual_seed(_summary(bench, "s1")["seed"])
+    generator = seeds.seeded(seeds.seed(_summary(bench, "s1")["seed"], "weights"))
     before = _row_losses(Qwen3(pretrain.nano_config(), generator=generator), bench, tokenizer)
     for stage in ("s1", "s2", "s3"):
         after = _row_losses(bench.model(stage)[0], bench, tokenizer)
@@ -262,7 +263,7 @@ def _general(bench: Bench) -> Iterator[Item]:
     kinds = ("single_turn", "many_turns", "limited", "tool_call")
     stages = ("fusion", "general-rl")
     tokenizer = bench.model("general-rl")[1]
-    tasks = general_rl.make_tasks(tokenizer, bench.count, seed=TEST_SEED, split=SPLIT)
+    tasks = general_rl.make_tasks(tokenizer, bench.count, run_seed=TEST_SEED, split=SPLIT)
     found = [bench.score(stage, "tasks", tasks) for stage in stages]
     wanted: list[tuple[str, str, str, str, float]] = [
         ("mode.many-turns", "mode followed, ThinkFollow (several turns)", "many_turns", "mode", 1.0),

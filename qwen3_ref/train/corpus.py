@@ -24,9 +24,10 @@ from pathlib import Path
 from qwen3_ref.chat import Message, render_chat
 from qwen3_ref.store.progress import progress
 from qwen3_ref.tasks.documents import maths_documents, solved
-from qwen3_ref.tasks.problems import FAMILIES, make_problems
+from qwen3_ref.tasks.problems import FAMILIES
 from qwen3_ref.tokenizer import Tokenizer
 from qwen3_ref.train.errors import TrainingError
+from qwen3_ref.train.seeds import problems
 
 DOMAINS = ("code", "language", "maths", "reasoning")
 PACKAGES = ("mpmath", "networkx", "sympy")
@@ -189,8 +190,8 @@ def reasoning_documents(per_family: int) -> list[str]:
     columns = []
     for family in FAMILIES:
         longer = RETRIEVAL_LINES if family == "retrieval" else ()
-        problems = make_problems(family, "train", per_family - per_family // 8 * len(longer))
+        drawn = problems("pre-training", family, per_family - per_family // 8 * len(longer), 0)
         for lines in longer:
-            problems += make_problems(family, "train", per_family // 8, lines=lines)
-        columns.append(sorted(problems, key=lambda p: hashlib.sha256(p.prompt.encode()).digest()))
+            drawn += problems("pre-training", family, per_family // 8, 0, lines=lines)
+        columns.append(sorted(drawn, key=lambda p: hashlib.sha256(p.prompt.encode()).digest()))
     return [solved(problem) for row in zip(*columns, strict=True) for problem in row]
