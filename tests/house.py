@@ -20,8 +20,8 @@ ROOMS = {
     "decode": "sampling budget profile generation dialogue",
     "official": "snapshots verify",
     "tasks": "numbers problems documents make_numbers",
-    "train": "errors lock state loop seeds corpus queries rollout recipes/pretrain recipes/balance recipes/sft "
-    "recipes/grpo recipes/general_rl recipes/distill run stages export",
+    "train": "errors lock state loop seeds corpus queries rollout recipes/pretrain recipes/balance "
+    "recipes/sft recipes/grpo recipes/general_rl recipes/distill run stages export",
     "measure": "statistics accuracy table rows balance_study",
     "course": "compare checks/judge checks/* plots/style plots/*",
     "commands": "common * line",

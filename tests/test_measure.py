@@ -199,7 +199,7 @@ def test_general_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         "General RL: tool call right": (0.25, 1.0),
         "General RL: length limit obeyed": (0.25, 1.0),
     }
-    kinds = general_rl.make_tasks(TOK, 2, seed=0)
+    kinds = general_rl.make_tasks(TOK, 2, run_seed=0)
     assert ["tool" in t.rewards for t in kinds] == [False, False, False, True] * 2
     assert ["length" in t.rewards for t in kinds] == [False, False, True, False] * 2
     assert [len(t.messages) > 1 for t in kinds] == [False, True, False, False] * 2

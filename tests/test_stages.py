@@ -75,7 +75,7 @@ def common(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, corpus: text.Corpus)
 
 
 def all_solved(
-    teacher: Qwen3, tokenizer: Tokenizer, problems: list[Any], *, seed: int
+    teacher: Qwen3, tokenizer: Tokenizer, problems: list[Any], *, run_seed: int
 ) -> tuple[list[Any], dict[str, int]]:
     return [sft.conversation(p, p.trace, p.answer) for p in problems], {"kept": len(problems)}
 

@@ -18,10 +18,10 @@ from torch import Tensor
 from qwen3_ref.model import Qwen3
 from qwen3_ref.reply import parse_reply
 from qwen3_ref.tasks import documents
-from qwen3_ref.tasks.problems import FAMILIES, Problem, make_problems
+from qwen3_ref.tasks.problems import DIFFICULTIES, FAMILIES, Problem, make_problems
 from qwen3_ref.tokenizer import CONTROL_TOKENS, Tokenizer
 from qwen3_ref.train import corpus as text
-from qwen3_ref.train import loop
+from qwen3_ref.train import loop, seeds
 from qwen3_ref.train import state as checkpoint
 from qwen3_ref.train.errors import TrainingError
 from qwen3_ref.train.loop import IGNORE, Plan, cross_entropy, train
@@ -401,10 +401,10 @@ def test_filters_by_hand() -> None:
 
 
 def test_cold_start_keeps_right_work_alone(tokenizer: Tokenizer) -> None:
-    examples, fates = sft.cold_start_examples(tokenizer, 150, seed=0)
+    examples, fates = sft.cold_start_examples(tokenizer, 150, 0)
     assert len(examples) == fates["kept"] and fates.total() == 150 * len(FAMILIES)
     assert all(fates[reason] > 20 for reason in ("wrong answer", "repetition", "guesswork"))
-    solved = {p.prompt: p for f in FAMILIES for p in make_problems(f, "train", 150, seed=1)}
+    solved = {p.prompt: p for f in FAMILIES for p in seeds.problems("cold start", f, 150, 0)}
     for example in examples:
         prompt = tokenizer.decode(example.ids[: -example.reply]).split("user\n")[1].split("<|im_end|>")[0]
         reply = parse_reply(tokenizer.decode(example.ids[-example.reply :]))
@@ -442,7 +442,7 @@ def test_each_epoch_shows_every_batch_once() -> None:
 def test_fusion_obeys_the_last_flag() -> None:
     problems = make_problems("arithmetic", "train", 400)
     thinking = [(problem, problem.trace) for problem in problems[:200]]
-    conversations = sft.fusion_conversations(thinking, problems[200:], seed=0)
+    conversations = sft.fusion_conversations(thinking, problems[200:], 0)
     turns = [len(messages) for messages in conversations]
     assert len(conversations) == 400 and set(turns) == {2, 4, 6, 8} and 160 < turns.count(2) < 240
     unflagged = switched = remembered = 0
@@ -465,15 +465,15 @@ def test_fusion_takes_only_what_the_model_itself_got_right(
     """A scripted stage-2 model: right, wrong, and right without steps, in turn."""
 
     def scripted(model: object, tok: object, problems: list[Problem], **_: Any) -> list[Any]:
-        assert {p.difficulty for p in problems} == set(range(1, 7))
+        assert {p.difficulty for p in problems} == set(DIFFICULTIES[problems[0].family])
         texts = ["<think>\n{t}\n</think>\n\n{a}", "<think>\n{t}\n</think>\n\n?", "{a}"]
         return [parse_reply(texts[i % 3].format(t=p.trace, a=p.answer)) for i, p in enumerate(problems)]
 
     monkeypatch.setattr(sft, "replies_to", scripted)
-    examples, fates = sft.fusion_examples(tiny(), tokenizer, 30, seed=0)
-    assert fates == {"kept": 40, "wrong answer": 40, "guesswork": 40}
+    examples, fates = sft.fusion_examples(tiny(), tokenizer, 30, 0)
+    assert fates == {"kept": 50, "wrong answer": 50, "guesswork": 50}
     thinks = ["<think>\n\n</think>" not in tokenizer.decode(e.ids[-e.reply :]) for e in examples]
-    assert thinks.count(True) == 40 and thinks.count(False) == 120
+    assert thinks.count(True) == 50 and thinks.count(False) == 150
 
 
 def test_replies_are_batched_and_parsed(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,8 +15,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from qwen3_ref.chat import encode_chat
 from qwen3_ref.decode.budget import NANO_EARLY_STOP
 from qwen3_ref.decode.generation import generate

@@ -94,7 +94,8 @@ def make_problems(
     levels = DIFFICULTIES[family]
     if difficulty is not None and difficulty not in levels:
         raise ValueError(
-            f"difficulty is {difficulty!r}; for {family} it must be 1 to {levels[-1]}, or None for all in turn."
+            f"difficulty is {difficulty!r}; for {family} it must be 1 to {levels[-1]}, or None for all "
+            f"in turn."
         )
     if count < 0:
         raise ValueError(f"count is {count}; it must be 0 or more.")

@@ -68,8 +68,9 @@ def teacher_conversations(
     """The teacher's replies as conversations for `sft.encode_example`, and what became of each.
 
     Half of the problems are asked with /no_think, a quarter with /think, and a quarter without a flag,
-    which is thinking too, at the official settings of the mode. Dropped are replies that are not whole or of the other mode, and, with `only_right`, wrong
-    answers after thinking (without thinking, the student is to be like the teacher, right or wrong).
+    which is thinking too, at the official settings of the mode. Dropped are replies that are not whole
+    or of the other mode, and, with `only_right`, wrong answers after thinking (without thinking, the
+    student is to be like the teacher, right or wrong).
     """
     generator = seeded(seed(run_seed, "off-policy: replies"))
     rng = random.Random(seed(run_seed, "off-policy: flags"))
@@ -78,7 +79,8 @@ def teacher_conversations(
     fates: Counter[str] = Counter()
     for flag in dict.fromkeys(FLAGS):
         thinking = flag != " /no_think"
-        asked = [replace(p, prompt=p.prompt + flag) for p, its in zip(problems, drawn, strict=True) if its == flag]
+        some = [p for p, its in zip(problems, drawn, strict=True) if its == flag]
+        asked = [replace(p, prompt=p.prompt + flag) for p in some]
         sampling = Sampling.thinking() if thinking else Sampling.non_thinking()
         replies = replies_to(teacher, tokenizer, asked, sampling=sampling, generator=generator)
         for problem, reply in zip(asked, replies, strict=True):

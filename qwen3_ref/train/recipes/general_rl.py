@@ -310,7 +310,13 @@ def make_tasks(
 
 
 def train_on_tasks(
-    model: Qwen3, tokenizer: Tokenizer, directory: Path, settings: Grpo, *, per_kind: int = 500, run_seed: int = 0
+    model: Qwen3,
+    tokenizer: Tokenizer,
+    directory: Path,
+    settings: Grpo,
+    *,
+    per_kind: int = 500,
+    run_seed: int = 0,
 ) -> None:
     """`grpo.train_on_rewards` on tasks of all kinds; the held-out ones are of the validation split."""
     tasks = make_tasks(tokenizer, per_kind, run_seed=run_seed, switched=True)

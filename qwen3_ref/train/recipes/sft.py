@@ -141,7 +141,8 @@ def draft(problem: Problem, rng: random.Random) -> tuple[str, str]:
     i = int(rng.random() * len(steps))
     flaw = int(rng.random() * 9)
     if flaw == 0:  # a slip of the pen, carried on to the end
-        wrong = steps[i][:-1] + str((int(steps[i][-1]) + 1) % 10)
+        last = steps[i][-1]
+        wrong = steps[i][:-1] + (str((int(last) + 1) % 10) if last.isdecimal() else "")
         return "\n".join([*steps[:i], wrong, *steps[i + 1 :]]), problem.answer[:-1] + wrong[-1]
     if flaw == 1:
         return "\n".join([*steps[: i + 1], *steps[i:]]), problem.answer
