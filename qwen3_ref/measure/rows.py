@@ -34,7 +34,15 @@ from qwen3_ref.measure.table import (
 )
 from qwen3_ref.model import Qwen3
 from qwen3_ref.store.files import write_atomically
-from qwen3_ref.tasks.problems import FAMILIES, TEST_SEED, Problem, make_problems
+from qwen3_ref.tasks.problems import (
+    DIGITS,
+    FAMILIES,
+    HELD_OUT_PAIRS,
+    PAIRS,
+    TEST_SEED,
+    Problem,
+    make_problems,
+)
 from qwen3_ref.tokenizer import Tokenizer
 from qwen3_ref.train import seeds
 from qwen3_ref.train.corpus import DOMAINS, held_out
@@ -281,6 +289,34 @@ def _general_kept(bench: Bench) -> Iterator[Item]:
     yield from _kept(bench, "fusion", "general-rl", "General RL", (None,))
 
 
+def _pairs(bench: Bench) -> Iterator[Item]:
+    """Translation of numbers of three and four digits between two languages that training paired, and
+    between two that it saw with others only; each pair's accuracy goes beside the items."""
+    seen = [pair for pair in PAIRS if DIGITS not in pair]
+    modes: list[Mode] = ["thinking", "non-thinking"]
+    for kind, pairs, who in (
+        ("paired", seen, "languages that training paired"),
+        ("unpaired", HELD_OUT_PAIRS, "languages that it never paired"),
+    ):
+        problems = [
+            problem
+            for level in (3, 4)
+            for problem in make_problems(
+                "translation", SPLIT, -(-bench.count // 2), level, TEST_SEED, pairs=pairs
+            )
+        ]
+        rows = bench.answers("general-rl", f"translation-{kind}", problems, flags=True, modes=modes)
+        for mode in modes:
+            some = [row for row in rows if row.mode == mode]
+            what = f"Translation, {mode}: {who}"
+            yield Item(f"general.translation.{kind}.{mode}", what, None, accuracy(some))
+            by_pair: dict[str, list[Row]] = {}
+            for row in some:
+                by_pair.setdefault(" ".join(problems[row.problem].prompt.split(" ")[1:3]), []).append(row)
+            found = {pair: asdict(accuracy(its)) for pair, its in sorted(by_pair.items())}
+            bench.extra.setdefault("translation", {}).setdefault(mode, {}).update(found)
+
+
 STUDENTS = {
     "off-policy": "off-policy distillation",
     "student-rl": "+ reinforcement learning",
@@ -337,7 +373,7 @@ ROWS: Mapping[str, Sequence[Part]] = {
     "pretraining": (_losses, _retrieval),
     "reasoning": (_pass_at_k, _by_step),
     "fusion": (_fusion_kept, _obeyed),
-    "general": (_general, _general_kept),
+    "general": (_general, _general_kept, _pairs),
     "distillation": tuple(map(_student, STUDENTS)),
 }
 

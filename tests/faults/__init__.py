@@ -17,6 +17,7 @@ def _catalogue() -> tuple[list[Fault], list[Fault]]:
         balancing,
         decoding,
         equivalent,
+        family,
         files,
         first_hour,
         forward,
@@ -38,6 +39,7 @@ def _catalogue() -> tuple[list[Fault], list[Fault]]:
     faults += [*first_hour.FAULTS, *forward.FAULTS]
     faults += files.FAULTS
     faults += stages.FAULTS
+    faults += family.FAULTS
     return faults, equivalent.FAULTS
 
 
