@@ -200,7 +200,7 @@ def test_bad_input(tmp_path: Path) -> None:
 # -- off-policy ----------------------------------------------------------------------------------------
 
 
-def test_teacher_replies_become_examples_in_both_modes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_teacher_replies_become_examples_in_both_modes() -> None:
     """A scripted teacher: what is dropped, and why."""
     problems = make_problems("arithmetic", "train", 48)
     asked: list[tuple[str, float]] = []
@@ -218,8 +218,13 @@ def test_teacher_replies_become_examples_in_both_modes(monkeypatch: pytest.Monke
             replies.append([good, other, wrong, cut, broken_reply, replace(good, content=" ")][i % 6])
         return replies
 
-    monkeypatch.setattr(distill, "replies_to", scripted)
-    kept, fates = teacher_conversations(hard_model(), TOKENIZER, problems, run_seed=0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(distill, "replies_to", scripted)
+        kept, fates = teacher_conversations(hard_model(), TOKENIZER, problems, run_seed=0)
+        again = asked[:]
+        options: dict[str, Any] = {"run_seed": 0, "only_right": False}
+        more, others = teacher_conversations(hard_model(), TOKENIZER, problems, **options)
+    asked[:] = again
     assert len(asked) == 48 == len({prompt.split(" /")[0] for prompt, _ in asked})
     for flag, thinking in ((" /think", True), ("", True), (" /no_think", False)):
         word = flag.strip() or "no flag"
@@ -241,8 +246,7 @@ def test_teacher_replies_become_examples_in_both_modes(monkeypatch: pytest.Monke
         thinking = not said["content"].endswith(" /no_think")
         assert reply["reasoning_content"] == (problem.trace if thinking else "")
     assert any(reply["content"] == "no" for _, reply in kept), "without thinking it is copied, right or wrong"
-    more, fates = teacher_conversations(hard_model(), TOKENIZER, problems, run_seed=0, only_right=False)
-    assert len(more) > len(kept) and not fates["/think: wrong answer"]
+    assert len(more) > len(kept) and not others["/think: wrong answer"]
     plain = next(c for c in kept if c[0]["content"].endswith("/no_think") and c[1]["content"] != "no")
     learned = encode_example(TOKENIZER, plain)
     tail = TOKENIZER.decode(learned.ids[-learned.reply :])

@@ -55,8 +55,7 @@ def test_the_shares_are_all_places_once() -> None:
             assert {place(p.prompt) for p in seeds.problems(use, family, 40, 3)} <= set(seeds.SHARES[use])
 
 
-@pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Counter[str]]:
+def drawn() -> dict[str, Counter[str]]:
     """What each stage draws of the train split through its own code, by stage; nothing is trained."""
     found: dict[str, Counter[str]] = {}
     now = [""]
@@ -67,46 +66,51 @@ def drawn(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Counter[
             found.setdefault(now[0], Counter()).update(p.prompt for p in problems)
         return problems
 
-    monkeypatch.setattr(seeds, "make_problems", watched)
-    monkeypatch.setattr(rollout, "mean_rewards", lambda model, tok, asked, **_: [0.5] * len(asked))
-    monkeypatch.setattr(grpo, "train_on_rewards", lambda *_, **__: None)
-    monkeypatch.setattr(distill, "train_on_teacher", lambda *_, **__: None)
-    monkeypatch.setattr(distill, "teacher_conversations", lambda *_, **__: ([], {}))
-    monkeypatch.setattr(sft, "replies_to", lambda model, tok, asked, **_: [Reply(None, "")] * len(asked))
-    monkeypatch.setattr(sft, "encode_example", lambda *_, **__: None)
-    monkeypatch.setattr(stages, "_learn", lambda *_: None)
-    run = Run(tmp_path, scale=0.2)
+    def wordless(model: object, tokenizer: object, asked: list[Any], **_: Any) -> list[Reply]:
+        return [Reply(None, "")] * len(asked)
+
+    run = Run(Path("nowhere"), scale=0.2)
     vars(run)["tokenizer"] = TOKENIZER
-    monkeypatch.setattr(Run, "model", lambda *_: hard_model())
-    now[0] = "pre-training"
-    corpus.reasoning_documents(1600)
-    for name, stage in stages.STAGES.items():
-        if stage.mix is None:
-            now[0] = name
-            stage.loss(stage, run, hard_model())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(seeds, "make_problems", watched)
+        patch.setattr(rollout, "mean_rewards", lambda model, tok, asked, **_: [0.5] * len(asked))
+        patch.setattr(grpo, "train_on_rewards", lambda *_, **__: None)
+        patch.setattr(distill, "train_on_teacher", lambda *_, **__: None)
+        patch.setattr(distill, "teacher_conversations", lambda *_, **__: ([], {}))
+        patch.setattr(sft, "replies_to", wordless)
+        patch.setattr(sft, "encode_example", lambda *_, **__: None)
+        patch.setattr(stages, "_learn", lambda *_: None)
+        patch.setattr(Run, "model", lambda *_: hard_model())
+        now[0] = "pre-training"
+        corpus.reasoning_documents(1600)
+        for name, stage in stages.STAGES.items():
+            if stage.mix is None:
+                now[0] = name
+                stage.loss(stage, run, hard_model())
     return found
 
 
 def meetings(drawn: dict[str, Counter[str]]) -> set[tuple[str, str]]:
+    """Pairs of stages that have a problem in common."""
     pairs = itertools.combinations(drawn, 2)
     return {(one, other) for one, other in pairs if drawn[one].keys() & drawn[other].keys()}
 
 
-def test_stages_meet_where_the_recipe_says_so(drawn: dict[str, Counter[str]]) -> None:
+def test_stages_meet_where_the_recipe_says_so() -> None:
     """Fusion asks the queries of the cold start again (report, section 4.3); no other two meet."""
+    found = drawn()
     after = [name for name, stage in stages.STAGES.items() if stage.mix is None]
-    assert list(drawn) == ["pre-training", *after] and all(len(c) > 100 for c in drawn.values())
-    assert meetings(drawn) == {("cold-start", "fusion")}
-    asked = set(drawn["fusion"]) & set(drawn["cold-start"])
-    assert 0.2 < len(asked) / len(drawn["fusion"]) < 0.6
+    assert list(found) == ["pre-training", *after] and all(len(c) > 100 for c in found.values())
+    assert meetings(found) == {("cold-start", "fusion")}
+    again = found["fusion"].keys() & found["cold-start"].keys()
+    assert 0.2 < len(again) / len(found["fusion"]) < 0.6
 
 
-def test_without_shares_stages_meet_by_chance(
-    monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
-) -> None:
+def test_without_shares_stages_meet_by_chance() -> None:
     """The fault that was here: seeds alone keep no two draws of a small kind apart."""
-    monkeypatch.setattr(seeds, "SHARES", dict.fromkeys(seeds.SHARES, range(256)))
-    assert len(meetings(request.getfixturevalue("drawn"))) > 10
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(seeds, "SHARES", dict.fromkeys(seeds.SHARES, range(256)))
+        assert len(meetings(drawn())) > 10
 
 
 def test_places_are_hashed_not_added() -> None:

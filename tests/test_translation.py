@@ -168,7 +168,10 @@ def test_held_out_pairs_are_never_drawn_in_training() -> None:
 
 def test_a_difficulty_without_problems_is_passed_over() -> None:
     """There are not many numbers of one digit; the others go on without them."""
-    problems = make_problems("translation", "validation", 400)
+    try:
+        problems = make_problems("translation", "validation", 400)
+    except ValueError as error:
+        pytest.fail(str(error))
     by_level = [sum(p.difficulty == level for p in problems) for level in (1, 2, 3, 4)]
     assert by_level[0] == len(PAIRS) < by_level[1] <= by_level[2] and sum(by_level) == 400
     with pytest.raises(ValueError, match="no more than about 64 validation problems of difficulty 1"):
