@@ -44,7 +44,7 @@ from tests.helpers import row
 
 TOK = Tokenizer.train(["12 + 34 is 46 and so on"], 300)
 CONFIG = Qwen3Config(
-    vocab_size=300, hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2,
+    vocab_size=TOK.num_ids, hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2,
     num_key_value_heads=1, head_dim=10, rope_theta=1e4, tie_word_embeddings=True, initializer_range=0.3,
     max_position_embeddings=4096,
 )  # fmt: skip
@@ -148,13 +148,13 @@ def found(items: Iterator[Item]) -> dict[str, tuple[float | None, float]]:
 
 
 def test_kept_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two problems a family; the first `right` of the eight are right."""
+    """Two problems a family; the first `right` of the ten are right."""
 
     def answers(self: Bench, stage: str, what: str, problems: Sequence[Problem], **options: Any) -> list[Row]:
         old = stage == "grpo"
         right = {
             ("thinking", 0): 0 if old else 1,
-            ("thinking", None): 8 if old else 7,
+            ("thinking", None): 10 if old else 7,
             ("non-thinking", None): 2 if old else 4,
         }
         return [
@@ -166,15 +166,16 @@ def test_kept_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Bench, "answers", answers)
     bench = Bench(Run(tmp_path), "fusion", 2)
     assert found(measure._kept(bench, "grpo", "fusion", "F", (0, None))) == {
-        "F: thinking accuracy": (1.0, 7 / 8),
-        "F: its change, same problems": (None, -1 / 8),
+        "F: thinking accuracy": (1.0, 7 / 10),
+        "F: its change, same problems": (None, -3 / 10),
         "F: thinking accuracy, arithmetic": (1.0, 1.0),
         "F: thinking accuracy, counting": (1.0, 1.0),
         "F: thinking accuracy, conversion": (1.0, 1.0),
         "F: thinking accuracy, retrieval": (1.0, 0.5),
-        "F: accuracy without thinking": (2 / 8, 4 / 8),
-        "F: accuracy with a budget of 0": (0.0, 1 / 8),
-        "F: accuracy with no budget": (1.0, 7 / 8),
+        "F: thinking accuracy, translation": (1.0, 0.0),
+        "F: accuracy without thinking": (2 / 10, 4 / 10),
+        "F: accuracy with a budget of 0": (0.0, 1 / 10),
+        "F: accuracy with no budget": (1.0, 7 / 10),
     }
     points = [p for p in bench.extra["curves"] if p["mode"] == "thinking"]
     curve = {(p["family"], p["budget"]): p["pass_1"] for p in points}
@@ -297,7 +298,7 @@ def test_interrupted_and_gone_on_with(tmp_path: Path, capsys: pytest.CaptureFixt
             calls.append(asked[0])
             data = json.loads((tmp_path / name / "measured" / "reasoning.json").read_text(encoding="utf-8"))
             results.append(data["items"])
-    assert results[0] == results[1] and calls == [5, 6], "a batch a stage, and the one that was broken off"
+    assert results[0] == results[1] and calls == [10, 11], "two batches a stage, and the one that was broken off"
     assert capsys.readouterr().err == ""
 
 
@@ -406,7 +407,7 @@ BREAKS: list[tuple[str, Callable[[dict[str, Any]], None]]] = [
     *((LABELS[high], lambda d, w=high: d["items"][w]["after"].update(low=0.11)) for high, _ in ABOVE),
     ("fusion.obeyed.think: not measured", lambda d: d["items"].pop("fusion.obeyed.think")),
     ("fusion.budget-0.accuracy: not measured", lambda d: d["items"].pop("fusion.budget-0.accuracy")),
-    ("accuracy rises with the budget: arithmetic, retrieval", lambda d: d["curves"][17].update(point(0.1))),
+    ("accuracy rises with the budget: arithmetic, retrieval", lambda d: [d["curves"][i].update(point(0.1)) for i in (17, 29)]),
 ]
 
 
