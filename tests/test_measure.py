@@ -264,7 +264,7 @@ def test_every_row_and_only_test_problems(tmp_path: Path) -> None:
     assert len(asked) == 36 and all(split_of(p.prompt) == "test" for p in asked)
     words, missing = render(tmp_path / "measured", list(measure.ROWS))
     assert missing == []
-    assert "GRPO, pass@1 in % by step (4 problems, `measure reasoning`): 0: 0.0, 10: 0.0, 170: 0.0." in words
+    assert "GRPO, pass@1 in % by step (5 problems, `measure reasoning`): 0: 0.0, 10: 0.0, 170: 0.0." in words
     assert f"+ reinforcement learning: CPU-minutes (minutes) |  | {(90 + 60 * 9) * 2 / 60:.2f} |" in words
     for name in measure.ROWS:
         lines = [x for x in words.splitlines() if x.endswith(f"| `python -m qwen3_ref measure {name}` |")]
