@@ -19,8 +19,8 @@ ROOMS = {
     "": "arrays facts rope config numpy_ref moe cache model tokenizer chat calls reply",
     "decode": "sampling budget profile generation dialogue",
     "official": "snapshots verify",
-    "tasks": "problems documents",
-    "train": "errors names lock state loop corpus queries rollout recipes/pretrain recipes/balance "
+    "tasks": "numbers problems documents make_numbers",
+    "train": "errors names lock state loop seeds corpus queries rollout recipes/pretrain recipes/balance "
     "recipes/sft recipes/grpo recipes/general_rl recipes/distill run stages export",
     "measure": "names statistics accuracy table rows balance_study",
     "course": "compare checks/judge checks/* plots/style plots/*",

@@ -200,16 +200,16 @@ def test_bad_input(tmp_path: Path) -> None:
 # -- off-policy ----------------------------------------------------------------------------------------
 
 
-def test_teacher_replies_become_examples_in_both_modes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_teacher_replies_become_examples_in_both_modes() -> None:
     """A scripted teacher: what is dropped, and why."""
-    problems = make_problems("arithmetic", "train", 12, 2)
+    problems = make_problems("arithmetic", "train", 48)
     asked: list[tuple[str, float]] = []
 
     def scripted(model: Qwen3, tokenizer: Any, some: Sequence[Problem], **options: Any) -> list[Reply]:
         asked.extend((problem.prompt, options["sampling"].temperature) for problem in some)
         replies = []
         for i, p in enumerate(some):
-            thinking = p.prompt.endswith(" /think")
+            thinking = not p.prompt.endswith(" /no_think")
             good = Reply(p.trace if thinking else None, p.answer)
             other = Reply(None if thinking else p.trace, p.answer)
             wrong = Reply(good.reasoning, "no")
@@ -218,41 +218,46 @@ def test_teacher_replies_become_examples_in_both_modes(monkeypatch: pytest.Monke
             replies.append([good, other, wrong, cut, broken_reply, replace(good, content=" ")][i % 6])
         return replies
 
-    monkeypatch.setattr(distill, "replies_to", scripted)
-    kept, fates = teacher_conversations(hard_model(), TOKENIZER, problems, seed=0)
-    assert fates == {
-        "/think: kept": 1,
-        "/think: other mode": 1,
-        "/think: wrong answer": 1,
-        "/think: not whole": 3,
-        "/no_think: kept": 2,
-        "/no_think: other mode": 1,
-        "/no_think: not whole": 3,
-    }
-    assert asked == [(p.prompt + " /think", 0.6) for p in problems[::2]] + [
-        (p.prompt + " /no_think", 0.7) for p in problems[1::2]
-    ]
-    thought, plain, wrong = kept
-    assert thought[0]["content"] == problems[0].prompt + " /think"
-    assert thought[1] == {
-        "role": "assistant",
-        "reasoning_content": problems[0].trace,
-        "content": problems[0].answer,
-    }
-    assert plain[1]["reasoning_content"] == ""
-    assert wrong[1]["content"] == "no", "without thinking the teacher is copied, right or wrong"
-    kept, fates = teacher_conversations(hard_model(), TOKENIZER, problems, seed=0, only_right=False)
-    assert fates["/think: kept"] == 2
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(distill, "replies_to", scripted)
+        kept, fates = teacher_conversations(hard_model(), TOKENIZER, problems, run_seed=0)
+        again = asked[:]
+        options: dict[str, Any] = {"run_seed": 0, "only_right": False}
+        more, others = teacher_conversations(hard_model(), TOKENIZER, problems, **options)
+    asked[:] = again
+    assert len(asked) == 48 == len({prompt.split(" /")[0] for prompt, _ in asked})
+    for flag, thinking in ((" /think", True), ("", True), (" /no_think", False)):
+        word = flag.strip() or "no flag"
+        some = [(prompt, t) for prompt, t in asked if prompt == f"{prompt.split(' /')[0]}{flag}"]
+        assert len(some) > 5 and {t for _, t in some} == {0.6 if thinking else 0.7}
+        levels = {p.difficulty for p in problems if any(p.prompt == q.split(" /")[0] for q, _ in some)}
+        assert len(levels) > 3, "a flag is asked with problems of every difficulty"
+        counts = [len([0 for i in range(len(some)) if i % 6 == k]) for k in range(6)]
+        want = {
+            "kept": counts[0] + (0 if thinking else counts[2]),
+            "other mode": counts[1],
+            "wrong answer": counts[2] if thinking else 0,
+            "not whole": sum(counts[3:]),
+        }
+        assert {fate: fates[f"{word}: {fate}"] for fate in want} == want
+    solved = {p.prompt: p for p in problems}
+    for said, reply in kept:
+        problem = solved[said["content"].split(" /")[0]]
+        thinking = not said["content"].endswith(" /no_think")
+        assert reply["reasoning_content"] == (problem.trace if thinking else "")
+    assert any(reply["content"] == "no" for _, reply in kept), "without thinking it is copied, right or wrong"
+    assert len(more) > len(kept) and not others["/think: wrong answer"]
+    plain = next(c for c in kept if c[0]["content"].endswith("/no_think") and c[1]["content"] != "no")
     learned = encode_example(TOKENIZER, plain)
     tail = TOKENIZER.decode(learned.ids[-learned.reply :])
-    assert tail == f"<think>\n\n</think>\n\n{problems[1].answer}<|im_end|>"
+    assert tail == f"<think>\n\n</think>\n\n{plain[1]['content']}<|im_end|>"
 
 
 def test_a_real_teacher_is_asked_through_sampling(monkeypatch: pytest.MonkeyPatch) -> None:
     """Unscripted: a random model's replies are all dropped, none raises."""
     teacher = Qwen3(replace(TINY, max_position_embeddings=256))
     kept, fates = teacher_conversations(
-        teacher, TOKENIZER, make_problems("arithmetic", "train", 4, 1), seed=1
+        teacher, TOKENIZER, make_problems("arithmetic", "train", 4, 1), run_seed=1
     )
     assert fates.total() == 4
     assert len(kept) == sum(n for fate, n in fates.items() if fate.endswith("kept"))

@@ -271,7 +271,7 @@ def test_who_may_give_a_flag() -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_the_ideal_reply_earns_everything_and_the_other_mode_does_not(seed: int) -> None:
-    tasks = make_tasks(TOKENIZER, 6, seed=seed)
+    tasks = make_tasks(TOKENIZER, 6, run_seed=seed)
     assert len(tasks) == 24
     for task in tasks:
         prompt = encode_chat(TOKENIZER, task.messages, tools=task.tools)
@@ -318,13 +318,14 @@ def test_kinds_of_tasks() -> None:
     assert '"name": "calculator"' in text
     with pytest.raises(ValueError, match="counting has no expression"):
         tool_call(make_problems("counting", "train", 1)[0])
-    assert make_tasks(TOKENIZER, 5, seed=1)[3].messages == make_tasks(TOKENIZER, 5, seed=1)[3].messages
+    again = make_tasks(TOKENIZER, 5, run_seed=1)
+    assert make_tasks(TOKENIZER, 5, run_seed=1)[3].messages == again[3].messages
 
 
 def test_tasks_of_the_splits_share_no_question() -> None:
     asked = []
     for split in ("train", "validation"):
-        tasks = make_tasks(TOKENIZER, 20, seed=1, split=split)
+        tasks = make_tasks(TOKENIZER, 20, run_seed=1, split=split)
         asked.append({re.split(" /| think at", task.messages[-1]["content"])[0] for task in tasks})
     assert len(asked[0]) == 80
     assert not asked[0] & asked[1]
@@ -334,7 +335,7 @@ def test_a_mixed_run(tmp_path: Path) -> None:
     """The shared loop logs every part, those of kinds that a step did not ask for as NaN."""
     model = Qwen3(replace(TINY, max_position_embeddings=2048))
     settings = replace(SMALL, steps=2, prompts=4, group=2, held_out_every=2)
-    general_rl.train_on_tasks(model, TOKENIZER, tmp_path, settings, per_kind=2, seed=3)
+    general_rl.train_on_tasks(model, TOKENIZER, tmp_path, settings, per_kind=2, run_seed=3)
     with (tmp_path / "log.csv").open(encoding="utf-8", newline="") as file:
         log = list(csv.DictReader(file))
     assert len(log) == 2

@@ -44,7 +44,7 @@ from tests.helpers import require_recorded, row
 
 TOK = Tokenizer.train(["12 + 34 is 46 and so on"], 300)
 CONFIG = Qwen3Config(
-    vocab_size=300, hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2,
+    vocab_size=TOK.num_ids, hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2,
     num_key_value_heads=1, head_dim=10, rope_theta=1e4, tie_word_embeddings=True, initializer_range=0.3,
     max_position_embeddings=4096,
 )  # fmt: skip
@@ -148,13 +148,13 @@ def found(items: Iterator[Item]) -> dict[str, tuple[float | None, float]]:
 
 
 def test_kept_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two problems a family; the first `right` of the eight are right."""
+    """Two problems a family; the first `right` of the ten are right."""
 
     def answers(self: Bench, stage: str, what: str, problems: Sequence[Problem], **options: Any) -> list[Row]:
         old = stage == "grpo"
         right = {
             ("thinking", 0): 0 if old else 1,
-            ("thinking", None): 8 if old else 7,
+            ("thinking", None): 10 if old else 7,
             ("non-thinking", None): 2 if old else 4,
         }
         return [
@@ -166,15 +166,16 @@ def test_kept_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Bench, "answers", answers)
     bench = Bench(Run(tmp_path), "fusion", 2)
     assert found(rows_module._kept(bench, "grpo", "fusion", "F", (0, None))) == {
-        "F: thinking accuracy": (1.0, 7 / 8),
-        "F: its change, same problems": (None, -1 / 8),
+        "F: thinking accuracy": (1.0, 7 / 10),
+        "F: its change, same problems": (None, -3 / 10),
         "F: thinking accuracy, arithmetic": (1.0, 1.0),
         "F: thinking accuracy, counting": (1.0, 1.0),
         "F: thinking accuracy, conversion": (1.0, 1.0),
         "F: thinking accuracy, retrieval": (1.0, 0.5),
-        "F: accuracy without thinking": (2 / 8, 4 / 8),
-        "F: accuracy with a budget of 0": (0.0, 1 / 8),
-        "F: accuracy with no budget": (1.0, 7 / 8),
+        "F: thinking accuracy, translation": (1.0, 0.0),
+        "F: accuracy without thinking": (2 / 10, 4 / 10),
+        "F: accuracy with a budget of 0": (0.0, 1 / 10),
+        "F: accuracy with no budget": (1.0, 7 / 10),
     }
     points = [p for p in bench.extra["curves"] if p["mode"] == "thinking"]
     curve = {(p["family"], p["budget"]): p["pass_1"] for p in points}
@@ -199,7 +200,7 @@ def test_general_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         "General RL: tool call right": (0.25, 1.0),
         "General RL: length limit obeyed": (0.25, 1.0),
     }
-    kinds = general_rl.make_tasks(TOK, 2, seed=0)
+    kinds = general_rl.make_tasks(TOK, 2, run_seed=0)
     assert ["tool" in t.rewards for t in kinds] == [False, False, False, True] * 2
     assert ["length" in t.rewards for t in kinds] == [False, False, True, False] * 2
     assert [len(t.messages) > 1 for t in kinds] == [False, True, False, False] * 2
@@ -283,10 +284,11 @@ def test_every_row_and_only_test_problems(tmp_path: Path) -> None:
             for item in data["items"]:
                 assert item["after"]["n"] >= (1 if item["unit"] == "minutes" else 4), item["what"]
     require_recorded("measured rows", measured)
-    assert all(split_of(p.prompt) == "test" for p in Bench(run, "fusion", 4).problems(9))
+    asked = [p for p in Bench(run, "fusion", 4).problems(9) if p.family != "translation"]
+    assert len(asked) == 36 and all(split_of(p.prompt) == "test" for p in asked)
     words, missing = render(tmp_path / "measured", list(rows_module.ROWS))
     assert missing == []
-    assert "GRPO, pass@1 in % by step (4 problems, `measure reasoning`): 0: 0.0, 10: 0.0, 170: 0.0." in words
+    assert "GRPO, pass@1 in % by step (5 problems, `measure reasoning`): 0: 0.0, 10: 0.0, 170: 0.0." in words
     assert f"+ reinforcement learning: CPU-minutes (minutes) |  | {(90 + 60 * 9) * 2 / 60:.2f} |" in words
     for name in rows_module.ROWS:
         lines = [x for x in words.splitlines() if x.endswith(f"| `python -m qwen3_ref measure {name}` |")]
@@ -321,7 +323,8 @@ def test_interrupted_and_gone_on_with(tmp_path: Path, capsys: pytest.CaptureFixt
             calls.append(asked[0])
             data = json.loads((tmp_path / name / "measured" / "reasoning.json").read_text(encoding="utf-8"))
             results.append(data["items"])
-    assert results[0] == results[1] and calls == [5, 6], "a batch a stage, and the one that was broken off"
+    assert results[0] == results[1]
+    assert calls == [10, 11], "two batches a stage, and the one that was broken off"
     assert capsys.readouterr().err == ""
 
 
@@ -430,7 +433,10 @@ BREAKS: list[tuple[str, Callable[[dict[str, Any]], None]]] = [
     *((LABELS[high], lambda d, w=high: d["items"][w]["after"].update(low=0.11)) for high, _ in ABOVE),
     ("fusion.obeyed.think: not measured", lambda d: d["items"].pop("fusion.obeyed.think")),
     ("fusion.budget-0.accuracy: not measured", lambda d: d["items"].pop("fusion.budget-0.accuracy")),
-    ("accuracy rises with the budget: arithmetic, retrieval", lambda d: d["curves"][17].update(point(0.1))),
+    (
+        "accuracy rises with the budget: arithmetic, retrieval",
+        lambda d: [d["curves"][i].update(point(0.1)) for i in (17, 29)] and None,
+    ),
 ]
 
 

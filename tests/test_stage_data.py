@@ -174,9 +174,9 @@ def test_fusion_learns_tool_calls(tmp_path: Path) -> None:
         patch.setattr(sft, "fusion_examples", lambda *_: ([], Counter({"kept": 0})))
         patch.setattr(stages, "_learn", lambda stage, run, model, examples: learned.extend(examples))
         found = stages._both_modes(stages.STAGES["fusion"], run, hard_model())
-    assert found == {"filters": {"kept": 0}, "tool_calls": 128}
+    assert found == {"filters": {"kept": 0}, "tool_calls": 160}
     said = {run.tokenizer.decode(e.ids[-e.reply :]) for e in learned}
-    assert len(said) == 128 and all("<tool_call>" in words for words in said)
+    assert len(said) == 160 and all("<tool_call>" in words for words in said)
 
 
 def test_a_stage_resumed_on_other_data_is_refused(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from qwen3_ref.commands.line import main
 from qwen3_ref.config import Qwen3Config
 from qwen3_ref.model import Qwen3
 from qwen3_ref.store.shipped import NANO
+from qwen3_ref.tasks.problems import make_problems
 from qwen3_ref.tokenizer import Tokenizer
 from qwen3_ref.train import rollout, stages
 from qwen3_ref.train import run as run_module
@@ -75,7 +76,7 @@ def common(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, corpus: Corpus) -> l
 
 
 def all_solved(
-    teacher: Qwen3, tokenizer: Tokenizer, problems: list[Any], *, seed: int
+    teacher: Qwen3, tokenizer: Tokenizer, problems: list[Any], *, run_seed: int
 ) -> tuple[list[Any], dict[str, int]]:
     return [sft.conversation(p, p.trace, p.answer) for p in problems], {"kept": len(problems)}
 
@@ -115,8 +116,8 @@ def test_one_stage_after_the_other(
     for name in ("s1", "s2"):
         assert {p.name for p in (tmp_path / name).iterdir()} == {"log.csv", "model", "summary.json"}
     model = Qwen3.from_pretrained(tmp_path / "s2/model")
-    assert model.config.rope_theta == 10_000 and model.config.vocab_size == 1024
-    assert Tokenizer.from_pretrained(tmp_path / "s2/model").num_ids == 1024
+    assert model.config.rope_theta == 10_000 and model.config.vocab_size == text.VOCAB_SIZE
+    assert Tokenizer.from_pretrained(tmp_path / "s2/model").num_ids == text.VOCAB_SIZE
     with (tmp_path / "s2/log.csv").open(encoding="utf-8") as file:
         assert [row["step"] for row in csv.DictReader(file)] == ["2"]
     assert main(["train", *common, "--stage", "family"]) == 1
@@ -150,7 +151,7 @@ def test_the_whole_family(tmp_path: Path, common: list[str], capsys: pytest.Capt
 def test_tool_calls_are_learned_whole() -> None:
     """The example of a tool call has its definition in the prompt, and the loss is on the call."""
     tokenizer = Tokenizer.from_pretrained("qwen3-nano")
-    (problem,) = stages.make_problems("arithmetic", "train", 1)
+    (problem,) = make_problems("arithmetic", "train", 1)
     task = general_rl.tool_call(problem)
     example = sft.encode_example(tokenizer, [*task.messages, task.ideal], task.tools)
     prompt, reply = example.ids[: -example.reply], example.ids[-example.reply :]

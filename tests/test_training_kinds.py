@@ -350,8 +350,8 @@ def test_training_tasks_are_switched_and_measured_ones_are_not() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(general_rl, "make_tasks", watched)
         patch.setattr(grpo, "train_on_rewards", lambda *_, **options: None)
-        general_rl.train_on_tasks(hard_model(), TOKENIZER, Path(), Grpo(), per_kind=2, seed=3)
-    assert asked == [{"seed": 3, "switched": True}, {"seed": 3, "split": "validation"}]
+        general_rl.train_on_tasks(hard_model(), TOKENIZER, Path(), Grpo(), per_kind=2, run_seed=3)
+    assert asked == [{"run_seed": 3, "switched": True}, {"run_seed": 3, "split": "validation"}]
 
 
 # -- tasks ---------------------------------------------------------------------------------------------
@@ -376,6 +376,8 @@ def test_differences_and_quotients_keep_their_modulo() -> None:
     """Every line of generated maths is right modulo 100, by Python's own arithmetic."""
     kinds = set()
     for document in maths_documents(20_000):
+        if document.startswith("translate "):
+            continue
         for line in document.splitlines():
             if line[:1].isdigit() and "=" in line and " " not in line:
                 left, _, right = line.partition("=")

@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="tokens of thinking, or none (default: 0 8 16 24 32 48 none)",
     )
     parser.add_argument(
-        "--count", type=_count, default=100, help="test problems of each of the four families (default: 100)"
+        "--count", type=_count, default=100, help="test problems of each of the five families (default: 100)"
     )
     parser.add_argument("--out", type=Path, help="a directory for rows.csv, to go on from, and curves.json")
     parser.add_argument("--max-new-tokens", type=_count, default=128, help="of one reply (default: 128)")

@@ -14,8 +14,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from qwen3_ref.chat import encode_chat
 from qwen3_ref.decode.budget import NANO_EARLY_STOP
 from qwen3_ref.decode.generation import generate
@@ -36,8 +34,17 @@ from qwen3_ref.measure.table import (
 )
 from qwen3_ref.model import Qwen3
 from qwen3_ref.store.files import write_atomically
-from qwen3_ref.tasks.problems import FAMILIES, TEST_SEED, Problem, make_problems
+from qwen3_ref.tasks.problems import (
+    DIGITS,
+    FAMILIES,
+    HELD_OUT_PAIRS,
+    PAIRS,
+    TEST_SEED,
+    Problem,
+    make_problems,
+)
 from qwen3_ref.tokenizer import Tokenizer
+from qwen3_ref.train import seeds
 from qwen3_ref.train.corpus import DOMAINS, held_out
 from qwen3_ref.train.errors import TrainingError
 from qwen3_ref.train.queries import MAX_REPLY, read_sample
@@ -148,7 +155,7 @@ Part = Callable[[Bench], Iterator[Item]]
 def _losses(bench: Bench) -> Iterator[Item]:
     """Loss by domain, on the beginning of each domain's held-out documents."""
     tokenizer, context = bench.model("s1")[1], CONTEXTS[0]
-    generator = torch.Generator().manual_seed(_summary(bench, "s1")["seed"])
+    generator = seeds.seeded(seeds.seed(_summary(bench, "s1")["seed"], "weights"))
     before = _row_losses(Qwen3(pretrain.nano_config(), generator=generator), bench, tokenizer)
     for stage in ("s1", "s2", "s3"):
         after = _row_losses(bench.model(stage)[0], bench, tokenizer)
@@ -262,7 +269,7 @@ def _general(bench: Bench) -> Iterator[Item]:
     kinds = ("single_turn", "many_turns", "limited", "tool_call")
     stages = ("fusion", "general-rl")
     tokenizer = bench.model("general-rl")[1]
-    tasks = general_rl.make_tasks(tokenizer, bench.count, seed=TEST_SEED, split=SPLIT)
+    tasks = general_rl.make_tasks(tokenizer, bench.count, run_seed=TEST_SEED, split=SPLIT)
     found = [bench.score(stage, "tasks", tasks) for stage in stages]
     wanted: list[tuple[str, str, str, str, float]] = [
         ("mode.many-turns", "mode followed, ThinkFollow (several turns)", "many_turns", "mode", 1.0),
@@ -280,6 +287,34 @@ def _general(bench: Bench) -> Iterator[Item]:
 
 def _general_kept(bench: Bench) -> Iterator[Item]:
     yield from _kept(bench, "fusion", "general-rl", "General RL", (None,))
+
+
+def _pairs(bench: Bench) -> Iterator[Item]:
+    """Translation of numbers of three and four digits between two languages that training paired, and
+    between two that it saw with others only; each pair's accuracy goes beside the items."""
+    seen = [pair for pair in PAIRS if DIGITS not in pair]
+    modes: list[Mode] = ["thinking", "non-thinking"]
+    for kind, pairs, who in (
+        ("paired", seen, "languages that training paired"),
+        ("unpaired", HELD_OUT_PAIRS, "languages that it never paired"),
+    ):
+        problems = [
+            problem
+            for level in (3, 4)
+            for problem in make_problems(
+                "translation", SPLIT, -(-bench.count // 2), level, TEST_SEED, pairs=pairs
+            )
+        ]
+        rows = bench.answers("general-rl", f"translation-{kind}", problems, flags=True, modes=modes)
+        for mode in modes:
+            some = [row for row in rows if row.mode == mode]
+            what = f"Translation, {mode}: {who}"
+            yield Item(f"general.translation.{kind}.{mode}", what, None, accuracy(some))
+            by_pair: dict[str, list[Row]] = {}
+            for row in some:
+                by_pair.setdefault(" ".join(problems[row.problem].prompt.split(" ")[1:3]), []).append(row)
+            found = {pair: asdict(accuracy(its)) for pair, its in sorted(by_pair.items())}
+            bench.extra.setdefault("translation", {}).setdefault(mode, {}).update(found)
 
 
 STUDENTS = {
@@ -338,7 +373,7 @@ ROWS: Mapping[str, Sequence[Part]] = {
     "pretraining": (_losses, _retrieval),
     "reasoning": (_pass_at_k, _by_step),
     "fusion": (_fusion_kept, _obeyed),
-    "general": (_general, _general_kept),
+    "general": (_general, _general_kept, _pairs),
     "distillation": tuple(map(_student, STUDENTS)),
 }
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import random
 
-from qwen3_ref.tasks.problems import Problem
+from qwen3_ref.tasks import numbers
+from qwen3_ref.tasks.problems import DIGITS, Problem, split_of_number
 
 
 def maths_documents(size: int) -> list[str]:
     """Generated mathematics, `size` characters, eight lines or questions a document: most are the
-    single steps that problems are made of (sums, differences, products, look-ups)."""
+    single steps that problems are made of (sums, differences, products, look-ups, number words)."""
     rng = random.Random("maths")  # hashed by SHA-512: the same everywhere
 
     def below(n: int) -> int:
@@ -31,11 +32,13 @@ def maths_documents(size: int) -> list[str]:
 
     documents: list[str] = []
     while size > 0:
-        kind = below(20)
+        kind = below(25)
         if kind < 15:
             documents.append("\n".join(line(kind) for _ in range(8)))
-        else:
+        elif kind < 20:
             documents.append(look_up_document(rng, 2 + int(rng.random() ** 2 * 15), 8))
+        else:
+            documents.append(word_document(rng, 5))
         size -= len(documents[-1])
     return documents
 
@@ -56,6 +59,21 @@ def look_up_document(rng: random.Random, lines: int, questions: int) -> str:
     asked = [followed[int(rng.random() * lines)] for _ in range(questions)]
     text = [f"find {steps[0][:2]}\n" + "\n".join(steps) + f"\nanswer {steps[-1][3:]}" for steps in asked]
     return "\n".join([*(followed[i][0] for i in order), *text])
+
+
+def word_document(rng: random.Random, count: int) -> str:
+    """What the parts of `count` numbers mean in one language, or how it says them: steps of translations
+    from or into digits. No number of the test or validation split is among them."""
+    language = numbers.LANGUAGES[int(rng.random() * len(numbers.LANGUAGES))]
+    hears = rng.random() < 0.5
+    lines = [f"translate {language} {DIGITS}" if hears else f"translate {DIGITS} {language}"]
+    while count:
+        number = int(rng.random() * 10 ** (1 + int(rng.random() * 4)))
+        if split_of_number(number) == "train":
+            count -= 1
+            said = zip(numbers.parts(language, number), numbers.values(number), strict=True)
+            lines += [f"{part}={value}" if hears else f"{value}={part}" for part, value in said]
+    return "\n".join(lines)
 
 
 def solved(problem: Problem) -> str:

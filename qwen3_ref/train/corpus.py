@@ -23,14 +23,16 @@ from pathlib import Path
 
 from qwen3_ref.chat import Message, render_chat
 from qwen3_ref.store.progress import progress
+from qwen3_ref.tasks import numbers
 from qwen3_ref.tasks.documents import maths_documents, solved
-from qwen3_ref.tasks.problems import FAMILIES, make_problems
+from qwen3_ref.tasks.problems import FAMILIES, split_of_number
 from qwen3_ref.tokenizer import Tokenizer
 from qwen3_ref.train.errors import TrainingError
+from qwen3_ref.train.seeds import problems
 
 DOMAINS = ("code", "language", "maths", "reasoning")
 PACKAGES = ("mpmath", "networkx", "sympy")
-VOCAB_SIZE = 1024
+VOCAB_SIZE = 1280
 RETRIEVAL_LINES = (20, 28, 36, 44)
 _MEGABYTE = 1_000_000
 _PROSE = re.compile(r"[A-Z][^>`|_\\{}*=<\[\]]{59,}\.")  # a paragraph of sentences: no markup, no code
@@ -40,17 +42,18 @@ RECORDED = {
     "sha256": {
         "code": "275c9ae2a6782fe092f54c39d65beac1d58d6e6ed5cfe4febba68aa5fe873c43",
         "language": "095236dcd938b2c78597e32d7ef068ec1dfaac191e3644ab1c13a6f379a276fa",
-        "maths": "2194a2db4c5408f767486bcf9ed77e58075d6d5c985e57cdfdb639495a1dd7cf",
-        "reasoning": "5417392b5175c8d91c2bf38c0cfea2d382ee122309df3deb501cf31c8cdcc2c7",
+        "maths": "933fa51c23a51533575ee6075b91e35158a08855c20442a28f3db9fa274e8e7d",
+        "reasoning": "2ac76f461df93fd209854c8ec00fa3c316450caa3e793afcd66ffae8c3899641",
     },
 }
-"""The versions and the SHA-256 of each domain's documents behind the shipped weights."""
+"""The versions and the SHA-256 of each domain's documents behind the shipped weights; `python -m
+qwen3_ref.train.corpus` prints what they are here."""
 
 Corpus = dict[str, list[str]]
 
 
 def gather(*, allow_other_text: bool = False) -> Corpus:
-    """The documents of every domain, in a fixed order: about 4 MB.
+    """The documents of every domain, in a fixed order: about 12 MB.
 
     Raises TrainingError if a package is missing, or if a domain is not the recorded text;
     `allow_other_text` makes a warning of the latter.
@@ -91,8 +94,8 @@ def held_out(document: str) -> bool:
 
 
 def train_tokenizer(corpus: Corpus) -> Tokenizer:
-    """The nano tokenizer: 1,024 ids learned from the first 200 kB of each domain, and from the words
-    that the chat template puts between its marks."""
+    """The nano tokenizer: 1,280 ids learned from the first 200 kB of each domain, from number words of
+    all languages, and from the words that the chat template puts between its marks."""
 
     def sample() -> Iterator[str]:
         for domain in DOMAINS:
@@ -102,6 +105,8 @@ def train_tokenizer(corpus: Corpus) -> Tokenizer:
                 left -= len(document)
                 if left <= 0:
                     break
+        for number in filter(lambda n: split_of_number(n) == "train", range(0, 10_000, 25)):
+            yield from (f"{numbers.words(language, number)}\n" for language in numbers.LANGUAGES)
         tool = {"type": "function", "function": {"name": "calculator", "parameters": {"type": "object"}}}
         asked: Message = {"role": "user", "content": "1 /think /no_think"}
         words = render_chat([asked, {"role": "assistant", "content": "2"}], tools=[tool])
@@ -189,8 +194,14 @@ def reasoning_documents(per_family: int) -> list[str]:
     columns = []
     for family in FAMILIES:
         longer = RETRIEVAL_LINES if family == "retrieval" else ()
-        problems = make_problems(family, "train", per_family - per_family // 8 * len(longer))
+        drawn = problems("pre-training", family, per_family - per_family // 8 * len(longer), 0)
         for lines in longer:
-            problems += make_problems(family, "train", per_family // 8, lines=lines)
-        columns.append(sorted(problems, key=lambda p: hashlib.sha256(p.prompt.encode()).digest()))
+            drawn += problems("pre-training", family, per_family // 8, 0, lines=lines)
+        columns.append(sorted(drawn, key=lambda p: hashlib.sha256(p.prompt.encode()).digest()))
     return [solved(problem) for row in zip(*columns, strict=True) for problem in row]
+
+
+if __name__ == "__main__":
+    here: Corpus = gather(allow_other_text=True)
+    for name in DOMAINS:
+        print(f'"{name}": "{digest(here[name])}",')

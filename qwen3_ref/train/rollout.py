@@ -25,13 +25,9 @@ from qwen3_ref.tokenizer import Tokenizer
 from qwen3_ref.train.errors import TrainingError
 from qwen3_ref.train.loop import Log
 from qwen3_ref.train.queries import END, MAX_REPLY, Query, read_sample
+from qwen3_ref.train.seeds import seeded
 
 Mean = Literal["sequence", "token", "constant"]
-
-
-def seeded(seed: int, number: int) -> torch.Generator:
-    """The generator of batch `number`, the same after a resume."""
-    return torch.Generator().manual_seed(1_000_003 * seed + number)
 
 
 # -- replies --------------------------------------------------------------------------------------------
@@ -136,7 +132,7 @@ class HeldOut:
             return
         if self.log is None:  # a resumed run measures the step it resumes from again
             self.log = Log(self.path, step - 1)
-        rollout = roll_out(model, tokenizer, self.queries, self.max_new_tokens, seeded(self.seed, 10**6))
+        rollout = roll_out(model, tokenizer, self.queries, self.max_new_tokens, seeded(self.seed, "held-out"))
         self.log.write({"step": step, **rollout.numbers})
         if self.keep:
             folder = self.path.parent / "steps" / str(step) / "model"
@@ -162,7 +158,7 @@ def mean_rewards(
     if not queries:
         return []
     asked = [query for query in queries for _ in range(samples)]
-    rewards = roll_out(model, tokenizer, asked, max_new_tokens, seeded(seed, 0)).rewards
+    rewards = roll_out(model, tokenizer, asked, max_new_tokens, seeded(seed)).rewards
     return [fmean(rewards[i : i + samples]) for i in range(0, len(rewards), samples)]
 
 

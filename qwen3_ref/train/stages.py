@@ -20,8 +20,8 @@ import torch
 from qwen3_ref.config import Qwen3Config
 from qwen3_ref.model import Qwen3
 from qwen3_ref.store.files import write_atomically
-from qwen3_ref.tasks.problems import FAMILIES, make_problems
-from qwen3_ref.train import queries, rollout
+from qwen3_ref.tasks.problems import FAMILIES
+from qwen3_ref.train import queries, rollout, seeds
 from qwen3_ref.train.corpus import PACKAGES
 from qwen3_ref.train.loop import Plan, StepLoss
 from qwen3_ref.train.names import require_stage
@@ -62,7 +62,7 @@ class Stage:
         if self.base is not None:
             return run.model(self.base)
         assert self.config is not None
-        return Qwen3(self.config(), generator=torch.Generator().manual_seed(run.seed))
+        return Qwen3(self.config(), generator=seeds.seeded(seeds.seed(run.seed, "weights")))
 
     def steps(self, run: Run) -> int:
         """Steps (of RL: batches of replies) at a run's scale."""
@@ -79,10 +79,11 @@ def _next_token(stage: Stage, run: Run, model: Qwen3) -> Result:
     packed, held_out = run.streams
     before = pretrain.domain_losses(model, held_out)
     loss: StepLoss
+    seed = seeds.seed(run.seed, "rows")
     if stage.balancing is None:
-        loss = pretrain.next_token_loss(mix, run.tokenizer, packed, run.seed)
+        loss = pretrain.next_token_loss(mix, run.tokenizer, packed, seed)
     else:
-        loss = balance.balanced_loss(mix, run.tokenizer, packed, run.seed, balancing=stage.balancing)
+        loss = balance.balanced_loss(mix, run.tokenizer, packed, seed, balancing=stage.balancing)
     run.train(stage.name, model, run.plan(stage.plan), loss, [mix, packed])
     lengths = [pretrain.MIXES["s1"].context * n for n in (1, 2, 4)]
     return {
@@ -94,13 +95,14 @@ def _next_token(stage: Stage, run: Run, model: Qwen3) -> Result:
 
 def _learn(stage: Stage, run: Run, model: Qwen3, examples: list[sft.Example]) -> None:
     assert isinstance(stage.plan, Plan)
-    loss = sft.reply_loss(examples, run.tokenizer, sft.ROWS, run.seed)
+    seed = seeds.seed(run.seed, f"{stage.name.replace('cold-start', 'cold start')}: order")
+    loss = sft.reply_loss(examples, run.tokenizer, sft.ROWS, seed)
     run.train(stage.name, model, run.plan(stage.plan), loss, [sft.ROWS, examples])
 
 
 def _cold_start_size(run: Run) -> int:
     """Problems of a family; a third fails the filters, so that no problem comes twice."""
-    return 2 * sft.ROWS * run.steps(sft.COLD_START.steps) // 4
+    return 2 * sft.ROWS * run.steps(sft.COLD_START.steps) // len(FAMILIES)
 
 
 def _drafts(stage: Stage, run: Run, model: Qwen3) -> Result:
@@ -110,30 +112,33 @@ def _drafts(stage: Stage, run: Run, model: Qwen3) -> Result:
     return {"filters": dict(fates)}
 
 
+POOL = 600
+"""Queries that GRPO learns from, of those that are learnable the hardest; the report has 3,995."""
+
+
 def _right_answers(stage: Stage, run: Run, model: Qwen3) -> Result:
     """GRPO on queries that the model has not seen and solves sometimes, the hardest first."""
     assert isinstance(stage.plan, Grpo)
     (flag,) = stage.flags
     settings = replace(stage.plan, steps=stage.steps(run))
-    size, seed = _cold_start_size(run), run.seed + 1
-    used = {p.prompt for f in FAMILIES for p in make_problems(f, "train", size, seed=seed)}
     size = max(settings.prompts, round(500 * run.scale))
-    fresh = queries.problem_queries(run.tokenizer, size, seed=run.seed + 2, exclude=used, flag=flag)
-    rates = rollout.mean_rewards(model, run.tokenizer, fresh, samples=4, seed=run.seed)
-    pool = queries.learnable(fresh, rates, 4000)
-    held_out = queries.problem_queries(run.tokenizer, 50, seed=run.seed, split="validation", flag=flag)
+    fresh = queries.problem_queries(run.tokenizer, "GRPO", size, run.seed, flag=flag)
+    seed = seeds.seed(run.seed, "GRPO: pass rates")
+    rates = rollout.mean_rewards(model, run.tokenizer, fresh, samples=4, seed=seed)
+    pool = queries.learnable(fresh, rates, max(settings.prompts, round(POOL * run.scale)))
+    held_out = queries.problem_queries(run.tokenizer, "validation", 40, run.seed, flag=flag)
     grpo.train_on_rewards(
         model, run.tokenizer, pool, run.out / stage.name, settings,
-        seed=run.seed, held_out=held_out, keep=stage.keep,
+        seed=seeds.seed(run.seed, "GRPO: replies"), held_out=held_out, keep=stage.keep,
     )  # fmt: skip
-    return {"queries": len(fresh), "learnable": len(pool)}
+    return {"queries": len(fresh), "learnable": sum(0 < rate < 1 for rate in rates), "pool": len(pool)}
 
 
 def _both_modes(stage: Stage, run: Run, model: Qwen3) -> Result:
     """Both modes, and the form of a tool call: as in the report, RL comes to it with a beginning."""
-    per_family = max(sft.ROWS, round(1000 * run.scale))
+    per_family = max(sft.ROWS, round(800 * run.scale))
     examples, fates = sft.fusion_examples(model, run.tokenizer, per_family, run.seed)
-    sums = make_problems("arithmetic", "train", 2 * per_family, seed=run.seed + 3)
+    sums = seeds.problems("tool calls", "arithmetic", 5 * per_family // 2, run.seed)
     calls = [general_rl.tool_call(problem) for problem in sums]
     examples += [sft.encode_example(run.tokenizer, [*t.messages, t.ideal], t.tools) for t in calls]
     _learn(stage, run, model, examples)
@@ -146,7 +151,7 @@ def _rules(stage: Stage, run: Run, model: Qwen3) -> Result:
     settings = replace(stage.plan, steps=stage.steps(run))
     per_kind = max(settings.prompts, round(500 * run.scale))
     general_rl.train_on_tasks(
-        model, run.tokenizer, run.out / stage.name, settings, per_kind=per_kind, seed=run.seed + 4
+        model, run.tokenizer, run.out / stage.name, settings, per_kind=per_kind, run_seed=run.seed
     )
     return {"queries": 4 * per_kind}
 
@@ -154,11 +159,11 @@ def _rules(stage: Stage, run: Run, model: Qwen3) -> Result:
 def _teachers_replies(stage: Stage, run: Run, model: Qwen3) -> Result:
     """What the teacher wrote, in both modes."""
     assert stage.teacher is not None
-    count = max(sft.ROWS, round(1200 * run.scale))
-    columns = [make_problems(f, "train", count, seed=run.seed + 5) for f in FAMILIES]
+    count = max(sft.ROWS, round(960 * run.scale))
+    columns = [seeds.problems("off-policy", f, count, run.seed) for f in FAMILIES]
     problems = [p for column in columns for p in column]
     teacher = run.model(stage.teacher)
-    found, fates = distill.teacher_conversations(teacher, run.tokenizer, problems, seed=run.seed)
+    found, fates = distill.teacher_conversations(teacher, run.tokenizer, problems, run_seed=run.seed)
     _learn(stage, run, model, [sft.encode_example(run.tokenizer, messages) for messages in found])
     return {"replies": dict(fates)}
 
@@ -169,12 +174,12 @@ def _teachers_word(stage: Stage, run: Run, model: Qwen3) -> Result:
     settings = replace(stage.plan, steps=stage.steps(run))
     asked, held_out = [], []
     for flag in stage.flags:
-        size = max(settings.prompts, round(500 * run.scale))
-        asked += queries.problem_queries(run.tokenizer, size, seed=run.seed + 2, flag=flag)
-        held_out += queries.problem_queries(run.tokenizer, 25, seed=run.seed, split="validation", flag=flag)
+        size = max(settings.prompts, round(400 * run.scale))
+        asked += queries.problem_queries(run.tokenizer, "on-policy", size, run.seed, flag=flag)
+        held_out += queries.problem_queries(run.tokenizer, "validation", 15, run.seed, flag=flag)
     distill.train_on_teacher(
         model, run.model(stage.teacher), run.tokenizer, asked, run.out / stage.name, settings,
-        seed=run.seed, held_out=held_out,
+        seed=seeds.seed(run.seed, "on-policy: replies"), held_out=held_out,
     )  # fmt: skip
     return {"queries": len(asked)}
 
@@ -196,7 +201,7 @@ def _pretraining(
     return stages
 
 
-BOTH = (" /think", " /no_think")
+EVERY_FLAG = (" /think", " /no_think", "")
 MOE_SHARE = 0.4
 """The MoE takes this share of the dense model's steps: enough for its experts to part."""
 
@@ -213,7 +218,7 @@ STAGES = _table(
     Stage("general-rl", "fusion", Grpo(steps=general_rl.STEPS), _rules),
     *_pretraining("student-", pretrain.student_config),
     Stage("off-policy", "student-s3", sft.COLD_START, _teachers_replies, teacher="general-rl"),
-    Stage("on-policy", "off-policy", Distill(), _teachers_word, teacher="general-rl", flags=BOTH),
+    Stage("on-policy", "off-policy", Distill(), _teachers_word, teacher="general-rl", flags=EVERY_FLAG),
     *_pretraining("moe-", pretrain.moe_config, MOE_SHARE, "global"),
 )
 """In the order of `--stage all`, which is that of `names`."""

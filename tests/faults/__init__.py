@@ -18,6 +18,7 @@ def _catalogue() -> tuple[list[Fault], list[Fault]]:
         balancing,
         decoding,
         equivalent,
+        family,
         files,
         first_hour,
         forward,
@@ -40,6 +41,7 @@ def _catalogue() -> tuple[list[Fault], list[Fault]]:
     faults += files.FAULTS
     faults += stages.FAULTS
     faults += arguments.FAULTS
+    faults += family.FAULTS
     return faults, equivalent.FAULTS
 
 

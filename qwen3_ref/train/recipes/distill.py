@@ -14,6 +14,7 @@ Which tokens the student draws is not differentiated through, as in GKD (arXiv 2
 
 from __future__ import annotations
 
+import random
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -43,12 +44,14 @@ from qwen3_ref.train.rollout import (
     per_token,
     reply_logits,
     roll_out,
-    seeded,
     token_log_probs,
 )
+from qwen3_ref.train.seeds import seed, seeded
 from qwen3_ref.train.state import saved_step, weights_hash
 
 Direction = Literal["forward", "reverse"]
+FLAGS = (" /think", "", " /no_think", " /no_think")
+"""What users add, each as often: no flag means thinking, which a student that never saw it does not know."""
 
 
 # -- off-policy ----------------------------------------------------------------------------------------
@@ -59,21 +62,25 @@ def teacher_conversations(
     tokenizer: Tokenizer,
     problems: Sequence[Problem],
     *,
-    seed: int,
+    run_seed: int,
     only_right: bool = True,
 ) -> tuple[list[list[Message]], Counter[str]]:
     """The teacher's replies as conversations for `sft.encode_example`, and what became of each.
 
-    Every other problem is asked with /think, the rest with /no_think, at the official settings of the
-    mode. Dropped are replies that are not whole or of the other mode, and, with `only_right`, wrong
-    answers after thinking (without thinking, the student is to be like the teacher, right or wrong).
+    Half of the problems are asked with /no_think, a quarter with /think, and a quarter without a flag,
+    which is thinking too, at the official settings of the mode. Dropped are replies that are not whole
+    or of the other mode, and, with `only_right`, wrong answers after thinking (without thinking, the
+    student is to be like the teacher, right or wrong).
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed(run_seed, "off-policy: replies"))
+    rng = random.Random(seed(run_seed, "off-policy: flags"))
+    drawn = [FLAGS[int(rng.random() * len(FLAGS))] for _ in problems]
     kept: list[list[Message]] = []
     fates: Counter[str] = Counter()
-    for flag, first in ((" /think", 0), (" /no_think", 1)):
-        thinking = flag == " /think"
-        asked = [replace(p, prompt=p.prompt + flag) for p in problems[first::2]]
+    for flag in dict.fromkeys(FLAGS):
+        thinking = flag != " /no_think"
+        some = [p for p, its in zip(problems, drawn, strict=True) if its == flag]
+        asked = [replace(p, prompt=p.prompt + flag) for p in some]
         sampling = Sampling.thinking() if thinking else Sampling.non_thinking()
         replies = replies_to(teacher, tokenizer, asked, sampling=sampling, generator=generator)
         for problem, reply in zip(asked, replies, strict=True):
@@ -86,7 +93,7 @@ def teacher_conversations(
             else:
                 fate = "kept"
                 kept.append(conversation(problem, reply.reasoning or "", reply.content))
-            fates[f"{flag.strip()}: {fate}"] += 1
+            fates[f"{flag.strip() or 'no flag'}: {fate}"] += 1
     return kept, fates
 
 
@@ -200,7 +207,7 @@ class _StudentLoss:
         self.clock = time.monotonic()
 
     def __call__(self, model: Qwen3, step: int) -> tuple[Tensor, dict[str, float]]:
-        s, rng = self.settings, seeded(self.seed, step)
+        s, rng = self.settings, seeded(self.seed, step, "replies")
         if step % s.held_out_every == 0:
             self.held_out.write_row(model, self.tokenizer, step)
         chosen = torch.randperm(len(self.queries), generator=rng)[: s.prompts].tolist()

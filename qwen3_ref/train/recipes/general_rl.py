@@ -30,6 +30,7 @@ from qwen3_ref.tokenizer import Tokenizer
 from qwen3_ref.train.queries import END, Query, Sample
 from qwen3_ref.train.recipes import grpo
 from qwen3_ref.train.recipes.grpo import Grpo
+from qwen3_ref.train.seeds import problems, seed
 
 STEPS = 80
 """Of the nano run; the report gives no number."""
@@ -276,18 +277,24 @@ def tool_call(problem: Problem) -> Task:
 
 
 def make_tasks(
-    tokenizer: Tokenizer, per_kind: int, *, seed: int, split: str = "train", switched: bool = False
+    tokenizer: Tokenizer, per_kind: int, *, run_seed: int, split: str = "train", switched: bool = False
 ) -> list[Task]:
     """The four kinds in equal numbers, in turn: single_turn, many_turns, limited, tool_call.
 
     A limit is 0.75, 1 or 1.5 times the length of the solver's own thought. switched: so is every
     conversation of many turns that has two earlier ones or more; for training, not for measuring.
     """
-    rng = random.Random(f"general {split} {seed}")
-    columns = [make_problems(f, split, per_kind, seed=seed) for f in FAMILIES]
-    pool = [p for row in zip(*columns, strict=True) for p in row]
+    rng = random.Random(seed(run_seed, "general RL: tasks"))
+    each = -(-3 * per_kind // len(FAMILIES))
+
+    def draw(family: str, count: int) -> list[Problem]:
+        if split == "test":
+            return make_problems(family, split, count, seed=seed(run_seed, "general RL: problems"))
+        return problems("general RL" if split == "train" else split, family, count, run_seed)
+
+    sums = draw("arithmetic", each + per_kind)[each:]
+    pool = [p for row in zip(*(draw(f, each) for f in FAMILIES), strict=True) for p in row]
     short = [p for p in pool if len(p.prompt) < 120]
-    sums = make_problems("arithmetic", split, per_kind, seed=seed + 1)
     tasks: list[Task] = []
     for i in range(per_kind):
         single, turned, cut = pool[3 * i : 3 * i + 3]
@@ -303,13 +310,21 @@ def make_tasks(
 
 
 def train_on_tasks(
-    model: Qwen3, tokenizer: Tokenizer, directory: Path, settings: Grpo, *, per_kind: int = 500, seed: int = 0
+    model: Qwen3,
+    tokenizer: Tokenizer,
+    directory: Path,
+    settings: Grpo,
+    *,
+    per_kind: int = 500,
+    run_seed: int = 0,
 ) -> None:
     """`grpo.train_on_rewards` on tasks of all kinds; the held-out ones are of the validation split."""
-    tasks = make_tasks(tokenizer, per_kind, seed=seed, switched=True)
+    tasks = make_tasks(tokenizer, per_kind, run_seed=run_seed, switched=True)
     queries = [task.query(tokenizer) for task in tasks]
-    held_out = [task.query(tokenizer) for task in make_tasks(tokenizer, 32, seed=seed, split="validation")]
-    grpo.train_on_rewards(model, tokenizer, queries, directory, settings, seed=seed, held_out=held_out)
+    others = make_tasks(tokenizer, 32, run_seed=run_seed, split="validation")
+    held_out = [task.query(tokenizer) for task in others]
+    number = seed(run_seed, "general RL: replies")
+    grpo.train_on_rewards(model, tokenizer, queries, directory, settings, seed=number, held_out=held_out)
 
 
 def _pick(items: Sequence[Any], rng: random.Random) -> Any:

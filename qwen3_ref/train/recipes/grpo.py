@@ -25,7 +25,8 @@ from qwen3_ref.store.fingerprint import fingerprint
 from qwen3_ref.tokenizer import Tokenizer
 from qwen3_ref.train.loop import Plan, train
 from qwen3_ref.train.queries import MAX_REPLY, Query
-from qwen3_ref.train.rollout import HeldOut, Mean, average, per_token, roll_out, seeded, token_log_probs
+from qwen3_ref.train.rollout import HeldOut, Mean, average, per_token, roll_out, token_log_probs
+from qwen3_ref.train.seeds import seeded
 from qwen3_ref.train.state import saved_step, weights_hash
 
 
@@ -206,7 +207,7 @@ class _PolicyLoss:
                 self.held_out.write_row(model, self.tokenizer, update)
             self.collect(model, step)
         epoch, part = divmod(i, s.minibatches)
-        order = torch.randperm(s.prompts, generator=seeded(self.seed + epoch, step))  # whole groups
+        order = torch.randperm(s.prompts, generator=seeded(self.seed, step, "order", epoch))  # whole groups
         groups = order.tensor_split(s.minibatches)[part]
         rows = (groups[:, None] * s.group + torch.arange(s.group)).flatten().tolist()
         new, _, counted = self.log_probs(model, rows)
@@ -236,7 +237,7 @@ class _PolicyLoss:
 
     def collect(self, model: Qwen3, step: int) -> None:
         """Draw and score the replies of a step, and note the probabilities they were drawn with."""
-        s, rng = self.settings, seeded(self.seed, step)
+        s, rng = self.settings, seeded(self.seed, step, "replies")
         chosen = torch.randperm(len(self.queries), generator=rng)[: s.prompts].tolist()
         asked = [self.queries[i] for i in chosen for _ in range(s.group)]
         self.rollout = roll_out(model, self.tokenizer, asked, s.max_new_tokens, rng)

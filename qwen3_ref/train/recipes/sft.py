@@ -23,10 +23,11 @@ from qwen3_ref.decode.generation import generate
 from qwen3_ref.decode.sampling import Sampling
 from qwen3_ref.model import Qwen3
 from qwen3_ref.reply import Reply, parse_reply
-from qwen3_ref.tasks.problems import FAMILIES, Problem, is_correct, make_problems
+from qwen3_ref.tasks.problems import FAMILIES, Problem, is_correct
 from qwen3_ref.tokenizer import Tokenizer
 from qwen3_ref.train.loop import IGNORE, Plan, StepLoss, cross_entropy
 from qwen3_ref.train.queries import MAX_REPLY
+from qwen3_ref.train.seeds import problems, seed, seeded
 
 # Few steps, as the report has it: what the model can reach is left to reinforcement learning.
 COLD_START = Plan(steps=250, learning_rate=1e-3, warmup=20, floor=0.1)
@@ -100,7 +101,7 @@ def reply_loss(examples: Sequence[Example], tokenizer: Tokenizer, rows: int, see
 
     @functools.lru_cache(maxsize=1)
     def batches(epoch: int) -> list[list[int]]:
-        rng = torch.Generator().manual_seed(1_000_003 * seed + epoch)
+        rng = seeded(seed, "epoch", epoch)
         order = torch.randperm(len(examples), generator=rng).tolist()
         chunks = []
         for i in range(0, len(order), 16 * rows):  # sorted only within 16 batches, to stay random
@@ -140,7 +141,8 @@ def draft(problem: Problem, rng: random.Random) -> tuple[str, str]:
     i = int(rng.random() * len(steps))
     flaw = int(rng.random() * 9)
     if flaw == 0:  # a slip of the pen, carried on to the end
-        wrong = steps[i][:-1] + str((int(steps[i][-1]) + 1) % 10)
+        last = steps[i][-1]
+        wrong = steps[i][:-1] + (str((int(last) + 1) % 10) if last.isdecimal() else "")
         return "\n".join([*steps[:i], wrong, *steps[i + 1 :]]), problem.answer[:-1] + wrong[-1]
     if flaw == 1:
         return "\n".join([*steps[: i + 1], *steps[i:]]), problem.answer
@@ -158,14 +160,14 @@ def conversation(problem: Problem, trace: str, answer: str) -> list[Message]:
 
 
 def cold_start_examples(
-    tokenizer: Tokenizer, per_family: int, seed: int
+    tokenizer: Tokenizer, per_family: int, run_seed: int
 ) -> tuple[list[Example], Counter[str]]:
     """Examples from the drafts of train problems that pass the filters, and what became of all."""
-    rng = random.Random(f"cold start {seed}")
+    rng = random.Random(seed(run_seed, "cold start: drafts"))
     examples: list[Example] = []
     fates: Counter[str] = Counter()
     for family in FAMILIES:
-        for problem in make_problems(family, "train", per_family, seed=seed + 1):
+        for problem in problems("cold start", family, per_family, run_seed):
             trace, answer = draft(problem, rng)
             reason = reason_to_drop(problem, trace, answer)
             fates[reason or "kept"] += 1
@@ -205,7 +207,7 @@ def replies_to(
 
 
 def fusion_conversations(
-    thinking: Sequence[tuple[Problem, str]], plain: Sequence[Problem], seed: int
+    thinking: Sequence[tuple[Problem, str]], plain: Sequence[Problem], run_seed: int
 ) -> list[list[Message]]:
     """The stage's conversations: `thinking` has problems with reasoning, `plain` gets none.
 
@@ -214,7 +216,7 @@ def fusion_conversations(
     more there is, every other time, an opposite one before that, because where a /no_think is anywhere
     the model would else learn not to look further. A question alone says /think half of the time.
     """
-    rng = random.Random(f"fusion {seed}")
+    rng = random.Random(seed(run_seed, "fusion: conversations"))
     pool = [problem for problem, _ in thinking] + list(plain)
     short = [problem for problem in pool if len(problem.prompt) < 120] or pool
     conversations = []
@@ -248,23 +250,25 @@ def _last(flags: Sequence[str]) -> str:
 
 
 def fusion_examples(
-    model: Qwen3, tokenizer: Tokenizer, per_family: int, seed: int
+    model: Qwen3, tokenizer: Tokenizer, per_family: int, run_seed: int
 ) -> tuple[list[Example], Counter[str]]:
     """Half of the examples with thinking that `model` (of stage 2) wrote itself and the filters kept,
-    half without; and what became of its replies."""
-    generator = torch.Generator().manual_seed(seed)
+    half without; and what became of its replies.
+
+    As in the report, it is asked queries of stage 1; those without thinking are new.
+    """
+    generator = seeded(seed(run_seed, "fusion: replies"))
     thinking: list[tuple[Problem, str]] = []
     plain: list[Problem] = []
     fates: Counter[str] = Counter()
     for family in FAMILIES:
-        problems = make_problems(family, "train", 2 * per_family, seed=seed + 2)
-        asked, rest = problems[:per_family], problems[per_family:]  # each with all difficulties
+        asked = problems("cold start", family, per_family, run_seed)
         replies = replies_to(model, tokenizer, asked, sampling=Sampling(0.6, 20, 0.95), generator=generator)
         for problem, reply in zip(asked, replies, strict=True):
             reason = reason_to_drop(problem, reply.reasoning or "", reply.content)
             fates[reason or "kept"] += 1
             if reason is None:
                 thinking.append((problem, reply.reasoning or ""))
-        plain += rest
-    conversations = fusion_conversations(thinking, plain, seed)
+        plain += problems("fusion", family, per_family, run_seed)
+    conversations = fusion_conversations(thinking, plain, run_seed)
     return [encode_example(tokenizer, messages) for messages in conversations], fates
