@@ -267,6 +267,7 @@ class Qwen3Config:
             "architectures": [_ARCHITECTURES[self.model_type]],
             "max_window_layers": self.num_hidden_layers,
             "sliding_window": None,
+            "transformers_version": "4.51.0",  # the first that knows Qwen3, as the official files say
             "use_sliding_window": False,
             "use_cache": True,
         }

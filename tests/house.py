@@ -22,7 +22,7 @@ ROOMS = {
     "tasks": "problems documents",
     "train": "errors lock state loop corpus queries rollout recipes/pretrain recipes/balance recipes/sft "
     "recipes/grpo recipes/general_rl recipes/distill run stages export",
-    "measure": "statistics accuracy table experts rows balance_study",
+    "measure": "statistics accuracy table experts rows card balance_study",
     "course": "compare checks/judge checks/* plots/style plots/*",
     "commands": "common * line",
 }

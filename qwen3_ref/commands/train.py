@@ -48,6 +48,7 @@ def command(args: argparse.Namespace, out: Console) -> int:
     print(f"train nano: stage {args.stage}, into {args.out}; PyTorch is being loaded.", flush=True)
     import torch
 
+    from qwen3_ref.measure.card import write_cards
     from qwen3_ref.train.export import export
     from qwen3_ref.train.lock import only_process
     from qwen3_ref.train.run import Run
@@ -83,6 +84,7 @@ def command(args: argparse.Namespace, out: Console) -> int:
             print(f"{stage.name}: {run.out / stage.name / 'model'} after {seconds:.0f} s", flush=True)
         if args.stage in (ALL, FAMILY):
             export(run)
+            write_cards(run.out / FAMILY)
             print(f"{', '.join(SHIPPED)}: {run.out / FAMILY}")
     return 0
 

@@ -203,7 +203,7 @@ def _reach(bench: Bench) -> Iterator[Item]:
     model, tokenizer = bench.model("s3")
     trained, points = pretrain.MIXES["s3"].context, []
     for context in REACH:
-        lists = pretrain.haystacks(context, min(LISTS, bench.count), SPLIT, TEST_SEED)
+        lists = pretrain.haystacks(tokenizer, context, min(LISTS, bench.count), SPLIT, TEST_SEED)
         before: list[list[bool]] = []
         for method, factor in METHODS:
             if method == "plain":

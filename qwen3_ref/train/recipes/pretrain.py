@@ -13,6 +13,7 @@ token that what stands before it is another document. (The report does not say h
 
 from __future__ import annotations
 
+import functools
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -283,6 +284,8 @@ def retrieved(
 
 QUESTIONS = 20
 """Asked about each list of `haystacks`, whose keys and values are computed once for all of them."""
+_QUESTION = 16
+"""Tokens that one of them takes, at most."""
 
 
 @dataclass(frozen=True)
@@ -297,28 +300,31 @@ class Haystack:
     absent: tuple[tuple[str, str], ...]
 
 
-def haystacks(context: int, count: int, split: str, seed: int) -> list[Haystack]:
-    """`count` lists that fill `context` tokens, each with QUESTIONS questions of one step.
+def haystacks(tokenizer: Tokenizer, context: int, count: int, split: str, seed: int) -> list[Haystack]:
+    """`count` lists that fill `context` tokens but for a line or two, each with QUESTIONS questions of one
+    step.
 
-    There are only 260 keys, and 4,096 tokens take 676 lines: a longer list repeats lines that are not
-    asked about, whole, and never one that is.
+    There are only 260 keys, and 4,096 tokens take some 700 lines: the list is filled up with repeated
+    lines, whole ones, and never one that is asked about.
     """
     keys = [f"{letter}{digit}" for letter in "abcdefghijklmnopqrstuvwxyz" for digit in range(10)]
-    length, found = lines_in(context), []
-    distinct = min(length, len(keys) - QUESTIONS)
+    found, distinct = list[Haystack](), min(lines_in(context), len(keys) - QUESTIONS)
+    tokens = functools.cache(lambda line: len(tokenizer.encode(f"{line}\n")))
     rng = random.Random(f"haystacks {context} {split} {seed}")  # hashed by SHA-512: the same everywhere
     for problem in make_problems("retrieval", split, count, 1, seed, lines=distinct):
         lines = problem.prompt.split("\n")[:-1]
         numbers = _some(rng, [line for line in lines if line[3:].isdigit()], QUESTIONS)
         filler = [line for line in lines if line not in numbers]
-        lines += [filler[int(rng.random() * len(filler))] for _ in range(length - distinct)]
-        lines = _some(rng, lines, length)
+        room = context - _QUESTION - sum(map(tokens, lines))
+        while (room := room - tokens(more := filler[int(rng.random() * len(filler))])) >= 0:
+            lines.append(more)
+        lines = _some(rng, lines, len(lines))
         left = [key for key in keys if key not in {line[:2] for line in lines}]
         found.append(
             Haystack(
                 tuple(lines),
                 tuple((line[:2], line[3:]) for line in numbers),
-                tuple(lines.index(line) / (length - 1) for line in numbers),
+                tuple(lines.index(line) / (len(lines) - 1) for line in numbers),
                 tuple((key, f"{int(rng.random() * 100):02}") for key in _some(rng, left, QUESTIONS)),
             )
         )
