@@ -49,6 +49,6 @@ def test_without_results(tmp_path: Path) -> None:
     ]
     (tmp_path / "a.json").write_text(json.dumps({"items": items}), encoding="utf-8")
     assert "| G | 50.0% (40.0 to 60.0) | 1,200 |" in cards._scores("qwen3-nano", tmp_path)
-    assert "| E |" not in cards._scores("qwen3-nano", tmp_path)
+    assert "| E" not in cards._scores("qwen3-nano", tmp_path)
     assert "| E (nats a token) | 0.50 (0.40 to 0.60) | 1,200 |" in cards._scores("qwen3-nano-moe", tmp_path)
     assert cards._history("qwen3-nano", tmp_path).startswith("`python -m qwen3_ref train nano`")

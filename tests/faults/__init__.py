@@ -23,6 +23,7 @@ def _catalogue() -> tuple[list[Fault], list[Fault]]:
         loading,
         measuring,
         norms_and_rope,
+        reach,
         replies,
         serving,
         specification,
@@ -38,6 +39,7 @@ def _catalogue() -> tuple[list[Fault], list[Fault]]:
     faults += [*first_hour.FAULTS, *forward.FAULTS]
     faults += files.FAULTS
     faults += stages.FAULTS
+    faults += reach.FAULTS
     return faults, equivalent.FAULTS
 
 
