@@ -6,6 +6,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from qwen3_ref.config import Qwen3Config
 from qwen3_ref.decode.budget import NANO_EARLY_STOP
@@ -53,6 +54,7 @@ def finish_nano(directory: Path) -> None:
     ids = Tokenizer.from_pretrained(directory).control_tokens
     turn, text = ids["<|im_end|>"], ids["<|endoftext|>"]
     base = directory.name in BASES
+    settings: dict[str, Any]
     model = Qwen3Config.from_pretrained(directory)
     if base:
         length = pretrain.MIXES["s3"].context
