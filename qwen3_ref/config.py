@@ -14,7 +14,7 @@ from typing import Any
 
 from qwen3_ref import facts
 from qwen3_ref.arrays import require_whole
-from qwen3_ref.rope import YARN_BOUNDS, yarn_problem
+from qwen3_ref.rope import YARN_BOUNDS, scaling_problem
 from qwen3_ref.store.errors import one_line, quoted
 from qwen3_ref.store.files import cut_off, read_json, write_atomically
 from qwen3_ref.store.shipped import directory_of
@@ -268,6 +268,7 @@ class Qwen3Config:
             "architectures": [_ARCHITECTURES[self.model_type]],
             "max_window_layers": self.num_hidden_layers,
             "sliding_window": None,
+            "transformers_version": "4.51.0",  # the first that knows Qwen3, as the official files say
             "use_sliding_window": False,
             "use_cache": True,
         }
@@ -287,9 +288,10 @@ class Qwen3Config:
     @property
     def context_length(self) -> int:
         """How many tokens a prompt and its reply may have together: `max_position_embeddings`, or with
-        YaRN `factor` times the length that it stretches, which is what the model card's setting means."""
+        YaRN and position interpolation `factor` times the length that they stretch, which is what the
+        model card's setting means."""
         scaling = {k: v for k, v in (self.rope_scaling or {}).items() if v is not None}
-        if scaling.get("rope_type") != "yarn" or "factor" not in scaling:
+        if scaling.get("rope_type") not in ("yarn", "linear") or "factor" not in scaling:
             return self.max_position_embeddings
         original = scaling.get("original_max_position_embeddings", self.max_position_embeddings)
         return int(original * scaling["factor"])
@@ -473,8 +475,8 @@ def _rope(values: Mapping[str, Any], source: str) -> dict[str, Any]:
     theta, kind = found.pop("rope_theta", None), found.get("rope_type", "default")
     if kind == "default" and (idle := [name for name in found if name != "rope_type"]):
         raise ConfigError(
-            f"{source}: {idle[0]} in {where[idle[0]]} does nothing without rope_type 'yarn'; give that, or "
-            f"remove it."
+            f"{source}: {idle[0]} in {where[idle[0]]} does nothing without rope_type 'yarn' or 'linear'; "
+            f"give one, or remove it."
         )
     if theta is None:
         raise ConfigError(
@@ -538,13 +540,13 @@ def _impossible_rope(c: Qwen3Config, scaling: Any) -> str | None:
         found = quoted(scaling)
         return f"rope_scaling is {found}; it must be an object with a rope_type, or null."
     kind = scaling.get("rope_type")
-    if kind not in ("default", "yarn"):
-        return f"rope_type {quoted(kind)} in rope_scaling is not supported; use 'yarn' or none."
+    if kind is None:
+        return "rope_type is missing in rope_scaling; give 'yarn' or 'linear', or no rope_scaling."
     if unknown := [key for key in scaling if key not in _ROPE_KEYS]:
         return _unknown_rope_key(unknown[0])
     if scaling.get("rope_theta") not in (None, c.rope_theta):
         return f"rope_theta is {c.rope_theta} and another in rope_scaling; keep one of them."
-    if kind == "yarn" and (problem := yarn_problem(scaling, c.max_position_embeddings)):
+    if problem := scaling_problem(scaling, c.max_position_embeddings):
         return problem
     original = scaling.get("original_max_position_embeddings")
     if kind == "yarn" and original is not None and original > c.max_position_embeddings:

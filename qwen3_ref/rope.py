@@ -3,8 +3,8 @@
 Pure functions of numbers in NumPy; `numpy_ref.py` and `model.py` both rotate with these frequencies.
 
 Sources: RoFormer (arXiv 2104.09864) for RoPE; Qwen3 technical report (arXiv 2505.09388) section 3.2
-for theta = 1,000,000 (ABF); YaRN (arXiv 2309.00071) and transformers'
-`modeling_rope_utils._compute_yarn_parameters` for the scaled frequencies.
+for theta = 1,000,000 (ABF); position interpolation (arXiv 2306.15595), NTK-aware scaling (as the YaRN
+paper states it), YaRN (arXiv 2309.00071) and transformers' `modeling_rope_utils` for the scaled ones.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from qwen3_ref.store.errors import quoted
 
 Float64Array = NDArray[np.float64]
+ROPE_TYPES = ("default", "linear", "yarn")
 YARN_BOUNDS = {
     "factor": (1, 10**6),
     "original_max_position_embeddings": (1, 2**31 - 1),
@@ -39,6 +40,19 @@ def default_frequencies(head_dim: int, theta: float) -> Float64Array:
     Shape: (head_dim / 2,), float64.
     """
     return theta ** (-np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)
+
+
+def ntk_theta(head_dim: int, theta: float, factor: float) -> float:
+    """The base of NTK-aware scaling: `rope_theta` under which the last pair is slowed `factor` times and
+    the first not at all. No config names it, since a changed rope_theta is all there is to it.
+
+    Raises ValueError for a factor below 1, or a head_dim below 4, whose last pair is the first.
+    """
+    if not 1 <= factor <= 10**6:
+        raise ValueError(f"factor is {quoted(factor)}; it must be a number, at least 1 and up to 1,000,000.")
+    if head_dim < 4:
+        raise ValueError(f"head_dim is {head_dim}; NTK-aware scaling needs at least 4, which is two pairs.")
+    return theta * factor ** (head_dim / (head_dim - 2))
 
 
 def yarn_range(
@@ -95,6 +109,27 @@ def yarn_frequencies(
     return (1 - ramp) * keep + ramp * keep / factor, yarn_attention_factor(scaling, factor)
 
 
+def scaling_problem(scaling: Mapping[str, Any], max_position_embeddings: int) -> str | None:
+    """Why no frequencies follow from a `rope_scaling`, in one sentence, or None. Null is absent."""
+    kind = scaling.get("rope_type", "default")
+    if kind not in ROPE_TYPES:
+        return f"rope_type {quoted(kind)} in rope_scaling is not supported; use 'yarn', 'linear' or none."
+    if kind == "yarn":
+        return yarn_problem(scaling, max_position_embeddings)
+    return linear_problem(scaling) if kind == "linear" else None
+
+
+def linear_problem(scaling: Mapping[str, Any]) -> str | None:
+    """The same of position interpolation, which has a factor and nothing else."""
+    given = {key: value for key, value in scaling.items() if value is not None}
+    for name in (*YARN_BOUNDS, "truncate"):
+        if name in given and name != "factor":
+            return f"{name} in rope_scaling does nothing with rope_type 'linear'; remove it, or use 'yarn'."
+    if "factor" not in given:
+        return "factor is missing in rope_scaling, and 'linear' has nothing else; give one, such as 4.0."
+    return yarn_problem({"factor": given["factor"]}, max_position_embeddings=1)  # its rule of a factor
+
+
 def yarn_problem(scaling: Mapping[str, Any], max_position_embeddings: int) -> str | None:
     """Why YaRN cannot be computed from a `rope_scaling`, in one sentence, or None. Null is absent."""
     given = {key: value for key, value in scaling.items() if value is not None}
@@ -139,17 +174,18 @@ def frequencies(
 ) -> tuple[Float64Array, float]:
     """The frequencies (head_dim / 2,) in radians per token and the attention factor (1 if unscaled).
 
-    `scaling` is a config's `rope_scaling`: None, or a mapping whose `rope_type` is "default" or
-    "yarn". Raises ValueError for any other type.
+    `scaling` is a config's `rope_scaling`: None, or a mapping whose `rope_type` is "default", "linear"
+    (position interpolation: all pairs slowed alike) or "yarn". Raises ValueError for any other type, and
+    for what `scaling_problem` finds wrong.
     """
-    kind = (scaling or {}).get("rope_type", "default")
-    if scaling is None or kind == "default":
-        return default_frequencies(head_dim, theta), 1.0
-    if kind == "yarn":
+    scaling = scaling or {}
+    problem = scaling_problem(scaling, max_position_embeddings)
+    if problem:
+        raise ValueError(problem)
+    if scaling.get("rope_type") == "yarn":
         return yarn_frequencies(head_dim, theta, scaling, max_position_embeddings)
-    raise ValueError(
-        f"rope_type {kind!r} is not one that Qwen3 text models use; set it to 'default' or 'yarn'."
-    )
+    keep = default_frequencies(head_dim, theta)
+    return (keep / scaling["factor"] if scaling.get("rope_type") == "linear" else keep), 1.0
 
 
 def cos_sin(

@@ -438,13 +438,15 @@ class Tokenizer:
             {"id": i, "content": token, **flags, "special": token in self.special}
             for token, i in self.control_tokens.items()
         ]
-        config = {
-            "tokenizer_class": "Qwen2Tokenizer",
+        config = {  # in the order of the official files
+            "add_bos_token": False,
+            "add_prefix_space": False,
             "added_tokens_decoder": {
                 str(t["id"]): {k: v for k, v in t.items() if k != "id"} for t in data["added_tokens"]
             },
-            "add_bos_token": False,
-            "add_prefix_space": False,
+            "additional_special_tokens": [
+                t["content"] for t in data["added_tokens"] if t["special"] and t["content"] != "<|endoftext|>"
+            ],
             "bos_token": None,
             "clean_up_tokenization_spaces": False,
             "eos_token": "<|im_end|>" if "<|im_end|>" in self.control_tokens else None,
@@ -452,6 +454,7 @@ class Tokenizer:
             "model_max_length": 131072,
             "pad_token": "<|endoftext|>" if "<|endoftext|>" in self.control_tokens else None,
             "split_special_tokens": False,
+            "tokenizer_class": "Qwen2Tokenizer",
             "unk_token": None,
         }
         for name, content in (("tokenizer.json", data), ("tokenizer_config.json", config)):

@@ -210,7 +210,9 @@ def test_what_cannot_be_balanced_says_so() -> None:
 
 def test_the_nano_moe_is_what_it_says() -> None:
     config = pretrain.moe_config()
-    assert config.num_parameters() == 2_352_576 and config.num_active_parameters() == 632_256
+    other = config.vocab_size - 1024
+    assert config.num_parameters() - 128 * other == 2_107_008
+    assert config.num_active_parameters() - 128 * other == 730_752
     dense = pretrain.nano_config()
     for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "head_dim", "vocab_size"):
         assert getattr(config, name) == getattr(dense, name)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from qwen3_ref.commands.evaluate import NANO_BUDGETS
 from qwen3_ref.config import Qwen3Config
 from qwen3_ref.decode.sampling import Sampling
 from qwen3_ref.measure import accuracy
@@ -90,14 +91,19 @@ def test_cut_off_and_resumed_is_the_same(model: Qwen3, tmp_path: Path) -> None:
 
 
 def test_what_is_asked() -> None:
-    """The mode's flag, and without thinking the empty block that the template adds."""
+    """The problem in its own words, without a flag, and without thinking the template's empty block."""
     tok = Tokenizer.train(["<think> </think> 12 + 34"], 300)
-    for mode, flag, end in (
-        ("thinking", "/think", "<|im_start|>assistant\n"),
-        ("non-thinking", "/no_think", "<|im_start|>assistant\n<think>\n\n</think>\n\n"),
+    for mode, end in (
+        ("thinking", "<|im_start|>assistant\n"),
+        ("non-thinking", "<|im_start|>assistant\n<think>\n\n</think>\n\n"),
     ):
         text = tok.decode(accuracy.chat_prompt(tok, PROBLEMS[0], mode))  # type: ignore[arg-type]
-        assert text == f"<|im_start|>user\n{PROBLEMS[0].prompt} {flag}<|im_end|>\n{end}"
+        assert text == f"<|im_start|>user\n{PROBLEMS[0].prompt}<|im_end|>\n{end}"
+
+
+def test_the_command_and_the_table_ask_for_the_same_budgets() -> None:
+    """The command cannot import them: its options are shown before PyTorch is loaded."""
+    assert NANO_BUDGETS == accuracy.BUDGETS
 
 
 def test_every_batch_has_random_numbers_of_its_own() -> None:

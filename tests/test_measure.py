@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from qwen3_ref.measure.statistics import rises, wilson
 from qwen3_ref.measure.table import (
     ABOVE,
     AT_LEAST,
+    NOTE,
     Item,
     Number,
     any_of,
@@ -49,12 +51,18 @@ CONFIG = Qwen3Config(
     max_position_embeddings=4096,
 )  # fmt: skip
 SHIPPED = Path(rows_module.__file__).parents[1] / "data" / "nano" / "measured"
-STAGES = ["s1", "s2", "s3", "s3-no-abf", "cold-start", "grpo", "fusion", "general-rl", *rows_module.STUDENTS]
+MOE = replace(
+    CONFIG, model_type="qwen3_moe", num_experts=4, num_experts_per_tok=2, moe_intermediate_size=8,
+    norm_topk_prob=True,
+)  # fmt: skip
+STAGES = ["moe-s3", "s1", "s2", "s3", "s3-no-abf", "cold-start", "grpo", "fusion", "general-rl"]
+STAGES += rows_module.STUDENTS
 
 
 def save(out: Path, stage: str, seed: int) -> None:
     folder = out / stage
-    Qwen3(CONFIG, generator=torch.Generator().manual_seed(seed)).save_pretrained(folder / "model")
+    config = MOE if stage.startswith("moe") else CONFIG
+    Qwen3(config, generator=torch.Generator().manual_seed(seed)).save_pretrained(folder / "model")
     TOK.save_pretrained(folder / "model")
     summary = {"seed": 0, "cpu_seconds": 180.0 + 120 * seed}
     (folder / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
@@ -75,6 +83,10 @@ def family(out: Path) -> Run:
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rows_module, "MAX_REPLY", 6)
+    monkeypatch.setattr(rows_module, "REACH", (300, 2048))
+    monkeypatch.setattr(rows_module, "LOSS_ROWS", 4)
+    monkeypatch.setattr(rows_module, "CONTROLS", 2)
+    monkeypatch.setattr(pretrain, "QUESTIONS", 3)
 
 
 # -- numbers -------------------------------------------------------------------------------------------
@@ -167,7 +179,6 @@ def test_kept_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bench = Bench(Run(tmp_path), "fusion", 2)
     assert found(rows_module._kept(bench, "grpo", "fusion", "F", (0, None))) == {
         "F: thinking accuracy": (1.0, 7 / 10),
-        "F: its change, same problems": (None, -3 / 10),
         "F: thinking accuracy, arithmetic": (1.0, 1.0),
         "F: thinking accuracy, counting": (1.0, 1.0),
         "F: thinking accuracy, conversion": (1.0, 1.0),
@@ -175,6 +186,7 @@ def test_kept_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "F: thinking accuracy, translation": (1.0, 0.0),
         "F: accuracy without thinking": (2 / 10, 4 / 10),
         "F: accuracy with a budget of 0": (0.0, 1 / 10),
+        "F: lenient accuracy with a budget of 0": (0.0, 1 / 10),
         "F: accuracy with no budget": (1.0, 7 / 10),
     }
     points = [p for p in bench.extra["curves"] if p["mode"] == "thinking"]
@@ -276,23 +288,25 @@ def test_every_row_and_only_test_problems(tmp_path: Path) -> None:
         for name in rows_module.ROWS:
             drawn.clear()
             assert rows_module.measure_row(run, name, 4) == []
-            assert {split for split, _ in drawn} == {"test"}
+            assert {split for split, _ in drawn} == ({"test"} if name != "experts" else set())
             assert not {seed for _, seed in drawn} & {0, 1}
             data = json.loads((tmp_path / "measured" / f"{name}.json").read_text(encoding="utf-8"))
             assert data["split"] == "test" and data["items"] and not data["missing"]
             measured[name] = {key: data[key] for key in data if key not in ("seconds", "weights")}
             for item in data["items"]:
-                assert item["after"]["n"] >= (1 if item["unit"] == "minutes" else 4), item["what"]
+                assert item["after"]["n"] >= 4 or name == "experts" or item["unit"] == "minutes", item["what"]
+                paired = item["before"] is not None and not item["id"].startswith("experts.")
+                assert (item["change"] is not None) == paired, item["what"]
     require_recorded("measured rows", measured)
     asked = [p for p in Bench(run, "fusion", 4).problems(9) if p.family != "translation"]
     assert len(asked) == 36 and all(split_of(p.prompt) == "test" for p in asked)
     words, missing = render(tmp_path / "measured", list(rows_module.ROWS))
     assert missing == []
     assert "GRPO, pass@1 in % by step (5 problems, `measure reasoning`): 0: 0.0, 10: 0.0, 170: 0.0." in words
-    assert f"+ reinforcement learning: CPU-minutes (minutes) |  | {(90 + 60 * 9) * 2 / 60:.2f} |" in words
+    assert f"+ reinforcement learning: CPU-minutes (minutes) |  | {(90 + 60 * 10) * 2 / 60:.2f} |" in words
     for name in rows_module.ROWS:
         lines = [x for x in words.splitlines() if x.endswith(f"| `python -m qwen3_ref measure {name}` |")]
-        assert lines and all(line.count("|") == 6 for line in lines)
+        assert lines and all(line.count("|") == 7 for line in lines)
 
 
 def test_interrupted_and_gone_on_with(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -359,18 +373,20 @@ def test_answers_of_another_model_are_refused(tmp_path: Path) -> None:
 
 def test_the_table_by_hand(tmp_path: Path) -> None:
     number = {"value": 0.5, "low": 0.456, "high": 0.544, "n": 500}
+    gain = {"value": 0.25, "low": -0.03, "high": 0.544, "n": 500}
     items: list[dict[str, Any]] = [
         {"what": "GRPO: pass@1", "before": number, "after": number | {"value": 0.75}, "unit": "%"},
-        {"what": "its change", "before": None, "after": number | {"value": -0.01, "low": -0.03}},
+        {"what": "loss", "before": number, "after": number, "unit": "nats", "change": gain},
     ]
-    items[1]["unit"] = "points"
+    items[0]["change"] = gain
     data = {"items": items, "missing": ["x is not there."]}
     (tmp_path / "reasoning.json").write_text(json.dumps(data), encoding="utf-8")
     assert render(tmp_path, ["reasoning", "fusion"]) == (
-        "| what | before | after | n | measured by |\n|---|---|---|---|---|\n"
-        "| GRPO: pass@1 | 50.0% (45.6 to 54.4) | 75.0% (45.6 to 54.4) | 500 "
+        "| what | before | after | change | n | measured by |\n|---|---|---|---|---|---|\n"
+        "| GRPO: pass@1 | 50.0% (45.6 to 54.4) | 75.0% (45.6 to 54.4) | +25.0 (-3.0 to +54.4) | 500 "
         "| `python -m qwen3_ref measure reasoning` |\n"
-        "| its change (points) |  | -1.0 (-3.0 to +54.4) | 500 | `python -m qwen3_ref measure reasoning` |\n",
+        "| loss (nats) | 0.50 (0.46 to 0.54) | 0.50 (0.46 to 0.54) | +0.25 (-0.03 to +0.54) | 500 "
+        f"| `python -m qwen3_ref measure reasoning` |\n\n{NOTE}\n",
         ["x is not there.", f"{tmp_path}/fusion.json is not there; run `measure fusion` first."],
     )
     assert cell({"value": 7.139, "low": 7.1, "high": 7.2, "n": 1}, "nats a token") == "7.14 (7.10 to 7.20)"
@@ -406,13 +422,18 @@ def test_rising_by_hand() -> None:
 LABELS = {
     item["id"]: item["what"]
     for name in rows_module.ROWS
+    if (SHIPPED / f"{name}.json").exists()
     for item in json.loads((SHIPPED / f"{name}.json").read_text("utf-8"))["items"]
 }
 
 
 def reached(folder: Path, change: Callable[[dict[str, Any]], None] = lambda _: None) -> dict[str, Any]:
     """A measured folder in which every threshold is just reached, after `change`."""
-    items = {what: {"before": None, "after": point(least), "unit": "%"} for what, least in AT_LEAST.items()}
+    items: dict[str, Any] = {}
+    for what, least in AT_LEAST.items():
+        new = {"before": None, "after": point(1), "unit": "%"}
+        item = items.setdefault(what.removesuffix(".change"), new)
+        item["change" if what.endswith(".change") else "after"] = point(least)
     for high, low in ABOVE:
         items.setdefault(high, {"before": None, "after": point(0.5), "unit": "%"})
         items.setdefault(low, {"before": None, "after": point(0.1), "unit": "%"})
@@ -429,7 +450,19 @@ def reached(folder: Path, change: Callable[[dict[str, Any]], None] = lambda _: N
 
 
 BREAKS: list[tuple[str, Callable[[dict[str, Any]], None]]] = [
-    *((LABELS[w], lambda d, w=w: d["items"][w]["after"].update(point(AT_LEAST[w] - 1e-3))) for w in AT_LEAST),
+    *(
+        (
+            LABELS[w.removesuffix(".change")] + (", its change" if w.endswith(".change") else ""),
+            lambda d, w=w: d["items"][w.removesuffix(".change")][
+                "change" if w.endswith(".change") else "after"
+            ].update(point(AT_LEAST[w] - 1e-3)),
+        )
+        for w in AT_LEAST
+    ),
+    (
+        "fusion.thinking.accuracy.change: not measured",
+        lambda d: d["items"]["fusion.thinking.accuracy"].pop("change"),
+    ),
     *((LABELS[high], lambda d, w=high: d["items"][w]["after"].update(low=0.11)) for high, _ in ABOVE),
     ("fusion.obeyed.think: not measured", lambda d: d["items"].pop("fusion.obeyed.think")),
     ("fusion.budget-0.accuracy: not measured", lambda d: d["items"].pop("fusion.budget-0.accuracy")),

@@ -27,13 +27,15 @@ from qwen3_ref.store import shipped
 from qwen3_ref.tasks.problems import FAMILIES, make_problems
 from qwen3_ref.tokenizer import CONTROL_TOKENS, Tokenizer
 from qwen3_ref.train import export
+from qwen3_ref.train.recipes import pretrain
+from qwen3_ref.train.stages import BASES
 from tests.conversations import GOLDENS, arguments_of, conversations, values, words
 
 ROOT = Path(shipped.__file__).resolve().parents[1]
 NANO = ROOT / "data" / "nano"
 FILES = {
     "config.json", "generation_config.json", "model.safetensors",
-    "tokenizer.json", "tokenizer_config.json", "chat_template.jinja",
+    "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "README.md",
 }  # fmt: skip
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}}
 ADD = {"type": "function", "function": {"name": "add", "parameters": SCHEMA}}
@@ -188,8 +190,8 @@ def test_greedy_replies_in_transformers(name: str) -> None:
             whole = theirs.generate(torch.tensor([prompt]), max_new_tokens=40, do_sample=False)
             assert list(reply) == whole[0, len(prompt) :].tolist()
         with torch.no_grad():
-            likeliest = theirs(torch.tensor([prompt + list(reply)])).logits[0, len(prompt) - 1 : -1].argmax(-1)
-        assert list(reply) == likeliest.tolist()
+            logits = theirs(torch.tensor([prompt + list(reply)])).logits[0, len(prompt) - 1 : -1]
+        assert list(reply) == logits.argmax(-1).tolist()
         assert len(reply) == 40 or reply.ended == "stop"
 
 
@@ -216,7 +218,7 @@ def test_a_fresh_export_is_what_the_package_has(name: str, tmp_path: Path) -> No
     Qwen3(config).bfloat16().save_pretrained(directory)
     Tokenizer.from_pretrained(place).save_pretrained(directory)
     export.finish_nano(directory)
-    for file in FILES - {"model.safetensors"}:
+    for file in FILES - {"model.safetensors", "README.md"}:  # the cards are in test_card.py
         assert (directory / file).read_bytes() == (place / file).read_bytes(), file
 
 
@@ -225,17 +227,63 @@ def test_its_settings_are_where_official_ones_are(name: str) -> None:
     """As in the official files of its kind, with its own ids: a chat model ends its turn, a base model
     its document. So other engines, which know these files alone, stop."""
     directory, tok = shipped.find_nano(name), our_tokenizer(shipped.find_nano(name))
-    base = name.endswith("-base")
+    base = name in BASES
     official = facts.official_models()["Qwen3-0.6B-Base" if base else "Qwen3-0.6B"]
     ids = {151_643: tok.control_tokens["<|endoftext|>"], 151_645: tok.control_tokens["<|im_end|>"]}
     ours = json.loads((directory / "config.json").read_text(encoding="utf-8"))
     for key in ("bos_token_id", "eos_token_id"):
         assert ours[key] == ids[official["config"][key]], key
+    length = pretrain.MIXES["s3"].context  # 32,768 of them there, and 8,192 more for a reply
+    assert ours["max_position_embeddings"] * 32 == official["config"]["max_position_embeddings"]
+    assert length * 32 == 32_768
     ours = json.loads((directory / "generation_config.json").read_text(encoding="utf-8"))
     values = official["generation_config"]["values"]
-    assert ours["bos_token_id"] == ids[values["bos_token_id"]]
-    ends = values["eos_token_id"]
-    assert ours["eos_token_id"] == ([ids[i] for i in ends] if isinstance(ends, list) else ids[ends])
+    for key in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        own = values.get(key)
+        assert ours.get(key) == ([ids[i] for i in own] if isinstance(own, list) else ids.get(own)), key
+    for key in ("do_sample", "temperature", "top_k", "top_p"):
+        assert ours.get(key) == values.get(key), key
+    assert (ours.get("max_new_tokens") or 0) * 32 == (values.get("max_new_tokens") or 0)
+    got = json.loads((directory / "tokenizer_config.json").read_text(encoding="utf-8"))
+    assert got["eos_token"] == ("<|endoftext|>" if base else "<|im_end|>")
+    assert got["model_max_length"] == length * (4 if base else 5) // 4
+    assert got["chat_template"] == (directory / "chat_template.jinja").read_text(encoding="utf-8")
+
+
+TOKENIZER_KEYS = [
+    "add_bos_token", "add_prefix_space", "added_tokens_decoder", "additional_special_tokens", "bos_token",
+    "chat_template", "clean_up_tokenization_spaces", "eos_token", "errors", "model_max_length", "pad_token",
+    "split_special_tokens", "tokenizer_class", "unk_token",
+]  # fmt: skip
+"""Of tokenizer_config.json of Qwen3-0.6B."""
+
+
+@pytest.mark.parametrize("name", shipped.NANO)
+def test_the_same_keys_in_the_same_order_as_official_files(name: str) -> None:
+    """Of ours, `early_stop_text` alone is a key that no official file has."""
+    directory = shipped.find_nano(name)
+    like = "Qwen3-30B-A3B" if "moe" in name else "Qwen3-0.6B"
+    official = facts.official_models()[like + ("-Base" if name in BASES else "")]
+
+    def keys(file: str) -> list[str]:
+        return list(json.loads((directory / file).read_text(encoding="utf-8")))
+
+    assert keys("config.json") == list(official["config"])
+    settings = [key for key in keys("generation_config.json") if key != "early_stop_text"]
+    assert settings == list(official["generation_config"]["values"])
+    assert keys("tokenizer_config.json") == TOKENIZER_KEYS
+
+
+def test_shapes_that_engines_take() -> None:
+    """The recipe's: heads that kernels have, rows of whole 8-bit and 4-bit blocks, and small enough."""
+    shapes = [pretrain.nano_config(), pretrain.student_config(), pretrain.moe_config()]
+    for config, most in zip(shapes, (1.2e6, 0.5e6, 3e6), strict=True):
+        assert config.head_dim in (32, 64) and config.num_parameters() <= most
+        assert config.hidden_size // config.num_attention_heads != config.head_dim, "as in Qwen3-0.6B"
+        for tensor, shape in config.tensor_shapes().items():
+            if len(shape) == 2 and "mlp.gate.weight" not in tensor:
+                assert shape[0] % 32 == shape[1] % 32 == 0, tensor
+            assert shape[-1] % 32 == 0, tensor
 
 
 def test_they_are_small_and_part_of_the_package() -> None:

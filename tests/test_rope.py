@@ -1,8 +1,9 @@
-"""RoPE's settings: what is a number, and what is not. The angles themselves are in parity.py."""
+"""RoPE's settings: what is a number, and what is not; linear and NTK. YaRN's angles are in parity.py."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,19 @@ import torch
 from transformers import Qwen3Config as OfficialConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from qwen3_ref.rope import YARN_BOUNDS, frequencies, yarn_problem, yarn_range
+from qwen3_ref.config import ConfigError, Qwen3Config
+from qwen3_ref.rope import (
+    YARN_BOUNDS,
+    default_frequencies,
+    frequencies,
+    ntk_theta,
+    scaling_problem,
+    yarn_problem,
+    yarn_range,
+)
 
 YARN: dict[str, Any] = dict(rope_type="yarn", factor=4.0, original_max_position_embeddings=32768)
+LINEAR: dict[str, Any] = dict(rope_type="linear", factor=2.0)
 NUMBERS = ("factor", "original_max_position_embeddings", "attention_factor", "beta_fast", "beta_slow")
 NUMBERS += ("mscale", "mscale_all_dim")
 
@@ -113,10 +124,77 @@ def test_other_kinds_are_refused_and_none_is_plain() -> None:
     for scaling in (None, {}, {"rope_type": "default"}):
         got, factor = frequencies(6, 1e4, scaling)
         assert factor == 1.0 and got.tolist() == pytest.approx(plain.tolist())
-    with pytest.raises(ValueError, match="rope_type 'linear' is not one that Qwen3"):
-        frequencies(6, 1e4, {"rope_type": "linear"})
+    with pytest.raises(ValueError, match="rope_type 'llama3' in rope_scaling is not supported"):
+        frequencies(6, 1e4, {"rope_type": "llama3"})
     implied, _ = frequencies(6, 1e4, {"rope_type": "yarn", "original_max_position_embeddings": 10_240})
     given, _ = frequencies(
         6, 1e4, {"rope_type": "yarn", "original_max_position_embeddings": 10_240, "factor": 4}
     )
     assert (implied == given).all(), "40,960 is the length where none is said"
+
+
+# -- position interpolation and NTK-aware scaling ----------------------------------------------------
+
+
+@pytest.mark.parametrize("factor", [1.0, 2.0, 4.0, 7.5])
+@pytest.mark.parametrize(("head_dim", "theta"), [(128, 1e6), (64, 1e6), (40, 1e4)])
+def test_linear_is_transformers(head_dim: int, theta: float, factor: float) -> None:
+    scaling = {"rope_type": "linear", "factor": factor}
+    config = OfficialConfig(head_dim=head_dim, rope_parameters=scaling | {"rope_theta": theta})
+    want, want_factor = ROPE_INIT_FUNCTIONS["linear"](config, "cpu")
+    got, got_factor = frequencies(head_dim, theta, scaling, 40960)
+    assert got == pytest.approx(want.double().numpy(), rel=2e-6) and got_factor == want_factor == 1
+    assert (got == default_frequencies(head_dim, theta) / factor).all(), "in float64"
+
+
+def test_ntk_slows_the_last_pair_alone() -> None:
+    """Worked by hand for Qwen3's 128 channels: 4,088,994 for factor 4, and the ratios of some pairs."""
+    theta = ntk_theta(128, 1e6, 4)
+    assert round(theta) == 4_088_994
+    ratio = default_frequencies(128, theta) / default_frequencies(128, 1e6)
+    assert ratio[0] == 1 and ratio[63] == pytest.approx(1 / 4, abs=1e-12)
+    assert ratio[[8, 16, 24, 32, 40]] == pytest.approx([0.8386, 0.7032, 0.5897, 0.4945, 0.4147], abs=5e-5)
+    assert ntk_theta(64, 1e6, 1) == 1e6
+    assert ntk_theta(64, 1e6, 2) == pytest.approx(_dynamic(64, 1e6, 2), rel=1e-6)
+
+
+def _dynamic(head_dim: int, theta: float, factor: int) -> float:
+    """The base that transformers' dynamic NTK takes for a text of `factor` times the length."""
+    scaling = {"rope_type": "dynamic", "rope_theta": theta, "factor": 1.0}
+    config = OfficialConfig(head_dim=head_dim, rope_parameters=scaling)
+    long = config.max_position_embeddings * factor
+    last = ROPE_INIT_FUNCTIONS["dynamic"](config, "cpu", seq_len=long)[0][-1]
+    return float(last) ** (-head_dim / (head_dim - 2))
+
+
+@pytest.mark.parametrize(
+    ("scaling", "words"),
+    [
+        ({"rope_type": "linear"}, "factor is missing in rope_scaling, and 'linear' has nothing else"),
+        ({"rope_type": "linear", "factor": 0.5}, "factor in rope_scaling is 0.5; it must be"),
+        ({"rope_type": "linear", "factor": True}, "factor in rope_scaling is True"),
+        (LINEAR | {"beta_fast": 32}, "beta_fast in rope_scaling does nothing with"),
+        (LINEAR | {"truncate": True}, "truncate in rope_scaling does nothing with"),
+        ({"rope_type": "dynamic", "factor": 2}, "rope_type 'dynamic' in rope_scaling is not supported"),
+    ],
+)
+def test_scaling_that_cannot_be(scaling: dict[str, Any], words: str) -> None:
+    assert words in (scaling_problem(scaling, 40960) or "")
+    with pytest.raises(ValueError, match=words):
+        frequencies(128, 1e6, scaling)
+    with pytest.raises(ConfigError, match=words):
+        replace(Qwen3Config.named("Qwen3-0.6B"), rope_scaling=scaling)
+
+
+def test_linear_in_a_config() -> None:
+    config = replace(Qwen3Config.named("Qwen3-0.6B"), rope_scaling={"rope_type": "linear", "factor": 2.0})
+    assert config.context_length == 2 * 40_960
+    assert Qwen3Config.from_dict(config.to_dict()) == config
+
+
+@pytest.mark.parametrize("factor", [0.5, math.nan, 1e7])
+def test_ntk_that_cannot_be(factor: float) -> None:
+    with pytest.raises(ValueError, match="factor is .*; it must be a number, at least 1"):
+        ntk_theta(128, 1e6, factor)
+    with pytest.raises(ValueError, match="head_dim is 2; NTK-aware scaling needs at least 4"):
+        ntk_theta(2, 1e6, 4)

@@ -24,7 +24,7 @@ from qwen3_ref.tasks.problems import make_problems
 from qwen3_ref.tokenizer import Tokenizer
 from qwen3_ref.train import rollout, stages
 from qwen3_ref.train import run as run_module
-from qwen3_ref.train.corpus import Corpus
+from qwen3_ref.train.corpus import VOCAB_SIZE, Corpus
 from qwen3_ref.train.loop import cross_entropy
 from qwen3_ref.train.recipes import distill, general_rl, pretrain, sft
 from qwen3_ref.train.recipes.distill import Distill
@@ -116,8 +116,8 @@ def test_one_stage_after_the_other(
     for name in ("s1", "s2"):
         assert {p.name for p in (tmp_path / name).iterdir()} == {"log.csv", "model", "summary.json"}
     model = Qwen3.from_pretrained(tmp_path / "s2/model")
-    assert model.config.rope_theta == 10_000 and model.config.vocab_size == text.VOCAB_SIZE
-    assert Tokenizer.from_pretrained(tmp_path / "s2/model").num_ids == text.VOCAB_SIZE
+    assert model.config.rope_theta == 10_000 and model.config.vocab_size == VOCAB_SIZE
+    assert Tokenizer.from_pretrained(tmp_path / "s2/model").num_ids == VOCAB_SIZE
     with (tmp_path / "s2/log.csv").open(encoding="utf-8") as file:
         assert [row["step"] for row in csv.DictReader(file)] == ["2"]
     assert main(["train", *common, "--stage", "family"]) == 1

@@ -65,7 +65,7 @@ def command(args: argparse.Namespace, out: Console) -> int:
     import torch
 
     from qwen3_ref.decode.profile import Profile
-    from qwen3_ref.measure.accuracy import BATCH, curve_table, curves, evaluate
+    from qwen3_ref.measure.accuracy import BATCH, PROTOCOL, curve_table, curves, evaluate
     from qwen3_ref.model import Qwen3
 
     model = Qwen3.from_pretrained(directory)
@@ -96,7 +96,8 @@ def command(args: argparse.Namespace, out: Console) -> int:
     print(
         f"% right of {args.count} test problems a family, greedy, with 95% intervals (lenient: judged by "
         f"what stands behind the last </think>, where a cut thought may have gone on); "
-        f"{len(rows):,} answers after {seconds:.0f} s."
+        f"{len(rows):,} answers after {seconds:.0f} s.\n{PROTOCOL} The intervals cover problems, not "
+        f"training runs."
     )
     if args.out is not None:
         about = {

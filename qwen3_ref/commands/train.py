@@ -66,6 +66,7 @@ def command(args: argparse.Namespace, out: Console) -> int:
 def _train(args: argparse.Namespace) -> None:
     import torch
 
+    from qwen3_ref.measure.card import write_cards
     from qwen3_ref.train.export import export
     from qwen3_ref.train.run import Run
     from qwen3_ref.train.stages import SHIPPED, find_stage, run_stage
@@ -95,6 +96,7 @@ def _train(args: argparse.Namespace) -> None:
         print(f"{stage.name}: {run.out / stage.name / 'model'} after {seconds:.0f} s", flush=True)
     if args.stage in (ALL, FAMILY):
         export(run)
+        write_cards(run.out / FAMILY)
         print(f"{', '.join(SHIPPED)}: {run.out / FAMILY}")
 
 

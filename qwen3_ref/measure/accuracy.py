@@ -31,6 +31,14 @@ from qwen3_ref.tasks.problems import Problem, is_correct
 from qwen3_ref.tokenizer import Tokenizer
 
 Mode = Literal["thinking", "non-thinking"]
+PROTOCOL = (
+    "Problems are asked in the user's words alone, without /think or /no_think: thinking is the template's "
+    "default, and without thinking the template writes the empty think block. Weights are those of bfloat16, "
+    "computed with in float32; replies are greedy where not said otherwise."
+)
+"""How README, `measure`, `evaluate` and the lessons ask."""
+BUDGETS = (0, 8, 16, 24, 32, 48, None)
+"""Of a nano model's thoughts, in tokens; None is no budget."""
 BATCH = 32
 """Replies at a time for models of nano size: larger batches wait longer for their longest reply."""
 
@@ -99,7 +107,7 @@ def evaluate(
     log: a CSV file to append to and to go on from. Raises ValueError if it belongs to another run: if
     anything that decides an answer (weights, tokenizer, prompts, problems, settings) has changed.
     prompt(problem, mode): the ids to answer; the chat template with the problem as the user's words
-    and the mode's flag, if absent.
+    in the mode, if absent (PROTOCOL).
     """
     sampling = sampling or Sampling.greedy()
     if samples < 1 or (sampling.temperature == 0 and samples > 1):
@@ -158,12 +166,9 @@ def evaluate(
 
 
 def chat_prompt(tokenizer: Tokenizer, problem: Problem, mode: Mode) -> list[int]:
-    """The problem as a user's message with the mode's soft switch, ready for a reply."""
-    thinking = mode == "thinking"
-    content = f"{problem.prompt} {'/think' if thinking else '/no_think'}"
-    return encode_chat(
-        tokenizer, [{"role": "user", "content": content}], enable_thinking=thinking
-    )
+    """The problem as a user's message, asked by PROTOCOL, ready for a reply."""
+    messages = [{"role": "user", "content": problem.prompt}]
+    return encode_chat(tokenizer, messages, enable_thinking=mode == "thinking")
 
 
 def _row(
@@ -235,9 +240,7 @@ def _seed(seed: int, mode: str, budget: int | None, batch: int) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big")
 
 
-def _read_log(
-    log: Path | None, run: Callable[[Mode], str]
-) -> dict[tuple[int, str, int | None, int], Row]:
+def _read_log(log: Path | None, run: Callable[[Mode], str]) -> dict[tuple[int, str, int | None, int], Row]:
     """Rows of an earlier, unfinished run with the same fingerprint; a last line cut short is dropped."""
     if log is None or not log.exists():
         return {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from qwen3_ref.store.errors import meant
 
-ROW_NAMES = ("pretraining", "reasoning", "fusion", "general", "distillation")
+ROW_NAMES = ("pretraining", "reasoning", "fusion", "general", "distillation", "experts")
 """In the order of the table."""
 
 

@@ -14,23 +14,30 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from qwen3_ref.chat import encode_chat
+import torch
+
 from qwen3_ref.decode.budget import NANO_EARLY_STOP
 from qwen3_ref.decode.generation import generate
 from qwen3_ref.decode.sampling import Sampling
-from qwen3_ref.measure.accuracy import BATCH, Mode, Row, chat_prompt, evaluate, summarise
+from qwen3_ref.measure import experts
+from qwen3_ref.measure.accuracy import BATCH, BUDGETS, Mode, Row, evaluate, summarise
 from qwen3_ref.measure.names import require_row
-from qwen3_ref.measure.statistics import wilson
 from qwen3_ref.measure.table import (
     Item,
     Number,
+    Score,
     accuracy,
     any_of,
+    any_right,
     change,
+    lenient,
+    lenient_accuracy,
     mean_of,
     read_result,
-    share,
+    right,
+    share_of,
     versus,
+    versus_hits,
 )
 from qwen3_ref.model import Qwen3
 from qwen3_ref.store.files import write_atomically
@@ -57,9 +64,24 @@ SPLIT = "test"
 COUNT = 500
 """Problems that every number rests on, at least."""
 SAMPLES = 8
-BUDGETS = (0, 8, 16, 32, 48, None)
 CONTEXTS = tuple(pretrain.MIXES["s1"].context * n for n in (1, 2, 4))
 LOSS_ROWS = 64
+LISTS = 10
+"""Lists of a length, with `pretrain.QUESTIONS` questions each."""
+REACH = (512, 1024, 2048, 4096)
+METHODS: tuple[tuple[pretrain.Method, int], ...] = (
+    ("plain", 1), ("linear", 2), ("linear", 4), ("ntk", 2), ("ntk", 4), ("yarn", 2), ("yarn", 4)
+)  # fmt: skip
+METHOD_NAMES = {
+    "plain": "as trained",
+    "linear": "position interpolation",
+    "ntk": "NTK-aware",
+    "yarn": "YaRN",
+}
+CONTROLS = 5
+"""Models with random routers, and untrained ones, beside the trained MoE."""
+T_OF_FIVE = 2.776
+"""Student's 97.5% quantile for the mean of CONTROLS values."""
 
 
 # -- asking --------------------------------------------------------------------------------------------
@@ -84,30 +106,20 @@ class Bench:
         return self.run.out / "measured"
 
     def model(self, stage: str) -> tuple[Qwen3, Tokenizer]:
-        """What a stage left. Raises TrainingError, naming it, if it has not run."""
+        """What a stage left, with weights rounded to bfloat16 as checkpoints have them. Raises
+        TrainingError, naming it, if it has not run."""
         model = self.run.model(stage)
         self.stages[stage] = weights_hash(model)[:16]
+        model = model.bfloat16().float()
         return model, Tokenizer.from_pretrained(self.run.out / stage / "model")
 
     def problems(self, per_family: int) -> list[Problem]:
         """Problems of the test split, all difficulties in turn."""
         return [p for family in FAMILIES for p in make_problems(family, SPLIT, per_family, seed=TEST_SEED)]
 
-    def answers(
-        self, stage: str, what: str, problems: Sequence[Problem], *, flags: bool = False, **options: Any
-    ) -> list[Row]:
-        """`evaluate` with its log in the row's folder; greedy unless `options` say otherwise.
-
-        flags: ask with /think; else without a word about it, for stages that never saw a flag.
-        Non-thinking mode is always /no_think and the empty block that the template writes.
-        """
+    def answers(self, stage: str, what: str, problems: Sequence[Problem], **options: Any) -> list[Row]:
+        """`evaluate` with its log in the row's folder; greedy unless `options` say otherwise."""
         model, tokenizer = self.model(stage)
-
-        def prompt(problem: Problem, mode: Mode) -> list[int]:
-            if flags or mode == "non-thinking":
-                return chat_prompt(tokenizer, problem, mode)
-            return encode_chat(tokenizer, [{"role": "user", "content": problem.prompt}])
-
         log = self.folder / self.row / f"{stage}-{what}.csv"
         log.parent.mkdir(parents=True, exist_ok=True)
         return evaluate(
@@ -120,7 +132,6 @@ class Bench:
             batch_size=BATCH,
             early_stop=NANO_EARLY_STOP,
             log=log,
-            prompt=prompt,
         )
 
     def score(self, stage: str, what: str, tasks: Sequence[Task]) -> list[dict[str, float]]:
@@ -160,9 +171,12 @@ def _losses(bench: Bench) -> Iterator[Item]:
     for stage in ("s1", "s2", "s3"):
         after = _row_losses(bench.model(stage)[0], bench, tokenizer)
         for domain in DOMAINS:
-            numbers = [mean_of(losses[domain], context) for losses in (before, after)]
+            pair = before[domain], after[domain]
+            numbers = [mean_of(losses, context) for losses in pair]
+            gained = mean_of([new - old for old, new in zip(*pair, strict=True)], context)
             what = f"{stage.upper()}: loss on {domain}"
-            yield Item(f"pretraining.{stage}.loss.{domain}", what, numbers[0], numbers[1], "nats a token")
+            name = f"pretraining.{stage}.loss.{domain}"
+            yield Item(name, what, numbers[0], numbers[1], "nats a token", gained)
         before = after
 
 
@@ -184,26 +198,70 @@ def _retrieval(bench: Bench) -> Iterator[Item]:
     for context in CONTEXTS:
         found = {}
         for stage, (model, tokenizer) in models.items():
-            right = pretrain.retrieval_accuracy(model, tokenizer, context, bench.count, SPLIT, TEST_SEED)
-            found[stage] = Number(right, *wilson(right, bench.count), bench.count)
+            found[stage] = pretrain.retrieved(model, tokenizer, context, bench.count, SPLIT, TEST_SEED)
         for stage in ("s3", "s3-no-abf"):
             what = f"S3 {stages[stage]} ABF: retrieval in {context:,} tokens"
             way = stage.replace("s3-no-", "no-").replace("s3", "abf")
-            yield Item(f"pretraining.retrieval-{context}.{way}", what, found["s2"], found[stage])
+            pair = found["s2"], found[stage]
+            yield versus_hits(f"pretraining.retrieval-{context}.{way}", what, pair)
+
+
+def _reach(bench: Bench) -> Iterator[Item]:
+    """Retrieval within and beyond the trained length: as trained, and with each method that reaches it,
+    on the same questions; and of keys that are not in the list, where a guess is right once in 100."""
+    model, tokenizer = bench.model("s3")
+    trained, points = pretrain.MIXES["s3"].context, []
+    for context in REACH:
+        lists = pretrain.haystacks(tokenizer, context, min(LISTS, bench.count), SPLIT, TEST_SEED)
+        before: list[list[bool]] = []
+        for method, factor in METHODS:
+            if method == "plain":
+                changed = pretrain.stretched(model, "plain", max(1, context / trained))
+            elif factor * trained < context:
+                continue
+            else:
+                changed = pretrain.stretched(model, method, factor)
+            hits = [pretrain.look_up(changed, tokenizer, one, one.asked) for one in lists]
+            name = METHOD_NAMES[method] + (f", factor {factor}" if method != "plain" else "")
+            what = f"S3: retrieval in {context:,} tokens, {name}"
+            plain, gained = None, None
+            if before:
+                plain = share_of(before)
+                paired = zip(before, hits, strict=True)
+                gained = mean_of([a - b for old, new in paired for b, a in zip(old, new, strict=True)])
+            else:
+                before = hits
+            word = method if method == "plain" else f"{method}-{factor}"
+            yield Item(f"pretraining.reach-{context}.{word}", what, plain, share_of(hits), change=gained)
+            flat = [
+                (d, h)
+                for one, row in zip(lists, hits, strict=True)
+                for d, h in zip(one.depths, row, strict=True)
+            ]
+            for sixth in range(6):
+                inside = [hit for depth, hit in flat if min(5, int(6 * depth)) == sixth]
+                if inside:
+                    points.append({
+                        "tokens": context, "method": method, "factor": factor, "sixth": sixth,
+                        "right": sum(inside), "n": len(inside),
+                    })  # fmt: skip
+        hits = [pretrain.look_up(changed, tokenizer, one, one.absent) for one in lists]
+        what = f"S3: the same in {context:,} tokens, {name}, of keys that are not there"
+        yield Item(f"pretraining.reach-{context}.absent", what, None, share_of(hits))
+    bench.extra["retrieval_by_depth"] = points
 
 
 def _pass_at_k(bench: Bench) -> Iterator[Item]:
     """pass@1 and pass@8 at temperature 1, before and after GRPO."""
     rows = [_sampled(bench, stage) for stage in ("cold-start", "grpo")]
-    yield versus("reasoning.pass-1", "GRPO: pass@1", map(accuracy, rows))
-    what = "GRPO: pass@1, its change, same problems"
-    yield Item("reasoning.pass-1.change", what, None, change(*rows), "points")
-    yield versus(f"reasoning.pass-{SAMPLES}", f"GRPO: pass@{SAMPLES}", map(any_of, rows))
+    yield versus("reasoning.pass-1", "GRPO: pass@1", rows)
+    name, what = f"reasoning.pass-{SAMPLES}", f"GRPO: pass@{SAMPLES}"
+    yield versus(name, what, rows, any_of, any_right)
 
 
-def _sampled(bench: Bench, stage: str, flags: bool = False) -> list[Row]:
+def _sampled(bench: Bench, stage: str) -> list[Row]:
     problems = bench.problems(-(-bench.count // len(FAMILIES)))
-    return bench.answers(stage, "sampled", problems, flags=flags, samples=SAMPLES, sampling=Sampling())
+    return bench.answers(stage, "sampled", problems, samples=SAMPLES, sampling=Sampling())
 
 
 def _by_step(bench: Bench) -> Iterator[Item]:
@@ -225,19 +283,20 @@ def _kept(bench: Bench, before: str, after: str, title: str, budgets: Sequence[i
     rows = [bench.answers(s, "modes", problems, budgets=budgets, modes=modes) for s in (before, after)]
     free = [[r for r in some if r.mode == "thinking" and r.budget is None] for some in rows]
     row = bench.row
-    yield versus(f"{row}.thinking.accuracy", f"{title}: thinking accuracy", map(accuracy, free))
-    what = f"{title}: its change, same problems"
-    yield Item(f"{row}.thinking.change", what, None, change(*free), "points")
+    yield versus(f"{row}.thinking.accuracy", f"{title}: thinking accuracy", free)
     for family in FAMILIES:
-        pair = [accuracy([r for r in some if r.family == family]) for some in free]
+        pair = [[r for r in some if r.family == family] for some in free]
         yield versus(f"{row}.thinking.accuracy.{family}", f"{title}: thinking accuracy, {family}", pair)
-    pair = [accuracy([r for r in some if r.mode == "non-thinking"]) for some in rows]
+    pair = [[r for r in some if r.mode == "non-thinking"] for some in rows]
     yield versus(f"{row}.non-thinking.accuracy", f"{title}: accuracy without thinking", pair)
     for budget in budgets if len(budgets) > 1 else ():
-        pair = [accuracy([r for r in x if r.mode == "thinking" and r.budget == budget]) for x in rows]
+        pair = [[r for r in some if r.mode == "thinking" and r.budget == budget] for some in rows]
         limit = "no budget" if budget is None else f"a budget of {budget}"
-        name = f"{row}.budget-{'none' if budget is None else budget}.accuracy"
-        yield versus(name, f"{title}: accuracy with {limit}", pair)
+        name = f"{row}.budget-{'none' if budget is None else budget}"
+        yield versus(f"{name}.accuracy", f"{title}: accuracy with {limit}", pair)
+        if budget is not None:  # a cut thought may go on, and close a second time
+            what = f"{title}: lenient accuracy with {limit}"
+            yield versus(f"{name}.lenient", what, pair, lenient_accuracy, lenient)
     by_family = summarise(rows[1], by=("family", "mode", "budget"))
     bench.extra.setdefault("curves", []).extend(
         {"stage": after, **dict(zip(("family", "mode", "budget"), key, strict=True)), **asdict(found)}
@@ -258,10 +317,9 @@ def _obeyed(bench: Bench) -> Iterator[Item]:
         tasks = [Task([{"role": "user", "content": f"{p.prompt} {flag}"}], rewards, {}) for p in problems]
         name = "obeyed-" + ("think" if thinking else "no-think")
         pair = [
-            share([part["mode"] == 1 for part in bench.score(stage, name, tasks)])
-            for stage in ("grpo", "fusion")
+            [part["mode"] == 1 for part in bench.score(stage, name, tasks)] for stage in ("grpo", "fusion")
         ]
-        yield versus(f"fusion.{name.replace('-', '.', 1)}", f"Fusion: {flag} obeyed", pair)
+        yield versus_hits(f"fusion.{name.replace('-', '.', 1)}", f"Fusion: {flag} obeyed", pair)
 
 
 def _general(bench: Bench) -> Iterator[Item]:
@@ -281,8 +339,8 @@ def _general(bench: Bench) -> Iterator[Item]:
     ]
     for name, what, kind, part, least in wanted:
         first = kinds.index(kind)
-        pair = [share([parts[part] >= least for parts in some[first :: len(kinds)]]) for some in found]
-        yield versus(f"general.{name}", f"General RL: {what}", pair)
+        pair = [[parts[part] >= least for parts in some[first :: len(kinds)]] for some in found]
+        yield versus_hits(f"general.{name}", f"General RL: {what}", pair)
 
 
 def _general_kept(bench: Bench) -> Iterator[Item]:
@@ -305,7 +363,7 @@ def _pairs(bench: Bench) -> Iterator[Item]:
                 "translation", SPLIT, -(-bench.count // 2), level, TEST_SEED, pairs=pairs
             )
         ]
-        rows = bench.answers("general-rl", f"translation-{kind}", problems, flags=True, modes=modes)
+        rows = bench.answers("general-rl", f"translation-{kind}", problems, modes=modes)
         for mode in modes:
             some = [row for row in rows if row.mode == mode]
             what = f"Translation, {mode}: {who}"
@@ -329,31 +387,113 @@ def _student(stage: str) -> Part:
     """Accuracy, pass@k and cost of a student, beside those it had after off-policy distillation."""
 
     def part(bench: Bench) -> Iterator[Item]:
-        found = {s: _student_numbers(bench, s) for s in dict.fromkeys(("off-policy", stage))}
-        numbers, before = found[stage], found["off-policy"] if stage != "off-policy" else {}
-        bench.extra.setdefault("table_21", {})[stage] = {k: asdict(v) for k, v in numbers.items()}
-        for what, number in numbers.items():
-            unit = "minutes" if what == "CPU-minutes" else "%"
-            old = before.get(what) if unit == "%" else None
-            name = f"distillation.{stage}.{what.lower().replace(', ', '.').replace('@', '-')}"
-            yield Item(name, f"Student, {STUDENTS[stage]}: {what}", old, number, unit)
+        answers = {s: _student_answers(bench, s) for s in dict.fromkeys(("off-policy", stage))}
+        minutes = Number(_summary(bench, stage)["cpu_seconds"] / 60, None, None, 1)
+        table = bench.extra.setdefault("table_21", {}).setdefault(stage, {})
+        for what, (of, score) in STUDENT_NUMBERS.items():
+            before, after = answers["off-policy"][what], answers[stage][what]
+            first = stage == "off-policy"
+            item = Item(
+                _student_id(stage, what),
+                f"Student, {STUDENTS[stage]}: {what}",
+                None if first else of(before),
+                of(after),
+                change=None if first else change(before, after, score),
+            )
+            table[what] = asdict(item.after)
+            yield item
+        table["CPU-minutes"] = asdict(minutes)
+        what = f"Student, {STUDENTS[stage]}: CPU-minutes"
+        yield Item(_student_id(stage, "CPU-minutes"), what, None, minutes, "minutes")
 
     return part
 
 
-def _student_numbers(bench: Bench, stage: str) -> dict[str, Number]:
+def _student_id(stage: str, what: str) -> str:
+    return f"distillation.{stage}.{what.lower().replace(', ', '.').replace('@', '-')}"
+
+
+STUDENT_NUMBERS: Mapping[str, tuple[Callable[[Sequence[Row]], Number], Score]] = {
+    "accuracy, thinking": (accuracy, right),
+    "accuracy, non-thinking": (accuracy, right),
+    "pass@1": (accuracy, right),
+    f"pass@{SAMPLES}": (any_of, any_right),
+}
+
+
+def _student_answers(bench: Bench, stage: str) -> dict[str, list[Row]]:
     modes: list[Mode] = ["thinking", "non-thinking"]
-    greedy = bench.answers(stage, "modes", bench.problems(bench.count), flags=True, modes=modes)
-    sampled = _sampled(bench, stage, flags=True)
-    summary = _summary(bench, stage)
-    minutes = summary["cpu_seconds"] / 60
+    greedy = bench.answers(stage, "modes", bench.problems(bench.count), modes=modes)
+    sampled = _sampled(bench, stage)
     return {
-        "accuracy, thinking": accuracy([r for r in greedy if r.mode == "thinking"]),
-        "accuracy, non-thinking": accuracy([r for r in greedy if r.mode == "non-thinking"]),
-        "pass@1": accuracy(sampled),
-        f"pass@{SAMPLES}": any_of(sampled),
-        "CPU-minutes": Number(minutes, None, None, 1),
+        "accuracy, thinking": [r for r in greedy if r.mode == "thinking"],
+        "accuracy, non-thinking": [r for r in greedy if r.mode == "non-thinking"],
+        "pass@1": sampled,
+        f"pass@{SAMPLES}": sampled,
     }
+
+
+def _experts(bench: Bench) -> Iterator[Item]:
+    """The trained MoE's routing beside its controls: untrained models, its own trunk with random routers,
+    and text without domains; and what the routers are worth, as the loss when they are replaced."""
+    model, tokenizer = bench.model("moe-s3")
+    rows = _domain_rows(bench, tokenizer)
+    config = model.config
+    seeds = range(CONTROLS)
+    fresh = (Qwen3(config, generator=torch.Generator().manual_seed(_EXPERTS_SEED + s)) for s in seeds)
+    trained = experts.read(model, rows)
+    controls = {
+        "untrained": [experts.read(one, rows) for one in fresh],
+        "random routers": [experts.read(experts.random_routers(model, s), rows) for s in seeds],
+        "experts exchanged": [experts.read(experts.exchanged_experts(model, s), rows) for s in seeds],
+        "shuffled tokens": [experts.read(model, experts.shuffled(rows, s)) for s in seeds],
+    }
+    kinds: dict[str, Callable[[experts.Routing], list[float]]] = {
+        "specialisation": lambda r: experts.by_layer(r.picks(range(1, r.ids.shape[1], 2))),
+        "specialisation that tokens alone give": lambda r: experts.by_layer(experts.by_tokens_alone(r)),
+        "experts in common, same token": lambda r: experts.agreement(r)[0],
+        "experts in common, any tokens": lambda r: experts.agreement(r)[1],
+    }
+    loss = mean_of(trained.loss.flatten().tolist(), rows.shape[2] - 1)
+    yield Item("experts.loss.trained", "Experts: loss, trained", None, loss, "nats a token")
+    for name, found in controls.items():
+        if name == "shuffled tokens":
+            continue
+        means = mean_of([float(r.loss.mean()) for r in found], quantile=T_OF_FIVE)
+        word = name.replace(" ", "-")
+        what = f"Experts: loss, {name} ({CONTROLS} seeds), beside the trained MoE's"
+        yield Item(f"experts.loss.{word}", what, loss, means, "nats a token")
+    for kind, of in kinds.items():
+        by_model = {"trained": [of(trained)]} | {
+            name: [of(r) for r in found] for name, found in controls.items()
+        }
+        for name, values in by_model.items():
+            for layer in range(config.num_hidden_layers):
+                numbers = [one[layer] for one in values]
+                after = (
+                    mean_of(numbers, quantile=T_OF_FIVE)
+                    if len(numbers) > 1
+                    else Number(numbers[0], None, None, 1)
+                )
+                word = f"{kind} {name}".replace(", ", "-").replace(" ", "-")
+                what = f"Experts: {kind}, layer {layer}, {name}"
+                yield Item(f"experts.{word}.{layer}", what, None, after, "share")
+
+
+_EXPERTS_SEED = 1000
+"""The first of the untrained MoEs' seeds."""
+
+
+def _domain_rows(bench: Bench, tokenizer: Tokenizer) -> torch.Tensor:
+    """The first rows of every domain's held-out documents, as many of each, (G, R, t + 1)."""
+    n = CONTEXTS[0]
+    streams = [
+        pretrain.pack(tokenizer, [d for d in bench.run.corpus[domain] if held_out(d)]) for domain in DOMAINS
+    ]
+    count = min(LOSS_ROWS // 2, *((len(stream) - 1) // n for stream in streams))
+    return torch.stack([
+        torch.stack([stream[i * n : (i + 1) * n + 1] for i in range(count)]) for stream in streams
+    ])  # fmt: skip
 
 
 def _summary(bench: Bench, stage: str) -> dict[str, Any]:
@@ -370,11 +510,12 @@ def _file(bench: Bench, stage: str, name: str) -> Path:
 
 
 ROWS: Mapping[str, Sequence[Part]] = {
-    "pretraining": (_losses, _retrieval),
+    "pretraining": (_losses, _retrieval, _reach),
     "reasoning": (_pass_at_k, _by_step),
     "fusion": (_fusion_kept, _obeyed),
     "general": (_general, _general_kept, _pairs),
     "distillation": tuple(map(_student, STUDENTS)),
+    "experts": (_experts,),
 }
 
 

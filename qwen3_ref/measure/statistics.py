@@ -4,15 +4,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from statistics import NormalDist
+from statistics import NormalDist, fmean, variance
 
 
-def wilson(share: float, n: int, confidence: float = 0.95) -> tuple[float, float]:
+def wilson(share: float, n: float, confidence: float = 0.95) -> tuple[float, float]:
     """The Wilson interval of a share seen in n trials; unlike the normal one it is right at 0 and 1."""
     z = NormalDist().inv_cdf((1 + confidence) / 2)
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def effective(groups: Sequence[Sequence[bool]]) -> float:
+    """How many independent trials tell as much as trials that come in groups of equal size, such as
+    questions about one list: n / (variance of the groups' shares / what it would be by chance), at most n.
+    For the n of `wilson`. (Kish's design effect.)"""
+    shares = [fmean(group) for group in groups]
+    share, size = fmean(shares), len(groups[0])
+    n = size * len(groups)
+    if len(groups) < 2 or share in (0, 1):
+        return n
+    return n / max(1.0, variance(shares) * size / (share * (1 - share)))
 
 
 def rises(low: Sequence[float], high: Sequence[float]) -> bool:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import NormalDist, fmean, stdev
 from typing import Any
 
-from qwen3_ref.measure.accuracy import Row, summarise
-from qwen3_ref.measure.statistics import rises, wilson
+from qwen3_ref.measure.accuracy import PROTOCOL, Row, summarise
+from qwen3_ref.measure.statistics import effective, rises, wilson
 from qwen3_ref.tasks.problems import FAMILIES
 
 
@@ -29,20 +29,36 @@ class Number:
 @dataclass(frozen=True)
 class Item:
     """One line of the table. id: what thresholds call it, and never changes; what: how a reader knows it.
-    unit: "%" (values are shares), "points" (differences of shares), else as the values are. before: None
-    where there is nothing to compare with."""
+    unit: "%" (values are shares), else as the values are. before: None where there is nothing to compare
+    with. change: after less before on the same problems, paired; None where the problems differ."""
 
     id: str
     what: str
     before: Number | None
     after: Number
     unit: str = "%"
+    change: Number | None = None
 
 
-def versus(id: str, what: str, pair: Iterable[Number]) -> Item:
-    """The item of a share before and after."""
+def versus(
+    id: str,
+    what: str,
+    pair: Iterable[Sequence[Row]],
+    of: Callable[[Sequence[Row]], Number] | None = None,
+    score: Score | None = None,
+) -> Item:
+    """The item of answers to the same problems before and after. of: the number of each (`accuracy`);
+    score: of one problem's answers, whose mean that number is (the share of right ones)."""
     before, after = pair
-    return Item(id, what, before, after)
+    of = of or accuracy
+    return Item(id, what, of(before), of(after), change=change(before, after, score or right))
+
+
+def versus_hits(id: str, what: str, pair: Iterable[Sequence[bool]]) -> Item:
+    """The same of hits, one a problem."""
+    before, after = pair
+    gained = [int(a) - int(b) for b, a in zip(before, after, strict=True)]
+    return Item(id, what, share(before), share(after), change=mean_of(gained))
 
 
 def share(hits: Sequence[bool]) -> Number:
@@ -50,28 +66,61 @@ def share(hits: Sequence[bool]) -> Number:
     return Number(fmean(hits), *wilson(fmean(hits), len(hits)), len(hits))
 
 
-def mean_of(values: Sequence[float], each: int = 1) -> Number:
-    """The mean, with the normal 95% interval; `n` counts each value `each` times."""
-    half = NormalDist().inv_cdf(0.975) * stdev(values) / len(values) ** 0.5
+def share_of(groups: Sequence[Sequence[bool]]) -> Number:
+    """The share of hits that come in groups of equal size, such as questions about one list."""
+    value = fmean(map(fmean, groups))
+    return Number(value, *wilson(value, effective(groups)), sum(map(len, groups)))
+
+
+def mean_of(values: Sequence[float], each: int = 1, quantile: float | None = None) -> Number:
+    """The mean, with a 95% interval: the normal one, or of another `quantile` (Student's, for a few
+    seeds). `n` counts each value `each` times."""
+    quantile = NormalDist().inv_cdf(0.975) if quantile is None else quantile
+    half = quantile * stdev(values) / len(values) ** 0.5
     return Number(fmean(values), fmean(values) - half, fmean(values) + half, len(values) * each)
 
 
-def change(before: Sequence[Row], after: Sequence[Row]) -> Number:
-    """How much more often `after` is right on the same problems, as a paired difference: what is hard
-    for both does not widen the interval. Samples of one problem are averaged first: they are not
-    independent of each other. Raises ValueError if the problems differ."""
+Score = Callable[[Sequence[Row]], float]
+
+
+def right(rows: Sequence[Row]) -> float:
+    """The share of right answers among those to one problem."""
+    return fmean(r.correct for r in rows)
+
+
+def lenient(rows: Sequence[Row]) -> float:
+    """The same, judged by what stands behind the last `</think>`."""
+    return fmean(r.lenient for r in rows)
+
+
+def any_right(rows: Sequence[Row]) -> float:
+    """1 if any of a problem's answers is right."""
+    return float(any(r.correct for r in rows))
+
+
+def change(before: Sequence[Row], after: Sequence[Row], score: Score = right) -> Number:
+    """How much higher `after` scores on the same problems, as a paired difference: what is hard for both
+    does not widen the interval. Samples of one problem make one score: they are not independent of each
+    other. Raises ValueError if the problems differ."""
     if [(r.problem, r.sample) for r in before] != [(r.problem, r.sample) for r in after]:
         raise ValueError("before and after hold answers to different problems; measure them alike.")
-    gained = defaultdict[object, list[int]](list)
+    pairs = defaultdict[object, list[tuple[Row, Row]]](list)
     for b, a in zip(before, after, strict=True):
-        gained[a.problem].append(a.correct - b.correct)
-    return mean_of([fmean(differences) for differences in gained.values()])
+        pairs[a.problem].append((b, a))
+    scores = [[score(rows) for rows in zip(*both, strict=True)] for both in pairs.values()]
+    return mean_of([new - old for old, new in scores])
 
 
 def accuracy(rows: Sequence[Row]) -> Number:
     """pass@1 over all rows; n counts problems."""
     (found,) = summarise(rows, by=()).values()
     return Number(found.pass_1, found.low, found.high, found.problems)
+
+
+def lenient_accuracy(rows: Sequence[Row]) -> Number:
+    """The same, judged by what stands behind the last `</think>`."""
+    (found,) = summarise(rows, by=()).values()
+    return Number(found.lenient, *wilson(found.lenient, found.problems), found.problems)
 
 
 def any_of(rows: Sequence[Row]) -> Number:
@@ -97,14 +146,15 @@ AT_LEAST: Mapping[str, float] = {
     "pretraining.retrieval-1024.abf": 0.75,
     "reasoning.pass-1.change": 0.02,
     "fusion.thinking.accuracy": 0.75,
-    "fusion.thinking.change": -0.02,
+    "fusion.thinking.accuracy.change": -0.02,
     "fusion.obeyed.no-think": 0.95,
     "fusion.obeyed.think": 0.95,
     "general.mode.many-turns": 0.98,
     "general.tool-call.valid": 0.95,
     "general.length.obeyed": 0.8,
 }
-"""What each run of the recipe must measure, the shipped one too; by the items' ids."""
+"""What each run of the recipe must measure, the shipped one too; by the items' ids, and with ".change" of
+their change."""
 ABOVE = (
     ("pretraining.retrieval-1024.abf", "pretraining.retrieval-1024.no-abf"),
     ("fusion.budget-32.accuracy", "fusion.budget-0.accuracy"),
@@ -124,13 +174,16 @@ def thresholds(folder: Path, rows: Sequence[str]) -> list[tuple[bool, str]]:
     items = {item.get("id"): item for result in results for item in result["items"]}  # old ones have none
     found: list[tuple[bool, str]] = []
     for name, least in AT_LEAST.items():
-        if name not in items:
+        changed = name.endswith(".change")
+        item = items.get(name.removesuffix(".change"))
+        value = None if item is None else item.get("change") if changed else item["after"]
+        if item is None or value is None:
             found.append((False, f"{name}: not measured"))
             continue
-        value, unit = items[name]["after"], items[name]["unit"]
+        unit = "points" if changed else item["unit"]
         bound = cell({"value": least, "low": None}, unit)
-        told = f"{items[name]['what']}: {cell(value, unit)}, at least {bound}"
-        found.append((value["value"] >= least, told))
+        what = item["what"] + (", its change" if changed else "")
+        found.append((value["value"] >= least, f"{what}: {cell(value, unit)}, at least {bound}"))
     for name, other in ABOVE:
         if name not in items or other not in items:
             found.append((False, f"{other if name in items else name}: not measured"))
@@ -170,23 +223,33 @@ def render(folder: Path, rows: Sequence[str]) -> tuple[str, list[str]]:
             after += [*_table_21(students), ""]
     if not lines:
         raise ValueError(f"nothing is measured in {folder}; run `measure all` first.")
-    head = ["| what | before | after | n | measured by |", "|---|---|---|---|---|"]
-    return "\n".join([*head, *lines, "", *after]).rstrip("\n") + "\n", missing
+    head = ["| what | before | after | change | n | measured by |", "|---|---|---|---|---|---|"]
+    return "\n".join([*head, *lines, "", NOTE, "", *after]).rstrip("\n") + "\n", missing
 
 
 def _line(item: Mapping[str, Any], row: str) -> str:
     unit = item["unit"]
     what = item["what"] + (f" ({unit})" if unit != "%" else "")
     before = "" if item["before"] is None else cell(item["before"], unit)
+    change = "" if item.get("change") is None else cell(item["change"], CHANGES.get(unit, unit), sign="+")
     # A value that was counted rests on itself.
     n = "" if item["after"]["low"] is None else f"{item['after']['n']:,}"
-    return f"| {what} | {before} | {cell(item['after'], unit)} | {n} | `python -m qwen3_ref measure {row}` |"
+    cells = [what, before, cell(item["after"], unit), change, n, f"`python -m qwen3_ref measure {row}`"]
+    return f"| {' | '.join(cells)} |"
 
 
-def cell(number: Mapping[str, Any], unit: str) -> str:
-    """"61.2% (58.0 to 64.3)" of a share; other units as they are, with two decimals."""
+NOTE = (
+    f"Changes are of the same problems, in percentage points or in the row's unit. {PROTOCOL} Intervals are "
+    f"of 95% and cover problems, not training runs: another run of the same recipe differs by more."
+)
+CHANGES = {"%": "points"}
+"""The unit of a change."""
+
+
+def cell(number: Mapping[str, Any], unit: str, sign: str = "") -> str:
+    """ "61.2% (58.0 to 64.3)" of a share; other units as they are, with two decimals."""
     scale, digits = (100, 1) if unit in ("%", "points") else (1, 2)
-    sign = "+" if unit == "points" else ""
+    sign = "+" if unit == "points" else sign
     percent = "%" if unit == "%" else ""
     text = f"{scale * number['value']:{sign}.{digits}f}{percent}"
     if number["low"] is None:

@@ -6,14 +6,17 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from qwen3_ref.config import Qwen3Config
 from qwen3_ref.decode.budget import NANO_EARLY_STOP
+from qwen3_ref.decode.sampling import Sampling
 from qwen3_ref.store.files import write_atomically
 from qwen3_ref.tokenizer import Tokenizer
 from qwen3_ref.train.names import FAMILY
+from qwen3_ref.train.recipes import pretrain
 from qwen3_ref.train.run import Run
-from qwen3_ref.train.stages import EXTRA, SHIPPED, STAGES
+from qwen3_ref.train.stages import BASES, EXTRA, SHIPPED, STAGES
 
 
 def export(run: Run) -> None:
@@ -43,27 +46,44 @@ def nano_chat_template() -> str:
 
 def finish_nano(directory: Path) -> None:
     """Add what other programs look for beside a nano checkpoint, as official ones have it: the chat
-    template, the length of the context, and the ids that end a reply (after a base model's name, the id
-    that ends a document), in config.json too; and `early_stop_text`, which `Profile` reads.
+    template, the length of the context (of a base model that of S3, else with room for a reply), the
+    setting of sampling, and the ids that end a reply (of a base model the one that ends a document), in
+    config.json too; and, which official ones do not have, `early_stop_text`, which `Profile` reads.
 
-    Raises OSError in one sentence.
+    Which are base models, the directory's name tells. Raises OSError in one sentence.
     """
     ids = Tokenizer.from_pretrained(directory).control_tokens
     turn, text = ids["<|im_end|>"], ids["<|endoftext|>"]
-    base = directory.name.endswith("-base")
-    settings = {
-        "bos_token_id": text,
-        "do_sample": False,
-        "early_stop_text": NANO_EARLY_STOP,
-        "eos_token_id": text if base else [turn, text],
-        "pad_token_id": text,
-    }
-    write_atomically(directory / "generation_config.json", json.dumps(settings, indent=2) + "\n")
+    base = directory.name in BASES
+    settings: dict[str, Any]
     model = Qwen3Config.from_pretrained(directory)
+    if base:
+        length = pretrain.MIXES["s3"].context
+        model = replace(model, max_position_embeddings=length)
+        settings = {"do_sample": False, "eos_token_id": text, "max_new_tokens": length // 16}
+    else:
+        recommended = Sampling.thinking()
+        settings = {
+            "do_sample": True,
+            "eos_token_id": [turn, text],
+            "pad_token_id": text,
+            "temperature": recommended.temperature,
+            "top_k": recommended.top_k,
+            "top_p": recommended.top_p,
+        }
+    settings |= {"bos_token_id": text, "early_stop_text": NANO_EARLY_STOP}
+    settings["transformers_version"] = model.to_dict()["transformers_version"]
+    settings = dict(sorted(settings.items()))
+    write_atomically(directory / "generation_config.json", json.dumps(settings, indent=2) + "\n")
     model = replace(model, bos_token_id=text, eos_token_id=text if base else turn)
     model.to_json(directory / "config.json")
     named = directory / "tokenizer_config.json"
     config = json.loads(named.read_text(encoding="utf-8"))
-    config["model_max_length"] = model.max_position_embeddings
-    write_atomically(named, json.dumps(config, indent=1, ensure_ascii=False) + "\n")
+    config |= {
+        "chat_template": nano_chat_template(),
+        "eos_token": "<|endoftext|>" if base else "<|im_end|>",
+        "model_max_length": model.max_position_embeddings,
+    }
+    config = dict(sorted(config.items()))
+    write_atomically(named, json.dumps(config, indent=2, ensure_ascii=False) + "\n")
     write_atomically(directory / "chat_template.jinja", nano_chat_template())

@@ -235,6 +235,8 @@ SHIPPED = {
     "qwen3-nano-student": "on-policy",
 }
 """The checkpoints that the package has, and the stages they come from."""
+BASES = tuple(name for name, stage in SHIPPED.items() if STAGES[stage].mix is not None)
+"""Those of them that were pre-trained and nothing else."""
 
 
 def find_stage(name: str) -> Stage:

@@ -25,6 +25,7 @@ def _catalogue() -> tuple[list[Fault], list[Fault]]:
         loading,
         measuring,
         norms_and_rope,
+        reach,
         replies,
         serving,
         specification,
@@ -42,6 +43,7 @@ def _catalogue() -> tuple[list[Fault], list[Fault]]:
     faults += stages.FAULTS
     faults += arguments.FAULTS
     faults += family.FAULTS
+    faults += reach.FAULTS
     return faults, equivalent.FAULTS
 
 

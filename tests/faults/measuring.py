@@ -76,8 +76,8 @@ FAULTS = [
         rows="own",
         words="a gain is printed as a loss",
         module="measure.table",
-        right="append(a.correct - b.correct)",
-        wrong="append(b.correct - a.correct)",
+        right="return mean_of([new - old for old, new in scores])",
+        wrong="return mean_of([old - new for old, new in scores])",
         by=(CHANGE,),
     ),
     Fault(
@@ -85,8 +85,8 @@ FAULTS = [
         rows="own",
         words="eight samples of one problem narrow an interval as eight problems would",
         module="measure.table",
-        right="return mean_of([fmean(differences) for differences in gained.values()])",
-        wrong="return mean_of([d for differences in gained.values() for d in differences])",
+        right="scores = [[score(rows) for rows in zip(*both, strict=True)] for both in pairs.values()]",
+        wrong="scores = [[score([r]) for r in pair] for both in pairs.values() for pair in both]",
         by=(CHANGE,),
     ),
     Fault(

@@ -324,8 +324,8 @@ ROPE = [
         rows="35",
         words="rope_scaling is not read at all",
         module="rope",
-        right='if scaling is None or kind == "default":',
-        wrong="if True:",
+        right='if scaling.get("rope_type") == "yarn":',
+        wrong="if False:",
         by=("rope_tables_official",),
     ),
     Fault(

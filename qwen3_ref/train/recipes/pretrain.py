@@ -13,15 +13,19 @@ token that what stands before it is another document. (The report does not say h
 
 from __future__ import annotations
 
+import functools
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from qwen3_ref.cache import KVCache
 from qwen3_ref.config import Qwen3Config
 from qwen3_ref.model import Qwen3
+from qwen3_ref.rope import ntk_theta
 from qwen3_ref.store.progress import progress
 from qwen3_ref.tasks.documents import look_up_document
 from qwen3_ref.tasks.problems import make_problems
@@ -75,17 +79,21 @@ MIXES["s3-no-abf"] = replace(MIXES["s3"], rope_theta=10_000.0)
 
 
 def nano_config(**changes: object) -> Qwen3Config:
-    """qwen3-nano: 0.97 M parameters. As in the big ones, hidden_size / heads is not head_dim, and the
-    context (1,280) is the S3 length (1,024) and room for a reply (the report: 32,768 and 8,192)."""
+    """qwen3-nano: about a million parameters. As in Qwen3-0.6B, hidden_size / heads is not head_dim, and
+    the context (1,280) is the S3 length (1,024) and room for a reply (the report: 32,768 and 8,192).
+
+    Heads of 64 channels are what every engine's kernels take, and rows of whole 32s what 8-bit and 4-bit
+    blocks take.
+    """
     base = Qwen3Config(
         model_type="qwen3",
         vocab_size=VOCAB_SIZE,
         hidden_size=128,
-        intermediate_size=384,
+        intermediate_size=320,
         num_hidden_layers=4,
         num_attention_heads=4,
         num_key_value_heads=2,
-        head_dim=40,
+        head_dim=64,
         rope_theta=10_000.0,
         rms_norm_eps=1e-6,
         tie_word_embeddings=True,
@@ -97,19 +105,19 @@ def nano_config(**changes: object) -> Qwen3Config:
 
 def moe_config(**changes: object) -> Qwen3Config:
     """qwen3-nano-moe: the dense nano with each feed-forward layer made of 16 small experts, 2 a token.
-    2.35 M parameters (4.7 MB in bfloat16), of which 0.63 M work on a token."""
+    2.1 M parameters (4.2 MB in bfloat16), of which 0.7 M work on a token."""
     sparse: dict[str, object] = {
         "model_type": "qwen3_moe",
         "num_experts": 16,
         "num_experts_per_tok": 2,
-        "moe_intermediate_size": 80,
+        "moe_intermediate_size": 64,
         "norm_topk_prob": True,
     }
     return nano_config(**(sparse | changes))
 
 
 def student_config() -> Qwen3Config:
-    """qwen3-nano-student: 0.38 M parameters, three layers, the same tokenizer and context."""
+    """qwen3-nano-student: 0.43 M parameters, three layers, the same tokenizer and context."""
     return nano_config(
         hidden_size=96,
         intermediate_size=256,
@@ -121,9 +129,35 @@ def student_config() -> Qwen3Config:
 
 def with_rope_theta(model: Qwen3, rope_theta: float) -> Qwen3:
     """The same weights under another RoPE base: all that ABF changes."""
-    changed = Qwen3(replace(model.config, rope_theta=rope_theta), device="meta")
+    return _with_config(model, replace(model.config, rope_theta=rope_theta))
+
+
+def _with_config(model: Qwen3, config: Qwen3Config) -> Qwen3:
+    changed = Qwen3(config, device="meta")
     changed.load_state_dict(model.state_dict(), assign=True)
     return changed
+
+
+Method = Literal["plain", "linear", "ntk", "yarn"]
+
+
+def stretched(model: Qwen3, method: Method, factor: float, original: int | None = None) -> Qwen3:
+    """The same weights, made to read `factor` times the `original` length (of S3, if absent) without
+    further training.
+
+    plain: the context grows and nothing else. linear: position interpolation. ntk: NTK-aware, another
+    rope_theta. yarn: as the official model cards write it. Raises ConfigError for a factor below 1.
+    """
+    original = MIXES["s3"].context if original is None else original
+    config = replace(model.config, max_position_embeddings=original, rope_scaling=None)
+    if method in ("plain", "ntk"):
+        theta = ntk_theta(config.head_dim, config.rope_theta, factor if method == "ntk" else 1)
+        room = int(original * factor)
+        return _with_config(model, replace(config, rope_theta=theta, max_position_embeddings=room))
+    scaling: dict[str, object] = {"rope_type": method, "factor": factor}
+    if method == "yarn":
+        scaling["original_max_position_embeddings"] = original
+    return _with_config(model, replace(config, rope_scaling=scaling))
 
 
 def pack(tokenizer: Tokenizer, documents: Sequence[str]) -> Tensor:
@@ -226,7 +260,6 @@ def domain_losses(
     return losses
 
 
-@torch.inference_mode()
 def retrieval_accuracy(
     model: Qwen3,
     tokenizer: Tokenizer,
@@ -237,11 +270,92 @@ def retrieval_accuracy(
 ) -> float:
     """How often the right two digits are the most probable ones, for a look-up of one step in a list
     that fills `context` tokens. The list and the key are given, so nothing is generated."""
-    device = model.device
-    problems = make_problems("retrieval", split, count, 1, seed, lines=lines_in(context))
-    right = 0
-    for problem in problems:
-        ids = torch.tensor([tokenizer.encode(f"{problem.prompt}\n{problem.trace}")], device=device)
+    return sum(retrieved(model, tokenizer, context, count, split, seed)) / count
+
+
+@torch.inference_mode()
+def retrieved(
+    model: Qwen3, tokenizer: Tokenizer, context: int, count: int, split: str, seed: int
+) -> list[bool]:
+    """The same for each problem."""
+    right = []
+    for problem in make_problems("retrieval", split, count, 1, seed, lines=lines_in(context)):
+        ids = _ids(tokenizer, f"{problem.prompt}\n{problem.trace}").to(model.device)
         logits = model(ids[:, :-1], logits_to_keep=2)
-        right += bool((logits.argmax(-1) == ids[:, -2:]).all())
-    return right / count
+        right.append(bool((logits.argmax(-1) == ids[:, -2:]).all()))
+    return right
+
+
+QUESTIONS = 20
+"""Asked about each list of `haystacks`, whose keys and values are computed once for all of them."""
+_QUESTION = 16
+"""Tokens that one of them takes, at most."""
+
+
+@dataclass(frozen=True)
+class Haystack:
+    """A list of key=value lines and questions (key, two digits) about it: `asked` of keys that occur once,
+    at `depths` from 0 (the list's beginning) to 1; `absent` of keys that do not occur, where nothing
+    better than a guess is possible."""
+
+    lines: tuple[str, ...]
+    asked: tuple[tuple[str, str], ...]
+    depths: tuple[float, ...]
+    absent: tuple[tuple[str, str], ...]
+
+
+def haystacks(tokenizer: Tokenizer, context: int, count: int, split: str, seed: int) -> list[Haystack]:
+    """`count` lists that fill `context` tokens but for a line or two, each with QUESTIONS questions of one
+    step.
+
+    There are only 260 keys, and 4,096 tokens take some 700 lines: the list is filled up with repeated
+    lines, whole ones, and never one that is asked about.
+    """
+    keys = [f"{letter}{digit}" for letter in "abcdefghijklmnopqrstuvwxyz" for digit in range(10)]
+    found, distinct = list[Haystack](), min(lines_in(context), len(keys) - QUESTIONS)
+    tokens = functools.cache(lambda line: len(tokenizer.encode(f"{line}\n")))
+    rng = random.Random(f"haystacks {context} {split} {seed}")  # hashed by SHA-512: the same everywhere
+    for problem in make_problems("retrieval", split, count, 1, seed, lines=distinct):
+        lines = problem.prompt.split("\n")[:-1]
+        numbers = _some(rng, [line for line in lines if line[3:].isdigit()], QUESTIONS)
+        filler = [line for line in lines if line not in numbers]
+        room = context - _QUESTION - sum(map(tokens, lines))
+        while (room := room - tokens(more := filler[int(rng.random() * len(filler))])) >= 0:
+            lines.append(more)
+        lines = _some(rng, lines, len(lines))
+        left = [key for key in keys if key not in {line[:2] for line in lines}]
+        found.append(
+            Haystack(
+                tuple(lines),
+                tuple((line[:2], line[3:]) for line in numbers),
+                tuple(lines.index(line) / (len(lines) - 1) for line in numbers),
+                tuple((key, f"{int(rng.random() * 100):02}") for key in _some(rng, left, QUESTIONS)),
+            )
+        )
+    return found
+
+
+def _some(rng: random.Random, items: Sequence[str], n: int) -> list[str]:
+    return sorted(items, key=lambda _: rng.random())[:n]
+
+
+@torch.inference_mode()
+def look_up(
+    model: Qwen3, tokenizer: Tokenizer, haystack: Haystack, questions: Sequence[tuple[str, str]]
+) -> list[bool]:
+    """For each question whether its two digits are the most probable ones behind the list and the key,
+    as in `retrieval_accuracy`. The list is read once, and the cache taken back to its end each time."""
+    device, text = model.device, _ids(tokenizer, "\n".join(haystack.lines))
+    end, right = text.shape[1], []
+    cache = KVCache(model.config, 1, end + 32, next(model.parameters()).dtype, device)
+    model(text.to(device), cache=cache, logits_to_keep=1)
+    for key, value in questions:
+        ids = _ids(tokenizer, f"\nfind {key}\n{key}={value}").to(device)
+        logits = model(ids[:, :-1], cache=cache, logits_to_keep=2)
+        cache.truncate(end)
+        right.append(bool((logits.argmax(-1) == ids[:, -2:]).all()))
+    return right
+
+
+def _ids(tokenizer: Tokenizer, text: str) -> Tensor:
+    return torch.tensor([tokenizer.encode(text)])
