@@ -22,7 +22,7 @@ ROOMS = {
     "tasks": "numbers problems documents make_numbers",
     "train": "errors names lock state loop seeds corpus queries rollout recipes/pretrain recipes/balance "
     "recipes/sft recipes/grpo recipes/general_rl recipes/distill run stages export",
-    "measure": "names statistics accuracy table experts rows card balance_study",
+    "measure": "names statistics accuracy table spread experts rows card balance_study",
     "course": "compare checks/judge checks/* plots/style plots/*",
     "commands": "common * line",
 }

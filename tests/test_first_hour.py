@@ -164,7 +164,7 @@ WRONG: list[tuple[str, int, str]] = [
     ("train nano --scale nan", 0, "scale"),
     ("train nano --scale 0", 0, "scale"),
     ("train nano --stage grop", 2, "there is no stage 'grop'; did you mean grpo"),
-    ("train nano --stage ''", 2, "there are s1, s2, s3, cold-start, grpo and 15 more"),
+    ("train nano --stage ''", 2, "there are s1, s2, s3, cold-start, grpo and 16 more"),
     ("train nano --out file", 1, "file"),
     ("train nano --out", 2, "--out: expected one argument"),
     ("train nano --stages all", 2, "did you mean --stage"),
@@ -191,7 +191,10 @@ WRONG: list[tuple[str, int, str]] = [
     ("measure fusion --run empty", 1, "no stage has been trained in empty"),
     ("measure table --run empty", 1, "nothing is measured in empty/measured; run `measure all` first"),
     ("measure check --run empty", 1, "nothing is measured in empty/measured; run `measure all` first"),
-    ("measure all --run", 2, "--run: expected one argument"),
+    ("measure all --run", 2, "--run: expected at least one argument"),
+    ("measure table --run empty file", 2, "table takes one --run; only spread takes several"),
+    ("measure spread --run empty", 1, "one run has no spread; give --run two directories or more"),
+    ("measure spread --run empty file", 1, "empty/s1/summary.json is not there"),
     ("measure table --rnu .", 2, "did you mean --run"),
 ]
 

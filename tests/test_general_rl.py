@@ -18,8 +18,11 @@ from qwen3_ref.tasks.problems import make_problems
 from qwen3_ref.train.queries import Sample, read_sample
 from qwen3_ref.train.recipes import general_rl
 from qwen3_ref.train.recipes.general_rl import (
+    ENOUGH,
+    LENGTH_ALONE,
     PARTS,
     CalculatorError,
+    Limits,
     _question,
     asked_to_think,
     calculate,
@@ -197,6 +200,41 @@ def test_length_by_hand() -> None:
     assert length_reward(sample("<think>\n12+34=46"), 99) == 0
 
 
+def test_a_limit_is_paid_with_a_right_answer() -> None:
+    """The solver's 11 tokens: limits of 11 and 8 by hand, with the right answer and a wrong one. A thought
+    that leaves a step out, and is wrong, earns less than the whole one however short it is."""
+    (problem,) = make_problems("arithmetic", "train", 1, 2)
+    whole = f"<think>\n{problem.trace}\n</think>\n\n{problem.answer}<|im_end|>"
+    hasty = f"<think>\n{problem.trace[0]}\n</think>\n\nx<|im_end|>"
+    own = len(TOKENIZER.encode(f"\n{problem.trace}\n"))
+    less = round(own * 0.75)
+    for limit, kept in ((own, 1.0), (less, 2 - own / less)):
+        for alone in (False, True):
+            score = limited(problem, limit, alone=alone).query(TOKENIZER).score
+            assert score(sample(whole))[0] == pytest.approx((3 + kept) / 4)
+            assert score(sample(whole))[1]["length"] == pytest.approx(kept)
+            assert score(sample(hasty))[0] == (0.75 if alone else 0.5)
+            assert score(sample(hasty))[1]["correct"] == 0
+
+
+def test_no_limit_that_is_trained_on_is_too_small() -> None:
+    """The solver's own thought keeps every limit; of the old ones a third could not be kept. Only limits
+    differ between the two."""
+    asked: dict[Limits, list[str]] = {}
+    kept: dict[Limits, list[float]] = {}
+    for limits in (ENOUGH, LENGTH_ALONE):
+        for task in make_tasks(TOKENIZER, 40, run_seed=5, limits=limits)[2::4]:
+            said, _, rest = task.messages[-1]["content"].partition(" think at most ")
+            limit = int(rest.removesuffix(" tokens"))
+            own = len(TOKENIZER.encode(f"\n{task.ideal['reasoning_content']}\n"))
+            asked.setdefault(limits, []).append(said)
+            kept.setdefault(limits, []).append(own <= limit)
+            assert round(own * limits.times[0]) <= limit <= round(own * limits.times[-1])
+    assert asked[ENOUGH] == asked[LENGTH_ALONE] and len(asked[ENOUGH]) == 40
+    assert all(kept[ENOUGH]) and 0.5 < sum(kept[LENGTH_ALONE]) / 40 < 0.85
+    assert LENGTH_ALONE.alone and not ENOUGH.alone
+
+
 CALL = (
     "<think>\n\n</think>\n\n<tool_call>\n"
     '{{"name": "calculator", "arguments": {{"expression": "{}"}}}}\n</tool_call><|im_end|>'
@@ -283,7 +321,6 @@ def test_the_ideal_reply_earns_everything_and_the_other_mode_does_not(seed: int)
         reward, parts = query.score(read_sample(TOKENIZER, reply))
         assert tuple(parts) == PARTS
         asked = {name: value for name, value in parts.items() if not math.isnan(value)}
-        assert asked.pop("length", 1.0) >= 0.6  # a limit may be below what the solver needs
         assert set(asked.values()) == {1.0}
         nothing, parts = query.score(sample("<|im_end|>"))
         assert nothing == 0

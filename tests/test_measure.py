@@ -56,7 +56,7 @@ MOE = replace(
     norm_topk_prob=True,
 )  # fmt: skip
 STAGES = ["moe-s3", "s1", "s2", "s3", "s3-no-abf", "cold-start", "grpo", "fusion", "general-rl"]
-STAGES += rows_module.STUDENTS
+STAGES += [*rows_module.STUDENTS, "general-rl-length-alone"]
 
 
 def save(out: Path, stage: str, seed: int) -> None:
@@ -246,25 +246,18 @@ def test_scores_go_to_their_tasks(tmp_path: Path) -> None:
 
 
 def test_how_stages_are_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A flag for stages that know them; without thinking always /no_think and the empty block."""
+    """Every stage as the protocol has it: no prompt of a row's own, and weights as bfloat16 has them."""
     family(tmp_path)
-    (problem,), said = make_problems("arithmetic", "test", 1), dict[tuple[bool, str], str]()
+    (problem,), said = make_problems("arithmetic", "test", 1), list[set[str]]()
 
-    def noted(*_: Any, prompt: Callable[..., list[int]], **options: Any) -> list[Row]:
-        said.update(
-            {(flags, mode): TOK.decode(prompt(problem, mode)) for mode in ("thinking", "non-thinking")}
-        )
+    def noted(model: Qwen3, tokenizer: Tokenizer, *_: Any, **options: Any) -> list[Row]:
+        said.append(set(options))
+        assert all((p == p.bfloat16().float()).all() and p.dtype == torch.float32 for p in model.parameters())
         return []
 
     monkeypatch.setattr(rows_module, "evaluate", noted)
-    for flags in (False, True):
-        assert Bench(Run(tmp_path), "fusion").answers("grpo", "x", [problem], flags=flags) == []
-    turn = f"<|im_start|>user\n{problem.prompt}%s<|im_end|>\n<|im_start|>assistant\n"
-    quiet = turn % " /no_think" + "<think>\n\n</think>\n\n"
-    assert said == {
-        (False, "thinking"): turn % "", (True, "thinking"): turn % " /think",
-        (False, "non-thinking"): quiet, (True, "non-thinking"): quiet,
-    }  # fmt: skip
+    assert Bench(Run(tmp_path), "fusion").answers("grpo", "x", [problem], modes=["thinking"]) == []
+    assert said == [{"modes", "max_new_tokens", "batch_size", "early_stop", "log"}]
 
 
 def test_every_row_and_only_test_problems(tmp_path: Path) -> None:

@@ -28,8 +28,9 @@ from qwen3_ref.train.errors import Interrupted, TrainingError
 from qwen3_ref.train.lock import LOCK, only_process
 from qwen3_ref.train.loop import Plan, cross_entropy, held_back, train
 from qwen3_ref.train.recipes.distill import Distill
+from qwen3_ref.train.recipes.general_rl import Limits
 from qwen3_ref.train.recipes.grpo import Grpo
-from qwen3_ref.train.run import Run
+from qwen3_ref.train.run import Run, precision_here
 from qwen3_ref.train.state import STATE, saved_step, weights_hash
 from tests.helpers import tiny
 
@@ -299,15 +300,65 @@ def test_it_says_what_it_will_do(
     assert main(["train", "nano", "--out", str(tmp_path), "--stage", "moe-s2"]) == 0
     out = capsys.readouterr().out.splitlines()
     assert out[0] == f"train nano: stage moe-s2, into {tmp_path}; PyTorch is being loaded."
-    assert out[1].startswith("moe-s2: 1680 steps from moe-s1, about ") and out[1].endswith(" minutes")
-    assert out[2] == f"moe-s2: {tmp_path}/moe-s2/model after 7 s"
+    assert out[1].startswith("precision ")
+    assert out[2].startswith("moe-s2: 1680 steps from moe-s1, about ") and out[2].endswith(" minutes")
+    assert out[3] == f"moe-s2: {tmp_path}/moe-s2/model after 7 s"
     assert main(["train", "nano", "--out", str(tmp_path)]) == 0
     out = capsys.readouterr().out.splitlines()
-    assert out[1].startswith("14 stages to run, about ") and 60 < int(out[1].split()[5]) < 120
-    assert out[2].startswith("s1: 800 steps from new weights, about ")
+    assert out[2].startswith("14 stages to run, about ") and 60 < int(out[2].split()[5]) < 120
+    assert out[3].startswith("s1: 800 steps from new weights, about ")
     assert "moe-s2: done before" in out
     assert main(["train", "nano", "--out", str(tmp_path / "quick"), "--stage", "s2", "--scale", "0.01"]) == 0
     assert "s2: 42 steps from s1, about a minute" in capsys.readouterr().out
+
+
+def test_the_precision_is_what_the_cpu_multiplies_in(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`auto` asks the CPU, says what it found, and is what the stage then trains in; a word decides."""
+    trained = []
+
+    def done(run: Run, name: str) -> None:
+        trained.append(run.precision)
+        (run.out / name).mkdir(exist_ok=True)
+        (run.out / name / "summary.json").write_text('{"seconds": 1}', encoding="utf-8")
+
+    monkeypatch.setattr(stages, "run_stage", done)
+    with_it = {"avx2": True, "avx512_bf16": True, "amx_bf16": False}
+    without: dict[str, object] = {"avx2": True, "avx512_bf16": False, "architecture": "x86_64"}
+    for found, word, want, why in (
+        (with_it, "auto", "bf16", "this CPU multiplies in it (avx512_bf16)"),
+        ({"architecture": "aarch64", "bf16": True}, "auto", "bf16", "this CPU multiplies in it (bf16)"),
+        (without, "auto", "fp32", "PyTorch tells of no instructions of this CPU for bfloat16"),
+        ({}, "auto", "fp32", "PyTorch tells of no instructions of this CPU for bfloat16"),
+        (without, "bf16", "bf16", "as asked for"),
+        (with_it, "fp32", "fp32", "as asked for"),
+    ):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=found: found, raising=False)
+        words = ["train", "nano", "--out", str(tmp_path), "--stage", "s1", "--precision", word]
+        assert main(words if word != "auto" else words[:-2]) == 0
+        assert f"precision {want}: {why}\n" in capsys.readouterr().out and trained[-1] == want
+    monkeypatch.delattr(torch.cpu, "get_capabilities")
+    assert precision_here()[0] == "fp32", "a PyTorch that cannot be asked"
+
+
+def test_a_stage_goes_on_in_its_precision_alone(tmp_path: Path) -> None:
+    train(tiny(), PLAN, data_loss, tmp_path, stop_at=3)
+    with pytest.raises(TrainingError, match="is of another run \\(.*precision"):
+        train(tiny(), replace(PLAN, precision="bf16"), data_loss, tmp_path)
+
+
+def test_a_stage_that_no_run_has_timed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def done(run: Run, name: str) -> None:
+        (run.out / name).mkdir()
+        (run.out / name / "summary.json").write_text('{"seconds": 1}', encoding="utf-8")
+
+    monkeypatch.setattr(stages, "run_stage", done)
+    monkeypatch.setattr("qwen3_ref.commands.train.LOGS", tmp_path / "nowhere")
+    assert main(["train", "nano", "--out", str(tmp_path), "--stage", "grpo"]) == 0
+    assert "grpo: 170 steps from cold-start, for a time that no run" in capsys.readouterr().out
 
 
 def test_help_needs_no_torch_and_the_first_line_comes_at_once(tmp_path: Path) -> None:
@@ -387,6 +438,7 @@ def test_the_stages_are_those_of_the_report() -> None:
         "student-s1": (None, 800), "student-s2": ("student-s1", 4200), "student-s3": ("student-s2", 200),
         "off-policy": ("student-s3", 250), "on-policy": ("off-policy", 170),
         "on-policy-forward": ("off-policy", 170), "student-rl": ("off-policy", 170),
+        "general-rl-length-alone": ("fusion", 80),
         "moe-s1": (None, 320), "moe-s2": ("moe-s1", 1680), "moe-s3": ("moe-s2", 80),
     }  # fmt: skip
     taught = {name: stage.teacher for name, stage in every.items() if stage.teacher}
@@ -395,11 +447,14 @@ def test_the_stages_are_those_of_the_report() -> None:
     assert balanced == dict.fromkeys(("moe-s1", "moe-s2", "moe-s3"), "global")
     assert [name for name, stage in every.items() if stage.keep] == ["grpo"]
     flags = {name: stage.flags for name, stage in every.items() if stage.flags != ("",)}
-    both = (" /think", " /no_think")
-    assert flags == {"on-policy": both, "on-policy-forward": both, "student-rl": (" /think",)}
+    every_flag = (" /think", " /no_think", "")
+    assert flags == {"on-policy": every_flag, "on-policy-forward": every_flag}
+    limits = {name: stage.limits for name, stage in every.items() if stage.limits != Limits()}
+    assert limits == {"general-rl-length-alone": Limits((0.75, 1.0, 1.5), alone=True)}
     directions = {n: s.plan.direction for n, s in every.items() if isinstance(s.plan, Distill)}
     assert directions == {"on-policy": "reverse", "on-policy-forward": "forward"}
-    assert {n for n, s in every.items() if isinstance(s.plan, Grpo)} == {"grpo", "general-rl", "student-rl"}
+    rewarded = {"grpo", "general-rl", "student-rl", "general-rl-length-alone"}
+    assert {n for n, s in every.items() if isinstance(s.plan, Grpo)} == rewarded
     thetas = {name: stage.mix.rope_theta for name, stage in every.items() if stage.mix}
     assert {name for name, theta in thetas.items() if theta == 1e6} == {"s3", "student-s3", "moe-s3"}
     layers = {n: (s.config().num_hidden_layers, s.config().is_moe) for n, s in every.items() if s.config}

@@ -3,6 +3,8 @@ one split."""
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from num2words import num2words
 
@@ -44,6 +46,14 @@ def test_every_number_is_what_num2words_says(language: str) -> None:
     assert [numbers.words(language, n) for n in range(10_000)] == words
     assert [numbers.number_of(language, word) for word in words] == list(range(10_000))
     assert make_numbers.forms(words) == numbers._tables()[language]
+
+
+def test_the_file_has_one_list_a_line() -> None:
+    """So that a difference shows which words have changed."""
+    tables = numbers._tables()
+    text = numbers.FILE.read_text(encoding="utf-8")
+    assert text == make_numbers.written(tables) and json.loads(text) == tables
+    assert len(text.splitlines()) == 2 + sum(2 + len(forms) for forms in tables.values())
 
 
 def test_numbers_by_hand() -> None:

@@ -6,27 +6,33 @@ that are drawn with a seed of their own. ROW is one of:
   pretraining   loss by domain after each stage; retrieval at 1, 2 and 4 times the S1 length
   reasoning     cold start and GRPO: pass@1, pass@8, accuracy by step
   fusion        thinking kept, non-thinking obeyed, accuracy at six thinking budgets
-  general       mode-following, tool calls, lengths, and the price in accuracy
+  general       mode-following, tool calls, lengths, the price in accuracy; translation by pair
   distillation  a student taught and one rewarded, from the same beginning
+  experts       routing statistics of the trained MoE, beside those of models whose routers never learned
   all           every one of them
+  spread        what was measured in several runs of other seeds: the mean, the lowest and the highest
   table         what was measured, as one Markdown table
   check         what was measured against what every run of the recipe must reach
 
 Answers go to RUN/measured/ROW/*.csv as they come, results to RUN/measured/ROW.json. A command that was
 stopped goes on from its answers. Without --run, RUN is ./nano; `table` and `check` take the results that
-come with the package where there is no ./nano.
+come with the package where there is no ./nano. `spread` takes two runs or more, and writes
+RUN/measured/spread.json into the first.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 from pathlib import Path
 
 from rich.console import Console
 
+from qwen3_ref.commands.common import Misuse
 from qwen3_ref.measure.names import ROW_NAMES, require_row
+from qwen3_ref.store.files import write_atomically
 
 SHIPPED_RESULTS = Path(__file__).resolve().parents[1] / "data" / "nano" / "measured"
 
@@ -34,13 +40,18 @@ SHIPPED_RESULTS = Path(__file__).resolve().parents[1] / "data" / "nano" / "measu
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command `measure`."""
     parser.add_argument("row", metavar="ROW", help="see above")
-    parser.add_argument("--run", type=Path, help="the --out of `train nano` (default: ./nano)")
+    what = "the --out of `train nano` (default: ./nano); of `spread` several"
+    parser.add_argument("--run", type=Path, nargs="+", help=what)
 
 
 def command(args: argparse.Namespace, out: Console) -> int:
     """Measure, print the table or check; returns the exit code, 1 if something is missing or missed."""
-    require_row(args.row, "all", "table", "check")
-    out_of = Path("nano") if args.run is None else args.run
+    require_row(args.row, "all", "table", "check", "spread")
+    if args.row == "spread":
+        return _spread([Path("nano")] if args.run is None else args.run)
+    if args.run is not None and len(args.run) > 1:
+        raise Misuse(f"{args.row} takes one --run; only spread takes several.")
+    out_of = Path("nano") if args.run is None else args.run[0]
     shipped = args.run is None and not out_of.is_dir() and args.row in ("table", "check")
     if shipped:
         print("These are the results that come with the package; --run names others.", file=sys.stderr)
@@ -79,3 +90,12 @@ def command(args: argparse.Namespace, out: Console) -> int:
     for sentence in dict.fromkeys(missing):
         print(f"error: {sentence}", file=sys.stderr)
     return 1 if missing else 0
+
+
+def _spread(runs: list[Path]) -> int:
+    from qwen3_ref.measure.spread import spread, spread_table
+
+    found = spread(runs)
+    write_atomically(runs[0] / "measured" / "spread.json", json.dumps({"spread": found}, indent=1) + "\n")
+    print(spread_table(found), end="")
+    return 0

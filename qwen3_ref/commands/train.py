@@ -38,7 +38,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, default=Path("nano"), help="directory (./nano)")
     parser.add_argument("--seed", type=at_least(0, 2**32), default=0, help="(default: 0)")
     parser.add_argument("--scale", type=_scale, default=1.0, help="all step counts times this (1)")
-    parser.add_argument("--precision", choices=["fp32", "bf16"], default="bf16")
+    parser.add_argument(
+        "--precision",
+        choices=["auto", "fp32", "bf16"],
+        default="auto",
+        help="of pre-training and fine-tuning (auto: bf16 where this CPU multiplies in it, else fp32)",
+    )
     parser.add_argument("--allow-other-text", action="store_true", help="if the sources changed")
 
 
@@ -68,11 +73,13 @@ def _train(args: argparse.Namespace) -> None:
 
     from qwen3_ref.measure.card import write_cards
     from qwen3_ref.train.export import export
-    from qwen3_ref.train.run import Run
+    from qwen3_ref.train.run import Run, precision_here
     from qwen3_ref.train.stages import SHIPPED, find_stage, run_stage
 
     torch.set_num_threads(1)  # layers so small gain nothing from more, and the bits would depend on it
-    run = Run(args.out, args.seed, args.scale, args.precision, args.allow_other_text)
+    precision, why = precision_here() if args.precision == "auto" else (args.precision, "as asked for")
+    print(f"precision {precision}: {why}", flush=True)
+    run = Run(args.out, args.seed, args.scale, precision, args.allow_other_text)
     names = STAGE_NAMES if args.stage == ALL else [args.stage] if args.stage != FAMILY else []
     done = [name for name in names if args.stage == ALL and (run.out / name / "summary.json").exists()]
     if len(names) > 1:
@@ -123,6 +130,9 @@ def _progress_in_lines() -> Iterator[None]:
 
 def _time(names: list[str], scale: float) -> str:
     """How long stages take, by the logs of the shipped run and half a minute to get ready."""
-    spent = [json.loads((LOGS / name / "summary.json").read_text("utf-8"))["seconds"] for name in names]
+    logs = [LOGS / name / "summary.json" for name in names]
+    if not all(log.exists() for log in logs):
+        return "for a time that no run has measured"
+    spent = [json.loads(log.read_text("utf-8"))["seconds"] for log in logs]
     minutes = (30 + scale * sum(spent)) / 60
     return f"about {minutes:.0f} minutes" if minutes >= 1.5 else "about a minute"

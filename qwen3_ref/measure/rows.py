@@ -276,13 +276,21 @@ def _by_step(bench: Bench) -> Iterator[Item]:
     yield from ()
 
 
-def _kept(bench: Bench, before: str, after: str, title: str, budgets: Sequence[int | None]) -> Iterator[Item]:
-    """Thinking accuracy of two stages, in all and by family, and at budgets below none."""
+def _kept(
+    bench: Bench,
+    before: str,
+    after: str,
+    title: str,
+    budgets: Sequence[int | None],
+    name: str | None = None,
+) -> Iterator[Item]:
+    """Thinking accuracy of two stages, in all and by family, and at budgets below none. name: what the
+    items' ids begin with; the row's, if absent."""
     problems = bench.problems(bench.count)
     modes: list[Mode] = ["thinking", "non-thinking"]
     rows = [bench.answers(s, "modes", problems, budgets=budgets, modes=modes) for s in (before, after)]
     free = [[r for r in some if r.mode == "thinking" and r.budget is None] for some in rows]
-    row = bench.row
+    row = bench.row if name is None else name
     yield versus(f"{row}.thinking.accuracy", f"{title}: thinking accuracy", free)
     for family in FAMILIES:
         pair = [[r for r in some if r.family == family] for some in free]
@@ -292,11 +300,11 @@ def _kept(bench: Bench, before: str, after: str, title: str, budgets: Sequence[i
     for budget in budgets if len(budgets) > 1 else ():
         pair = [[r for r in some if r.mode == "thinking" and r.budget == budget] for some in rows]
         limit = "no budget" if budget is None else f"a budget of {budget}"
-        name = f"{row}.budget-{'none' if budget is None else budget}"
-        yield versus(f"{name}.accuracy", f"{title}: accuracy with {limit}", pair)
+        at = f"{row}.budget-{'none' if budget is None else budget}"
+        yield versus(f"{at}.accuracy", f"{title}: accuracy with {limit}", pair)
         if budget is not None:  # a cut thought may go on, and close a second time
             what = f"{title}: lenient accuracy with {limit}"
-            yield versus(f"{name}.lenient", what, pair, lenient_accuracy, lenient)
+            yield versus(f"{at}.lenient", what, pair, lenient_accuracy, lenient)
     by_family = summarise(rows[1], by=("family", "mode", "budget"))
     bench.extra.setdefault("curves", []).extend(
         {"stage": after, **dict(zip(("family", "mode", "budget"), key, strict=True)), **asdict(found)}
@@ -323,11 +331,15 @@ def _obeyed(bench: Bench) -> Iterator[Item]:
 
 
 def _general(bench: Bench) -> Iterator[Item]:
-    """What general RL rewards, kind by kind (`general_rl.make_tasks` gives the kinds in turn)."""
+    """What general RL rewards, kind by kind (`general_rl.make_tasks` gives the kinds in turn). Whether a
+    limit is kept is judged by itself, beside the answer; of limits that are too small as well."""
     kinds = ("single_turn", "many_turns", "limited", "tool_call")
     stages = ("fusion", "general-rl")
     tokenizer = bench.model("general-rl")[1]
-    tasks = general_rl.make_tasks(tokenizer, bench.count, run_seed=TEST_SEED, split=SPLIT)
+    tasks, small = (
+        general_rl.make_tasks(tokenizer, bench.count, run_seed=TEST_SEED, split=SPLIT, limits=limits)
+        for limits in (general_rl.Limits(alone=True), general_rl.Limits((0.75,), alone=True))
+    )
     found = [bench.score(stage, "tasks", tasks) for stage in stages]
     wanted: list[tuple[str, str, str, str, float]] = [
         ("mode.many-turns", "mode followed, ThinkFollow (several turns)", "many_turns", "mode", 1.0),
@@ -336,15 +348,28 @@ def _general(bench: Bench) -> Iterator[Item]:
         ("tool-call.valid", "tool call of valid format", "tool_call", "tool", 0.5),
         ("tool-call.right", "tool call right", "tool_call", "tool", 1.0),
         ("length.obeyed", "length limit obeyed", "limited", "length", 1.0),
+        ("length.right", "right with a length limit", "limited", "correct", 1.0),
     ]
     for name, what, kind, part, least in wanted:
         first = kinds.index(kind)
         pair = [[parts[part] >= least for parts in some[first :: len(kinds)]] for some in found]
         yield versus_hits(f"general.{name}", f"General RL: {what}", pair)
+    first = kinds.index("limited")
+    found = [bench.score(stage, "small-limits", small[first :: len(kinds)]) for stage in stages]
+    for name, part in (("obeyed", "length"), ("right", "correct")):
+        pair = [[parts[part] >= 1.0 for parts in some] for some in found]
+        what = f"General RL: {name} with a length limit that the steps do not fit in"
+        yield versus_hits(f"general.length-too-small.{name}", what, pair)
 
 
 def _general_kept(bench: Bench) -> Iterator[Item]:
     yield from _kept(bench, "fusion", "general-rl", "General RL", (None,))
+
+
+def _length_alone(bench: Bench) -> Iterator[Item]:
+    """The same where a short thought is paid for itself: what `general_rl.ENOUGH` is there to avoid."""
+    title, name = "General RL, length paid alone", "general.length-alone"
+    yield from _kept(bench, "fusion", "general-rl-length-alone", title, (None,), name)
 
 
 def _pairs(bench: Bench) -> Iterator[Item]:
@@ -439,14 +464,14 @@ def _experts(bench: Bench) -> Iterator[Item]:
     model, tokenizer = bench.model("moe-s3")
     rows = _domain_rows(bench, tokenizer)
     config = model.config
-    seeds = range(CONTROLS)
-    fresh = (Qwen3(config, generator=torch.Generator().manual_seed(_EXPERTS_SEED + s)) for s in seeds)
+    each = range(CONTROLS)
+    fresh = (Qwen3(config, generator=torch.Generator().manual_seed(_EXPERTS_SEED + s)) for s in each)
     trained = experts.read(model, rows)
     controls = {
         "untrained": [experts.read(one, rows) for one in fresh],
-        "random routers": [experts.read(experts.random_routers(model, s), rows) for s in seeds],
-        "experts exchanged": [experts.read(experts.exchanged_experts(model, s), rows) for s in seeds],
-        "shuffled tokens": [experts.read(model, experts.shuffled(rows, s)) for s in seeds],
+        "random routers": [experts.read(experts.random_routers(model, s), rows) for s in each],
+        "experts exchanged": [experts.read(experts.exchanged_experts(model, s), rows) for s in each],
+        "shuffled tokens": [experts.read(model, experts.shuffled(rows, s)) for s in each],
     }
     kinds: dict[str, Callable[[experts.Routing], list[float]]] = {
         "specialisation": lambda r: experts.by_layer(r.picks(range(1, r.ids.shape[1], 2))),
@@ -513,7 +538,7 @@ ROWS: Mapping[str, Sequence[Part]] = {
     "pretraining": (_losses, _retrieval, _reach),
     "reasoning": (_pass_at_k, _by_step),
     "fusion": (_fusion_kept, _obeyed),
-    "general": (_general, _general_kept, _pairs),
+    "general": (_general, _general_kept, _length_alone, _pairs),
     "distillation": tuple(map(_student, STUDENTS)),
     "experts": (_experts,),
 }

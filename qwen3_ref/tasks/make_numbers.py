@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Mapping
 
 from qwen3_ref.store.files import write_atomically
 from qwen3_ref.tasks.numbers import FILE, LANGUAGES, Forms, join
@@ -55,12 +56,21 @@ def forms(words: list[str]) -> Forms:
     return found
 
 
+def written(tables: Mapping[str, Forms]) -> str:
+    """The file's text: JSON, one list a line."""
+    blocks = []
+    for code, found in tables.items():
+        lines = [f'  "{where}": {json.dumps(words, ensure_ascii=False)}' for where, words in found.items()]
+        blocks.append(f' "{code}": {{\n' + ",\n".join(lines) + "\n }")
+    return "{\n" + ",\n".join(blocks) + "\n}\n"
+
+
 def main() -> int:
     """Write the file."""
     from num2words import num2words
 
     tables = {code: forms([num2words(n, lang=code) for n in range(10_000)]) for code in LANGUAGES}
-    write_atomically(FILE, json.dumps(tables, ensure_ascii=False, indent=0) + "\n")
+    write_atomically(FILE, written(tables))
     return 0
 
 

@@ -11,7 +11,7 @@ STAGE_NAMES = (
     "moe-s1", "moe-s2", "moe-s3",
 )  # fmt: skip
 """In the order of `--stage all`."""
-EXTRA_NAMES = ("s3-no-abf", "on-policy-forward", "student-rl")
+EXTRA_NAMES = ("s3-no-abf", "on-policy-forward", "student-rl", "general-rl-length-alone")
 """Run by name only, to compare with."""
 ALL, FAMILY = "all", "family"
 """What else `--stage` takes: whatever has not run yet, and the checkpoints as the package has them."""

@@ -43,7 +43,8 @@ class Stage:
     plan: how long and how fast, at scale 1.
     loss: trains the model, in the stage's directory, on what it is about.
     mix, balancing: of pre-training. teacher: the stage whose model teaches. flags: what users add to
-    their problems. keep: models are kept on the way, so that they can be measured on the test split.
+    their problems, each time to all of them. limits: on thoughts, in general RL. keep: models are kept
+    on the way, so that they can be measured on the test split.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Stage:
     balancing: balance.Balancing | None = None
     teacher: str | None = None
     flags: tuple[str, ...] = ("",)
+    limits: general_rl.Limits = general_rl.ENOUGH
     keep: bool = False
 
     def start(self, run: Run) -> Qwen3:
@@ -119,14 +121,13 @@ POOL = 600
 def _right_answers(stage: Stage, run: Run, model: Qwen3) -> Result:
     """GRPO on queries that the model has not seen and solves sometimes, the hardest first."""
     assert isinstance(stage.plan, Grpo)
-    (flag,) = stage.flags
     settings = replace(stage.plan, steps=stage.steps(run))
     size = max(settings.prompts, round(500 * run.scale))
-    fresh = queries.problem_queries(run.tokenizer, "GRPO", size, run.seed, flag=flag)
+    fresh = queries.problem_queries(run.tokenizer, "GRPO", size, run.seed)
     seed = seeds.seed(run.seed, "GRPO: pass rates")
     rates = rollout.mean_rewards(model, run.tokenizer, fresh, samples=4, seed=seed)
     pool = queries.learnable(fresh, rates, max(settings.prompts, round(POOL * run.scale)))
-    held_out = queries.problem_queries(run.tokenizer, "validation", 40, run.seed, flag=flag)
+    held_out = queries.problem_queries(run.tokenizer, "validation", 40, run.seed)
     grpo.train_on_rewards(
         model, run.tokenizer, pool, run.out / stage.name, settings,
         seed=seeds.seed(run.seed, "GRPO: replies"), held_out=held_out, keep=stage.keep,
@@ -151,8 +152,9 @@ def _rules(stage: Stage, run: Run, model: Qwen3) -> Result:
     settings = replace(stage.plan, steps=stage.steps(run))
     per_kind = max(settings.prompts, round(500 * run.scale))
     general_rl.train_on_tasks(
-        model, run.tokenizer, run.out / stage.name, settings, per_kind=per_kind, run_seed=run.seed
-    )
+        model, run.tokenizer, run.out / stage.name, settings,
+        per_kind=per_kind, run_seed=run.seed, limits=stage.limits,
+    )  # fmt: skip
     return {"queries": 4 * per_kind}
 
 
@@ -202,6 +204,7 @@ def _pretraining(
 
 
 EVERY_FLAG = (" /think", " /no_think", "")
+"""No flag is thinking too, and is how one asks (`measure.accuracy.PROTOCOL`)."""
 MOE_SHARE = 0.4
 """The MoE takes this share of the dense model's steps: enough for its experts to part."""
 
@@ -225,9 +228,11 @@ STAGES = _table(
 EXTRA = _table(
     replace(STAGES["s3"], name="s3-no-abf", mix=pretrain.MIXES["s3-no-abf"]),
     replace(STAGES["on-policy"], name="on-policy-forward", plan=Distill(direction="forward")),
-    Stage("student-rl", "off-policy", Grpo(), _right_answers, flags=(" /think",)),
+    Stage("student-rl", "off-policy", Grpo(), _right_answers),
+    replace(STAGES["general-rl"], name="general-rl-length-alone", limits=general_rl.LENGTH_ALONE),
 )
-"""Run by name only, to compare with: S3 without raising theta, the other KL, RL instead of distillation."""
+"""Run by name only, to compare with: S3 without raising theta, the other KL, RL instead of distillation,
+general RL that pays a short thought without asking what it led to."""
 SHIPPED = {
     "qwen3-nano": "general-rl",
     "qwen3-nano-base": "s3",

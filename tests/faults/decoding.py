@@ -313,8 +313,8 @@ EXPORT = [
         name="base_model_ends_as_a_chat",
         words="a base model's file has both stop ids",
         module="train.export",
-        right="text if base else [turn, text]",
-        wrong="[turn, text]",
+        right='"eos_token_id": text, "max_new_tokens"',
+        wrong='"eos_token_id": [turn, text], "max_new_tokens"',
         by=("test_nano:test_a_fresh_export_is_what_the_package_has",),
     ),
 ]

@@ -291,8 +291,8 @@ FAULTS = [
         "non_thinking_without_the_empty_block",
         "the prompt of non-thinking mode leaves the block to the model",
         "measure.accuracy",
-        "encode_chat(\n        tokenizer, [{\"role\": \"user\", \"content\": content}], enable_thinking=thinking\n    )",
-        "encode_chat(tokenizer, [{\"role\": \"user\", \"content\": content}])",
+        "encode_chat(tokenizer, messages, enable_thinking=mode == \"thinking\")",
+        "encode_chat(tokenizer, messages)",
         "test_stage_data:test_the_prompts_of_both_modes",
     ),
     own(

@@ -2,7 +2,7 @@
 
 - format: exactly one think block, then an answer, then the end of the turn
 - mode: `/think` and `/no_think` in several turns; the last one is to be obeyed (the report's ThinkFollow)
-- length: a limit on the tokens of a thought, stated in the question
+- length: a limit on the tokens of a thought, stated in the question, and kept with a right answer
 - tools: a call that can be read, and whose calculation really gives the result that was asked for
 
 Each reward is a pure function of the reply. Queries of the four kinds are mixed and trained on by
@@ -186,6 +186,25 @@ def asked_to_think(messages: Sequence[Message]) -> bool:
 
 # -- queries -------------------------------------------------------------------------------------------
 
+
+@dataclass(frozen=True)
+class Limits:
+    """Limits on thoughts: as many times the length of the solver's own, one of them drawn for a question.
+    alone: a limit that is kept is worth as much with a wrong answer as with a right one."""
+
+    times: tuple[float, ...] = (1.0, 1.5, 2.0)
+    alone: bool = False
+
+
+ENOUGH = Limits()
+"""What is trained on. Each line of the solver's thought is a step that the answer takes, so a smaller
+limit can only be kept by leaving steps out. A model that is paid for that leaves them out where nobody
+asked it to as well: general RL did so, and conversions fell from 94% to 85%. So no limit is too small,
+and keeping it is paid with a right answer only. A limit in words is a wish: where it is too small, a
+right answer that takes longer is worth more than a wrong one in time. What must not be passed is a
+thinking budget, and that cuts."""
+LENGTH_ALONE = Limits((0.75, 1.0, 1.5), alone=True)
+"""As it was, to see the price: a third of the limits is too small, and a short thought is paid for itself."""
 Rewards = Mapping[str, Callable[[Sample], float]]
 PARTS = ("format", "mode", "correct", "length", "tool")
 
@@ -252,10 +271,13 @@ def many_turns(
     return _question(problem, history, flags[-1])
 
 
-def limited(problem: Problem, limit: int) -> Task:
-    """A question with a limit on the tokens of the thought."""
-    said = f" think at most {limit} tokens"
-    return _question(problem, [], said, {"length": lambda sample: length_reward(sample, limit)})
+def limited(problem: Problem, limit: int, *, alone: bool = False) -> Task:
+    """A question with a limit on the tokens of the thought. alone: see `Limits`."""
+
+    def length(sample: Sample) -> float:
+        return length_reward(sample, limit) * (alone or is_correct(problem, sample.answer))
+
+    return _question(problem, [], f" think at most {limit} tokens", {"length": length})
 
 
 def tool_call(problem: Problem) -> Task:
@@ -277,12 +299,18 @@ def tool_call(problem: Problem) -> Task:
 
 
 def make_tasks(
-    tokenizer: Tokenizer, per_kind: int, *, run_seed: int, split: str = "train", switched: bool = False
+    tokenizer: Tokenizer,
+    per_kind: int,
+    *,
+    run_seed: int,
+    split: str = "train",
+    switched: bool = False,
+    limits: Limits = ENOUGH,
 ) -> list[Task]:
     """The four kinds in equal numbers, in turn: single_turn, many_turns, limited, tool_call.
 
-    A limit is 0.75, 1 or 1.5 times the length of the solver's own thought. switched: so is every
-    conversation of many turns that has two earlier ones or more; for training, not for measuring.
+    switched: so is every conversation of many turns that has two earlier ones or more; for training, not
+    for measuring. limits: other ones change no question but in its limit.
     """
     rng = random.Random(seed(run_seed, "general RL: tasks"))
     each = -(-3 * per_kind // len(FAMILIES))
@@ -303,7 +331,7 @@ def make_tasks(
         tasks += [
             single_turn(single, rng),
             many_turns(turned, earlier, rng, switched=switched and len(earlier) > 1),
-            limited(cut, round(own * _pick((0.75, 1.0, 1.5), rng))),
+            limited(cut, round(own * _pick(limits.times, rng)), alone=limits.alone),
             tool_call(sums[i]),
         ]
     return tasks
@@ -317,11 +345,12 @@ def train_on_tasks(
     *,
     per_kind: int = 500,
     run_seed: int = 0,
+    limits: Limits = ENOUGH,
 ) -> None:
     """`grpo.train_on_rewards` on tasks of all kinds; the held-out ones are of the validation split."""
-    tasks = make_tasks(tokenizer, per_kind, run_seed=run_seed, switched=True)
+    tasks = make_tasks(tokenizer, per_kind, run_seed=run_seed, switched=True, limits=limits)
     queries = [task.query(tokenizer) for task in tasks]
-    others = make_tasks(tokenizer, 32, run_seed=run_seed, split="validation")
+    others = make_tasks(tokenizer, 32, run_seed=run_seed, split="validation", limits=limits)
     held_out = [task.query(tokenizer) for task in others]
     number = seed(run_seed, "general RL: replies")
     grpo.train_on_rewards(model, tokenizer, queries, directory, settings, seed=number, held_out=held_out)
