@@ -183,7 +183,7 @@ WRONG: list[tuple[str, int, str]] = [
     ("evaluate qwen3-nano --max-new-tokens x", 2, "x is not a whole number"),
     ("evaluate qwen3-nano --budget 1", 2, "did you mean --budgets"),
     ("measure", 2, "ROW"),
-    ("measure speed --run empty", 0, "there is no row 'speed'; there are pretraining, reasoning, fusion"),
+    ("measure xyzzy --run empty", 0, "there is no row 'xyzzy'; there are pretraining, reasoning, fusion"),
     ("measure Fusoin", 1, "did you mean fusion"),
     ("measure all --run ./nowhere", 0, "nowhere"),
     ("measure all --run file", 0, "file"),

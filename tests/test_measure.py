@@ -197,13 +197,25 @@ def test_kept_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_general_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The kinds come in turn, and each part is judged on its own kind alone."""
     family(tmp_path)
-    new = {"mode": 1.0, "format": 1.0, "tool": 1.0, "length": 1.0}
+    new = {"mode": 1.0, "format": 1.0, "tool": 1.0, "length": 1.0, "correct": 1.0}
     single = [new | {"mode": m, "format": f} for m, f in ((1.0, 1.0), (0.0, 1.0), (0.0, 0.0), (0.0, 1.0))]
     turns = [new | {"mode": m} for m in (1.0, 0.0, 1.0, 0.0)]
-    limit = [new | {"length": x} for x in (1.0, 0.7, 0.0, 0.99)]
+    limit = [new | {"length": x, "correct": y} for x, y in ((1.0, 0.0), (0.7, 1.0), (0.0, 1.0), (0.99, 1.0))]
+    small = [new | {"length": x} for x in (0.7, 0.99, 0.6, 0.7)]
     tools = [new | {"tool": x} for x in (0.5, 0.0, 1.0, 0.5)]
     old = [parts for four in zip(single, turns, limit, tools, strict=True) for parts in four]
-    monkeypatch.setattr(Bench, "score", lambda self, stage, *_: old if stage == "fusion" else [new] * 16)
+    asked: list[str] = []
+
+    def score(self: Bench, stage: str, what: str, tasks: Sequence[Task]) -> list[dict[str, float]]:
+        asked.extend(task.messages[-1]["content"] for task in tasks[2::4] if what == "tasks")
+        if what == "small-limits":
+            for task, wide in zip(tasks, asked, strict=False):  # the same questions, with less room
+                said, _, limit = task.messages[-1]["content"].rpartition("at most ")
+                assert wide.startswith(said) and int(limit.split()[0]) < int(wide.split()[-2])
+        before = old if what == "tasks" else small
+        return before if stage == "fusion" else [new] * len(before)
+
+    monkeypatch.setattr(Bench, "score", score)
     assert found(rows_module._general(Bench(Run(tmp_path), "general", 4))) == {
         "General RL: mode followed, ThinkFollow (several turns)": (0.5, 1.0),
         "General RL: mode followed, one turn": (0.25, 1.0),
@@ -211,6 +223,9 @@ def test_general_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         "General RL: tool call of valid format": (0.75, 1.0),
         "General RL: tool call right": (0.25, 1.0),
         "General RL: length limit obeyed": (0.25, 1.0),
+        "General RL: right with a length limit": (0.75, 1.0),
+        "General RL: obeyed with a length limit that the steps do not fit in": (0.0, 1.0),
+        "General RL: right with a length limit that the steps do not fit in": (1.0, 1.0),
     }
     kinds = general_rl.make_tasks(TOK, 2, run_seed=0)
     assert ["tool" in t.rewards for t in kinds] == [False, False, False, True] * 2
@@ -257,7 +272,7 @@ def test_how_stages_are_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(rows_module, "evaluate", noted)
     assert Bench(Run(tmp_path), "fusion").answers("grpo", "x", [problem], modes=["thinking"]) == []
-    assert said == [{"modes", "max_new_tokens", "batch_size", "early_stop", "log"}]
+    assert said == [{"modes", "seed", "max_new_tokens", "batch_size", "early_stop", "log"}]
 
 
 def test_every_row_and_only_test_problems(tmp_path: Path) -> None:

@@ -108,8 +108,8 @@ def test_the_prompts_of_both_modes() -> None:
     told = {mode: TOKENIZER.decode(chat_prompt(TOKENIZER, problem, mode)) for mode in modes}
     assert told["non-thinking"].endswith(f"<|im_start|>assistant\n{block}")
     assert told["thinking"].endswith("<|im_start|>assistant\n") and block not in told["thinking"]
-    assert f"{problem.prompt} /think<|im_end|>" in told["thinking"]
-    assert f"{problem.prompt} /no_think<|im_end|>" in told["non-thinking"]
+    for said in told.values():
+        assert said.startswith(f"<|im_start|>user\n{problem.prompt}<|im_end|>\n"), "and no flag"
 
 
 def test_a_slow_fall_is_a_fall() -> None:

@@ -12,8 +12,6 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from qwen3_ref.measure.table import cell, read_result
-
 ROWS = ("pretraining", "reasoning", "fusion")
 """The rows that are read: of the stages that each seed trains."""
 MAIN = (
@@ -57,6 +55,8 @@ def _seed(run: Path) -> int:
 
 
 def _items(run: Path) -> list[dict[str, Any]]:
+    from qwen3_ref.measure.table import read_result  # needs PyTorch: what is refused is so without it
+
     items: list[dict[str, Any]] = []
     for row in ROWS:
         path = run / "measured" / f"{row}.json"
@@ -68,6 +68,8 @@ def _items(run: Path) -> list[dict[str, Any]]:
 
 def spread_table(found: Sequence[dict[str, Any]]) -> str:
     """The mean over runs, and the lowest and highest of them, as a Markdown table."""
+    from qwen3_ref.measure.table import cell
+
     seeds = list(found[0]["values"])
     lines = [f"| what | mean of {len(seeds)} runs | lowest | highest |", "|---|---|---|---|"]
     for item in found:

@@ -27,7 +27,8 @@ _BF16 = ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")
 def precision_here() -> tuple[Precision, str]:
     """In what this CPU trains faster, and why: bfloat16 where it has instructions for it. Elsewhere it is
     imitated, and a step takes several times as long as in float32 (6.7 times on a CPU with AVX2)."""
-    query: Callable[[], Mapping[str, Any]] = getattr(torch.cpu, "get_capabilities", dict)  # none before 2.9
+    # Older PyTorch has no such query.
+    query: Callable[[], Mapping[str, Any]] = getattr(torch.cpu, "get_capabilities", dict)
     found = [name for name in _BF16 if query().get(name)]
     if found:
         return "bf16", f"this CPU multiplies in it ({found[0]})"
