@@ -28,7 +28,7 @@ from qwen3_ref.store.shipped import find_nano
 from qwen3_ref.tasks.documents import look_up_document, maths_documents
 from qwen3_ref.tasks.problems import FAMILIES, SPLITS, Problem, make_problems
 from qwen3_ref.tokenizer import Tokenizer
-from qwen3_ref.train import corpus, queries, rollout, stages
+from qwen3_ref.train import corpus, queries, rollout, seeds, stages
 from qwen3_ref.train.loop import Plan, train
 from qwen3_ref.train.recipes import balance, distill, general_rl, grpo, pretrain, sft
 from qwen3_ref.train.run import Run
@@ -194,7 +194,7 @@ def run_stages(out: Path) -> Any:
         (queries, "problem_queries", ["query", "other"]), (rollout, "mean_rewards", [0.5, 0.25]),
         (grpo, "train_on_rewards", None), (general_rl, "train_on_tasks", None),
         (distill, "teacher_conversations", ([["said"]], fates)), (distill, "train_on_teacher", None),
-        (stages, "make_problems", [problem]), (Run, "train", None), (Run, "model", "model of a stage"),
+        (seeds, "problems", [problem]), (Run, "train", None), (Run, "model", "model of a stage"),
     ]  # fmt: skip
     found = {}
     with pytest.MonkeyPatch.context() as patch:
@@ -217,10 +217,10 @@ def run_stages(out: Path) -> Any:
 # -- texts ---------------------------------------------------------------------------------------------
 
 
-def tasks_of(seed: int, **options: Any) -> Any:
+def tasks_of(run_seed: int, **options: Any) -> Any:
     return [
         [t.messages, t.ideal, t.tools, list(t.rewards)]
-        for t in general_rl.make_tasks(nano(), 12, seed=seed, **options)
+        for t in general_rl.make_tasks(nano(), 12, run_seed=run_seed, **options)
     ]
 
 
@@ -232,6 +232,7 @@ def texts(_: Path) -> Any:
         "reasoning": corpus.reasoning_documents(16),
         "tasks": tasks_of(1),
         "tasks, switched": tasks_of(2, switched=True, split="validation"),
+        "tasks, length alone": tasks_of(2, limits=general_rl.LENGTH_ALONE),
     }
     for family in FAMILIES:
         for split in SPLITS:
@@ -241,7 +242,7 @@ def texts(_: Path) -> Any:
     drawn["fusion"] = sft.fusion_conversations([(p, p.trace) for p in some[::2]], some[1::2], 3)
     writer = random.Random(1)
     drawn["drafts"] = [sft.draft(problem, writer) for problem in some]
-    drawn["queries"] = [q.prompt for q in queries.problem_queries(nano(), 3, seed=2, flag=" /think")]
+    drawn["queries"] = [q.prompt for q in queries.problem_queries(nano(), "GRPO", 3, 2, flag=" /think")]
     for name, mix in pretrain.MIXES.items():
         small = mix if mix.long_share else replace(mix, context=64)
         drawn[f"rows, {name}"] = pretrain.make_rows(small, nano(), streams(), 1, 2)
