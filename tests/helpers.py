@@ -245,7 +245,7 @@ def shown(value: Any) -> str:
         return value.name
     if callable(value) and hasattr(value, "__qualname__"):
         return str(value.__qualname__)
-    if value is None or isinstance(value, bool | int | float | str | bytes | torch.dtype):
+    if value is None or isinstance(value, bool | int | float | str | bytes | range | torch.dtype):
         return repr(value)
     return type(value).__name__
 

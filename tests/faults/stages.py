@@ -171,8 +171,8 @@ FAULTS = [
         "training_conversations_not_switched",
         "the conversations that are got wrong are not the ones that are trained on",
         "train.recipes.general_rl",
-        "make_tasks(tokenizer, per_kind, run_seed=run_seed, switched=True)",
-        "make_tasks(tokenizer, per_kind, run_seed=run_seed)",
+        "make_tasks(tokenizer, per_kind, run_seed=run_seed, switched=True, limits=limits)",
+        "make_tasks(tokenizer, per_kind, run_seed=run_seed, limits=limits)",
         f"{KINDS}:test_training_tasks_are_switched_and_measured_ones_are_not",
     ),
     own(
