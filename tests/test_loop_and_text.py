@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 
 from qwen3_ref.model import Qwen3
+from qwen3_ref.tasks import numbers
+from qwen3_ref.tasks.problems import split_of_number
 from qwen3_ref.tokenizer import Tokenizer
 from qwen3_ref.train import corpus as text
 from qwen3_ref.train import loop
@@ -178,17 +180,21 @@ def test_how_much_is_gathered(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_the_tokenizer_learns_from(monkeypatch: pytest.MonkeyPatch) -> None:
-    """200 kB of each domain, cut within a document; then the template's words, without its marks."""
+    """200 kB of each domain, cut within a document; then number words, those of test numbers not among
+    them; then the template's words, without its marks."""
     given: list[Any] = []
     monkeypatch.setattr(Tokenizer, "train", lambda texts, size: given.append((list(texts), size)))
     corpus = {domain: [f"{domain[0]}" * 150_000, "b" * 60_000, "never"] for domain in text.DOMAINS}
     text.train_tokenizer(corpus | {"maths": ["m" * 200_000, "never"], "reasoning": ["few"]})
     ((sample, size),) = given
-    assert size == 1024
+    assert size == 1280
     assert [(t[0], len(t)) for t in sample[:6]] == [
         ("c", 150_000), ("b", 50_000), ("l", 150_000), ("b", 50_000), ("m", 200_000), ("f", 3)
     ]  # fmt: skip
-    words = sample[6:]
+    said = [n for n in range(0, 10_000, 25) if split_of_number(n) == "train"]
+    spoken = [f"{numbers.words(language, n)}\n" for n in said for language in numbers.LANGUAGES]
+    words = sample[6 + len(spoken) :]
+    assert sample[6 : 6 + len(spoken)] == spoken and 300 < len(said) < 370
     assert len(words) % 200 == 0 and words[: len(words) // 200] * 200 == words and words[-1] == "\n\n"
     once = "".join(words[: len(words) // 200])
     assert "1 /think /no_think" in once and '"name": "calculator"' in once and "user\n" in once
@@ -199,15 +205,16 @@ def test_the_mix_of_retrieval(monkeypatch: pytest.MonkeyPatch) -> None:
     """Half of its problems are of the usual length, and an eighth of each of four longer ones."""
     asked: list[tuple[Any, ...]] = []
 
-    def noted(family: str, split: str, count: int, **options: Any) -> Any:
-        asked.append((family, split, count, options))
+    def noted(use: str, family: str, count: int, run_seed: int, **options: Any) -> Any:
+        asked.append((family, count, options))
+        assert use == "pre-training" and run_seed == 0, "the same text in every run"
         return []
 
-    monkeypatch.setattr(text, "make_problems", noted)
+    monkeypatch.setattr(text, "problems", noted)
     assert text.reasoning_documents(84) == []
     assert asked == [
-        ("arithmetic", "train", 84, {}), ("counting", "train", 84, {}), ("conversion", "train", 84, {}),
-        ("retrieval", "train", 44, {}), *(("retrieval", "train", 10, {"lines": n}) for n in (20, 28, 36, 44)),
+        ("arithmetic", 84, {}), ("counting", 84, {}), ("conversion", 84, {}), ("retrieval", 44, {}),
+        *(("retrieval", 10, {"lines": n}) for n in (20, 28, 36, 44)), ("translation", 84, {}),
     ]  # fmt: skip
 
 

@@ -18,13 +18,14 @@ from qwen3_ref.measure.accuracy import chat_prompt, evaluate, summarise
 from qwen3_ref.measure.statistics import rises
 from qwen3_ref.measure.table import ABOVE, AT_LEAST
 from qwen3_ref.model import Qwen3
+from qwen3_ref.reply import Reply
 from qwen3_ref.store.shipped import find_nano
 from qwen3_ref.tasks.problems import Problem, make_problems
 from qwen3_ref.tokenizer import Tokenizer
-from qwen3_ref.train import corpus, stages
+from qwen3_ref.train import corpus, queries, rollout, stages
 from qwen3_ref.train.errors import TrainingError
 from qwen3_ref.train.loop import Plan
-from qwen3_ref.train.recipes import pretrain, sft
+from qwen3_ref.train.recipes import distill, general_rl, grpo, pretrain, sft
 from qwen3_ref.train.recipes.pretrain import next_token_loss
 from qwen3_ref.train.run import Run
 from tests.helpers import TINY, TOKENIZER, hard_model, tiny
@@ -110,6 +111,57 @@ def test_the_prompts_of_both_modes() -> None:
     assert told["thinking"].endswith("<|im_start|>assistant\n") and block not in told["thinking"]
     for said in told.values():
         assert said.startswith(f"<|im_start|>user\n{problem.prompt}<|im_end|>\n"), "and no flag"
+
+
+def test_thinking_without_a_flag_is_seen_in_every_stage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The protocol asks without one: a stage that never saw that would be measured on what it does not
+    know. A fifth and more of what each stage learns from is a question alone, which means to think."""
+    asked: dict[str, list[str]] = {}
+    now = ""
+
+    def noted(tokenizer: Tokenizer, use: str, count: int, run_seed: int, *, flag: str = "") -> list[Any]:
+        asked.setdefault(now, []).extend([flag] * count)
+        return []
+
+    def wordless(model: object, tokenizer: object, problems: list[Problem], **_: Any) -> list[Reply]:
+        asked.setdefault(now, []).extend(p.prompt.partition(" mod 100")[2] for p in problems)
+        return [Reply(None, "")] * len(problems)
+
+    def learned(conversations: list[Any]) -> list[str]:
+        """What stands behind a single question, and in what has more turns, something else."""
+        return [
+            said[0]["content"].partition(" mod 100")[2] if len(said) == 2 else "several turns"
+            for said in conversations
+        ]
+
+    some = make_problems("arithmetic", "train", 400)
+    monkeypatch.setattr(queries, "problem_queries", noted)
+    monkeypatch.setattr(rollout, "mean_rewards", lambda *_, **__: [])
+    monkeypatch.setattr(grpo, "train_on_rewards", lambda *_, **__: None)
+    monkeypatch.setattr(distill, "train_on_teacher", lambda *_, **__: None)
+    monkeypatch.setattr(distill, "replies_to", wordless)
+    monkeypatch.setattr(Run, "model", lambda *_: hard_model())
+    run = Run(tmp_path)
+    vars(run)["tokenizer"] = TOKENIZER
+    for now in ("grpo", "student-rl", "on-policy", "on-policy-forward"):
+        stage = (stages.STAGES | stages.EXTRA)[now]
+        stage.loss(stage, run, hard_model())
+    now = "off-policy"
+    distill.teacher_conversations(hard_model(), TOKENIZER, some, run_seed=0)
+    asked["cold-start"] = learned([sft.conversation(p, p.trace, p.answer) for p in some])
+    both = sft.fusion_conversations([(p, p.trace) for p in some[:200]], some[200:], 0)
+    asked["fusion"] = learned([said for said in both if said[-1]["reasoning_content"]])
+    tasks = general_rl.make_tasks(TOKENIZER, 60, run_seed=0, switched=True)
+    alone = [task.messages[0]["content"] for task in tasks if len(task.messages) == 1 and not task.tools]
+    asked["general-rl"] = ["" if "/" not in said else said for said in alone]
+    after = {name for name, stage in (stages.STAGES | stages.EXTRA).items() if stage.mix is None}
+    assert {*asked, "general-rl-length-alone"} == after
+    for name, flags in asked.items():
+        assert flags.count("") / len(flags) > 0.2, name
+    for name in ("cold-start", "grpo", "student-rl"):
+        assert set(asked[name]) == {""}
 
 
 def test_a_slow_fall_is_a_fall() -> None:

@@ -350,8 +350,11 @@ def test_training_tasks_are_switched_and_measured_ones_are_not() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(general_rl, "make_tasks", watched)
         patch.setattr(grpo, "train_on_rewards", lambda *_, **options: None)
-        general_rl.train_on_tasks(hard_model(), TOKENIZER, Path(), Grpo(), per_kind=2, run_seed=3)
-    assert asked == [{"run_seed": 3, "switched": True}, {"run_seed": 3, "split": "validation"}]
+        general_rl.train_on_tasks(
+            hard_model(), TOKENIZER, Path(), Grpo(), per_kind=2, run_seed=3, limits=general_rl.LENGTH_ALONE
+        )
+    common = {"run_seed": 3, "limits": general_rl.LENGTH_ALONE}
+    assert asked == [common | {"switched": True}, common | {"split": "validation"}]
 
 
 # -- tasks ---------------------------------------------------------------------------------------------
