@@ -60,12 +60,16 @@ def test_lists_come_from_the_split_and_the_seed(monkeypatch: pytest.MonkeyPatch)
 
 def test_the_cache_changes_no_answer() -> None:
     """Each question as one text, without a cache, against all of them behind one reading of the list. The
-    model is made to say digits, any that come to it; every second value asked for is another."""
+    model is made to say digits, by what stands before them; every second value asked for is
+    another."""
     model = pretrain.stretched(tiny(vocab_size=282, num_hidden_layers=1), "yarn", 4, LONG)
     digits = TOK.encode("0123456789")
     silent = torch.ones(282, dtype=torch.bool)
     silent[digits] = False
-    model.model.embed_tokens.weight.data[silent] = 0
+    model.model.embed_tokens.weight.data[silent] *= 1e-3
+    attention = model.model.layers[0].self_attn
+    attention.q_norm.weight.data *= 20  # sharp enough that a few tokens more change the answer
+    attention.o_proj.weight.data *= 50
     whole = make_lists()[0]
     one = replace(whole, lines=whole.lines[:200])
     questions = []

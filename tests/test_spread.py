@@ -55,6 +55,11 @@ def test_the_spread_by_hand(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert not (runs[1] / "measured" / "spread.json").exists()
 
 
+def test_the_values_are_those_after_a_stage(tmp_path: Path) -> None:
+    found = spread([measured(tmp_path / "a", 0, 0.0), measured(tmp_path / "b", 1, 0.5)])
+    assert [item["values"] for item in found][:2] == [{"0": 3.0, "1": 3.5}, {"0": 0.8, "1": 1.3}]
+
+
 def test_what_cannot_be_compared(tmp_path: Path) -> None:
     one, two, same = (measured(tmp_path / name, seed, 0) for name, seed in (("a", 0), ("b", 1), ("c", 0)))
     with pytest.raises(ValueError, match="one run has no spread; give --run two directories or more"):

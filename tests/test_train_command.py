@@ -339,8 +339,18 @@ def test_the_precision_is_what_the_cpu_multiplies_in(
         words = ["train", "nano", "--out", str(tmp_path), "--stage", "s1", "--precision", word]
         assert main(words if word != "auto" else words[:-2]) == 0
         assert f"precision {want}: {why}\n" in capsys.readouterr().out and trained[-1] == want
-    monkeypatch.delattr(torch.cpu, "get_capabilities")
-    assert precision_here()[0] == "fp32", "a PyTorch that cannot be asked"
+
+
+def test_the_cpu_is_asked_for_its_precision() -> None:
+    for name, want in (("avx512_bf16", "bf16"), ("amx_bf16", "bf16"), ("sve_bf16", "bf16"), ("avx2", "fp32")):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(torch.cpu, "get_capabilities", lambda name=name: {name: True}, raising=False)
+            assert precision_here()[0] == want
+            patch.setattr(torch.cpu, "get_capabilities", lambda name=name: {name: False})
+            assert precision_here()[0] == "fp32"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delattr(torch.cpu, "get_capabilities", raising=False)
+        assert precision_here()[0] == "fp32", "a PyTorch that cannot be asked"
 
 
 def test_a_stage_goes_on_in_its_precision_alone(tmp_path: Path) -> None:

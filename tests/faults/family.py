@@ -100,8 +100,8 @@ FAULTS = [
         "a_limit_below_the_steps",
         "a third of the limits can only be kept by leaving out steps",
         "train.recipes.general_rl",
-        "times: tuple[float, ...] = (1.0, 1.5, 2.0)",
-        "times: tuple[float, ...] = (0.75, 1.0, 1.5)",
+        "limited(cut, round(own * _pick(limits.times, rng)), alone=limits.alone),",
+        "limited(cut, round(own * _pick(limits.times, rng) * 0.75), alone=limits.alone),",
         "test_general_rl:test_no_limit_that_is_trained_on_is_too_small",
     ),
     own(
@@ -110,7 +110,7 @@ FAULTS = [
         "train.run",
         'return "fp32", "PyTorch tells',
         'return "bf16", "PyTorch tells',
-        "test_train_command:test_the_precision_is_what_the_cpu_multiplies_in",
+        "test_train_command:test_the_cpu_is_asked_for_its_precision",
     ),
     own(
         "a_student_rewarded_for_a_flag_alone",
@@ -134,6 +134,6 @@ FAULTS = [
         "measure.spread",
         'of[name]["after"]["value"]',
         'of[name]["before"]["value"]',
-        "test_spread:test_the_spread_by_hand",
+        "test_spread:test_the_values_are_those_after_a_stage",
     ),
 ]

@@ -84,7 +84,7 @@ FAULTS = [
         words="the cache keeps one question when the next is asked",
         module="train.recipes.pretrain",
         right="        cache.truncate(end)\n",
-        wrong="        cache.truncate(min(cache.length, end + 2))\n",
+        wrong="        cache.truncate(end + 12)\n",
         by=("test_reach:test_the_cache_changes_no_answer",),
     ),
     Fault(
