@@ -131,7 +131,7 @@ def test_evaluate_prints_and_writes_the_curves(
     lines = out.splitlines()
     assert lines[0].split() == ["budget", *FAMILIES, "all", "lenient"]
     assert [line.split()[0] for line in lines[1:5]] == ["0", "2", "none", "non-thinking"]
-    assert lines[5].startswith("% right of 1 test problems a family") and "16 answers" in lines[5]
+    assert lines[5].startswith("% right of 1 test problems a family") and "20 answers" in lines[5]
     found = json.loads((tmp_path / "new" / "curves.json").read_text(encoding="utf-8"))
     assert (found["split"], found["count"], len(found["points"])) == ("test", 1, 4 * 5)
     assert found["early_stop"] == "!</think>"
@@ -154,7 +154,7 @@ def test_evaluate_interrupted_goes_on(
     arguments = ["evaluate", str(small), *BUDGETS, "--out", str(tmp_path)]
     assert run(capsys, *arguments) == (130, "", "")
     log = (tmp_path / "rows.csv").read_text(encoding="utf-8")
-    assert log.endswith("\n") and len(log.splitlines()) == 1 + 2 * 4
+    assert log.endswith("\n") and len(log.splitlines()) == 1 + 2 * 5
     assert run(capsys, *arguments)[0] == 0 and calls[0] == 5, "two settings were left"
     assert (tmp_path / "rows.csv").read_text(encoding="utf-8").startswith(log)
     first = json.loads((tmp_path / "curves.json").read_text(encoding="utf-8"))["points"]

@@ -6,6 +6,7 @@ import io
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -322,11 +323,11 @@ def test_chat_says_what_it_guessed_and_only_that(capsys: pytest.CaptureFixture[s
 
 
 def test_a_temperature_from_the_command_line_holds_in_both_modes() -> None:
-    for switch in ([], ["--no-think"]):
+    for switch, setting in (([], Sampling.thinking()), (["--no-think"], Sampling.non_thinking())):
         with mock.patch("sys.stdin", io.StringIO("hi\n")), says("hm<|im_end|>") as asked:
             options = ["--temperature", "0.3", "--thinking-budget", "4", *switch]
             assert main(["chat", "qwen3-nano", *options]) == 0
-        assert asked[0]["sampling"] == Sampling(temperature=0.3)
+        assert asked[0]["sampling"] == replace(setting, temperature=0.3)
         assert asked[0]["thinking_budget"] == Budget(4, "\n</think>\n\n")
 
 

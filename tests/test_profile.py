@@ -49,8 +49,10 @@ def test_the_nano_family_leaves_nothing_to_guess(name: str) -> None:
     found = Profile.from_pretrained(name)
     assert found == Profile.from_pretrained(find_nano(name)) and found.guesses == ()
     assert found.template == "qwen3" and found.early_stop == "\n</think>\n\n"
-    assert found.sampling(True) == found.sampling(False) == Sampling.greedy()
-    assert found.base == name.endswith("-base")
+    assert found.base == (name in ("qwen3-nano-base", "qwen3-nano-moe"))
+    settings = found.sampling(True), found.sampling(False)
+    official = Sampling.thinking(), Sampling.non_thinking()
+    assert settings == ((Sampling.greedy(),) * 2 if found.base else official), "as the official files say"
     assert found.budget(7) == Budget(7, "\n</think>\n\n") and found.budget(None).tokens is None
     assert found.budget(Budget(3, "x</think>")) == Budget(3, "x</think>")
 
