@@ -188,8 +188,8 @@ def test_greedy_replies_in_transformers(name: str) -> None:
             whole = theirs.generate(torch.tensor([prompt]), max_new_tokens=40, do_sample=False)
             assert list(reply) == whole[0, len(prompt) :].tolist()
         with torch.no_grad():
-            likeliest = theirs(torch.tensor([prompt + list(reply)])).logits[0, len(prompt) - 1 : -1].argmax(-1)
-        assert list(reply) == likeliest.tolist()
+            logits = theirs(torch.tensor([prompt + list(reply)])).logits[0, len(prompt) - 1 : -1]
+        assert list(reply) == logits.argmax(-1).tolist()
         assert len(reply) == 40 or reply.ended == "stop"
 
 
