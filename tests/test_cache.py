@@ -32,6 +32,12 @@ def columns(cache: KVCache) -> torch.Tensor:
     return torch.stack([cache.keys, cache.values])[..., : cache.length, :]
 
 
+def test_a_new_one_has_nothing_to_commit() -> None:
+    cache = KVCache(TINY, 2, 8)
+    cache.commit()
+    assert cache.length == 0
+
+
 def test_it_knows_its_ids_and_its_padding() -> None:
     model = hard_model()
     rows, real = left_pad([IDS[0, :3], IDS[1, :5]])

@@ -313,3 +313,11 @@ def test_lists_and_objects_as_json_and_as_python(value: Any) -> None:
         found = [value] if kind == "array" else {"x": value}
         for text in (json.dumps(found), repr(found)):
             assert typed(text, {"type": kind}) == found
+
+
+@pytest.mark.parametrize("value", ["see\n<parameter=b> there", "see <parameter=b>\nthere"])
+def test_a_tag_within_a_line_belongs_to_the_value(value: str) -> None:
+    """The template gives each parameter's tag a line of its own."""
+    text = f"<tool_call>\n<function=f>\n<parameter=a>\n{value}\n</parameter>\n</function>\n</tool_call>"
+    reply = parse_reply(text, **CODER)
+    assert reply.tool_calls == [{"name": "f", "arguments": {"a": value}}] and not reply.problems

@@ -209,7 +209,10 @@ CASES: dict[str, Case] = {
         with_tensors(lambda t: t.update({K_PROJ: t[K_PROJ].to(torch.float8_e4m3fn)})),
         [SINGLE, K_PROJ, "F8_E4M3"],
     ),
-    "metadata_of_numbers": (with_header(lambda h: h.update(__metadata__={"a": 1})), [SINGLE, "of strings"]),
+    "metadata_of_numbers": (
+        with_header(lambda h: h.update(__metadata__={"a": "b", "n": 1})),
+        [SINGLE, "of strings"],
+    ),
     "metadata_true": (with_header(lambda h: h.update(__metadata__=True)), [SINGLE, "object of strings"]),
     "metadata_a_number": (with_header(lambda h: h.update(__metadata__=0)), [SINGLE, "object of strings"]),
     "header_after_spaces": (with_header(lambda h: b"  " + json.dumps(h).encode()), [SINGLE, "begin with {"]),
@@ -457,6 +460,14 @@ def test_both_layouts_of_experts(tmp_path: Path) -> None:
     assert all(np.array_equal(one[name], other[name]) for name in one)
 
 
+@pytest.mark.parametrize("shape", [(1, 2, 1), (2, 4, 1), (1, 2, 3)])
+def test_experts_of_one_row_are_unpacked(shape: tuple[int, int, int], tmp_path: Path) -> None:
+    save_file({"model.layers.0.mlp.experts.gate_up_proj": torch.zeros(shape)}, tmp_path / SINGLE)
+    parts = [f"{e}.{part}" for e in range(shape[0]) for part in ("gate_proj", "up_proj")]
+    names = [f"model.layers.0.mlp.experts.{part}.weight" for part in parts]
+    assert sorted(open_checkpoint(tmp_path).names()) == sorted(names)
+
+
 def test_shards_load_as_the_single_file_does(tmp_path: Path) -> None:
     directory = copy_of("dense", tmp_path)
     want = NumpyQwen3.from_pretrained(directory).weights
@@ -550,7 +561,7 @@ def test_progress_shows_in_a_terminal_when_it_takes_long() -> None:
 
 @pytest.mark.parametrize("after", [1.0, 5.0])
 def test_one_bar_from_the_second_on(after: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not before the time is over, and once: items come at 0.4, 1.0, 1.2 and 2 seconds."""
+    """Not before the time is over, and once: items come after 0.4, 1.0, 1.2 and 2 seconds."""
     told: list[Any] = []
 
     class Bar:
@@ -570,7 +581,7 @@ def test_one_bar_from_the_second_on(after: float, monkeypatch: pytest.MonkeyPatc
         def stop(self) -> None:
             told.append("stop")
 
-    clock = iter([0.0, 0.4, 1.0, 1.2, *[2.0] * 9])
+    clock = iter([7.0, 7.4, 8.0, 8.2, *[9.0] * 9])
     monkeypatch.setattr("qwen3_ref.store.progress.on_terminal", lambda: True)
     monkeypatch.setattr("qwen3_ref.store.progress.time.monotonic", lambda: next(clock))
     monkeypatch.setattr("rich.progress.Progress", Bar)

@@ -111,6 +111,26 @@ def test_mistake(key: tuple[str, str], remark: str, wrong: Callable[..., Any]) -
         assert not verdict and remark in repr(verdict), repr(verdict)
 
 
+@pytest.mark.parametrize("key", SOLUTIONS, ids=".".join)
+def test_every_remark_has_its_mistake(key: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A remark that no wrong answer is known to get may be one that nobody can get.
+
+    A part that several remarks have in common stands for the shortest of them.
+    """
+    remarks: set[str] = set()
+
+    def gather(_: Any, trials: Callable[[np.random.Generator], Iterator[checks.Trial]]) -> Verdict:
+        for trial in [*trials(np.random.default_rng()), *trials(np.random.default_rng())]:
+            remarks.update(remark for remark, _ in trial.mistakes)
+        return Verdict(True, "ok")
+
+    monkeypatch.setattr(f"qwen3_ref.course.checks.{key[0]}.judge", gather)
+    check(key)(SOLUTIONS[key])
+    found = [[remark for remark in remarks if part in remark] for part, _ in MISTAKES[key]]
+    untried = remarks - {min(alike, key=len) for alike in found if alike}
+    assert remarks and not untried, f"no mistake gets the remark {sorted(untried)}"
+
+
 def test_at_least_three_mistakes_an_exercise() -> None:
     assert all(len(mistakes) >= 3 for mistakes in MISTAKES.values())
 

@@ -12,8 +12,15 @@ import pytest
 from safetensors import SafetensorError
 
 from qwen3_ref.config import Qwen3Config
-from qwen3_ref.store.files import cannot_write, write_atomically
+from qwen3_ref.store.files import cannot_write, parse_json, write_atomically
 from qwen3_ref.tokenizer import Tokenizer
+
+
+def test_numbers_have_bounded_digits() -> None:
+    assert parse_json(b"[0." + b"5" * 398 + b", " + b"9" * 30 + b"]")[1] == 10**30 - 1
+    for number, words in ((b"0." + b"5" * 399, "a number of 401 digits"), (b"9" * 31, "whole number of 31")):
+        with pytest.raises(ValueError, match=words):
+            parse_json(b"[" + number + b"]")
 
 
 def test_text_and_bytes_arrive_in_new_folders(tmp_path: Path) -> None:

@@ -116,6 +116,18 @@ def test_a_slip_of_the_finger_leads_to_the_name(right: str) -> None:
             assert right in hint or wrong.upper() in map(str.upper, facts.known_names()), (wrong, hint)
 
 
+@pytest.mark.parametrize(
+    ("wrong", "hint"),
+    [
+        ("nanos", "did you mean qwen3-nano, qwen3-nano-base"),
+        ("thinking", "did you mean Qwen3-4B-Thinking-2507"),
+        ("qwen-72b", "did you mean Qwen3-32B, Qwen3-1.7B, Qwen3-8B"),
+    ],
+)
+def test_a_name_half_alike_is_enough(wrong: str, hint: str) -> None:
+    assert facts.suggestion(wrong) == hint
+
+
 def test_the_list_of_what_is_known_holds_everything() -> None:
     known = facts.suggestion("zzz").removeprefix("known: ").split(", ")
     assert known == facts.known_names() and set(NANO) < set(known) and len(known) == 24 + 4

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import errno
 import functools
@@ -23,10 +24,12 @@ from typing import Any
 from unittest import mock
 
 import pytest
+from rich.console import Console
 
 import qwen3_ref
 from qwen3_ref import ConfigError, Qwen3Config, facts
 from qwen3_ref import __main__ as entry
+from qwen3_ref.commands import evaluate
 from qwen3_ref.commands import line as cli
 from qwen3_ref.commands.common import Misuse
 from qwen3_ref.official.verify import Finding
@@ -348,6 +351,31 @@ def test_tables_in_narrow_and_wide_terminals(words: str) -> None:
     lines = said[40].splitlines()[2:]
     assert max(len(line) for line in lines if " " in line.strip()) <= 40
     assert max(map(len, said[80].splitlines())) > 40
+
+
+def test_curves_in_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One line a family below each budget; as a table where there is room, or nobody looks."""
+    told = {
+        (terminal, columns): _curves(monkeypatch, terminal, columns)
+        for terminal, columns in ((True, 40), (True, 200), (False, 40))
+    }
+    assert told[True, 200] == told[False, 40] != told[True, 40]
+    heads = told[True, 200].splitlines()[0].split()
+    assert heads[:3] == ["budget", "arithmetic", "counting"]
+    lines = told[True, 40].splitlines()[: len(heads)]
+    assert lines[0].strip() == "0" and [line.split()[0] for line in lines[1:]] == heads[1:]
+
+
+def _curves(monkeypatch: pytest.MonkeyPatch, terminal: bool, columns: int) -> str:
+    """What `evaluate` prints of one problem a family, without its last line, which has the time."""
+    out = io.StringIO()
+    console = Console(file=out, width=columns, force_terminal=terminal, highlight=False)
+    parser = argparse.ArgumentParser()
+    evaluate.add_arguments(parser)
+    args = parser.parse_args(["qwen3-nano", "--count", "1", "--budgets", "0", "--max-new-tokens", "8"])
+    with contextlib.redirect_stdout(out):
+        assert evaluate.command(args, console) == 0
+    return re.sub(r"\x1b\[[0-9;]*m", "", out.getvalue()).rpartition("% right")[0]
 
 
 def test_a_path_is_whole_on_a_line_of_its_own() -> None:

@@ -9,12 +9,14 @@ import re
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from qwen3_ref.chat import encode_chat, render_chat
 from qwen3_ref.model import Qwen3
 from qwen3_ref.tasks.problems import make_problems
+from qwen3_ref.tokenizer import Tokenizer
 from qwen3_ref.train.queries import Sample, read_sample
 from qwen3_ref.train.recipes import general_rl
 from qwen3_ref.train.recipes.general_rl import (
@@ -372,7 +374,17 @@ def test_a_mixed_run(tmp_path: Path) -> None:
     """The shared loop logs every part, those of kinds that a step did not ask for as NaN."""
     model = Qwen3(replace(TINY, max_position_embeddings=2048))
     settings = replace(SMALL, steps=2, prompts=4, group=2, held_out_every=2)
-    general_rl.train_on_tasks(model, TOKENIZER, tmp_path, settings, per_kind=2, run_seed=3)
+    asked = []
+
+    def few(tokenizer: Tokenizer, per_kind: int, **options: Any) -> list[general_rl.Task]:
+        asked.append((per_kind, options))
+        return make_tasks(tokenizer, per_kind, **options)[:8]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(general_rl, "make_tasks", few)
+        general_rl.train_on_tasks(model, TOKENIZER, tmp_path, settings, per_kind=2, run_seed=3)
+    common = {"run_seed": 3, "limits": ENOUGH}
+    assert asked == [(2, common | {"switched": True}), (32, common | {"split": "validation"})]
     with (tmp_path / "log.csv").open(encoding="utf-8", newline="") as file:
         log = list(csv.DictReader(file))
     assert len(log) == 2

@@ -276,6 +276,10 @@ def test_stop_ids_in_every_form(stop_ids: Any) -> None:
     assert list(stream(Counting(), [7, 0], max_new_tokens=4, stop_ids=stop_ids)) == [1, 2]  # type: ignore[arg-type]
 
 
+def test_the_first_id_of_all_may_stop() -> None:
+    assert count(stop_ids=[2, 0]) == [[1, 2]]
+
+
 @pytest.mark.parametrize("stop_ids", [None, (), [], set(), torch.tensor([], dtype=torch.long)], ids=str)
 def test_no_stop_ids(stop_ids: Any) -> None:
     assert count(stop_ids=stop_ids) == [[1, 2, 3, 4]]

@@ -174,6 +174,11 @@ def test_equal_rewards_give_no_advantage_even_when_their_mean_is_rounded() -> No
     assert advantages(rewards).tolist() == [[0.0] * 7]
 
 
+def test_on_the_bound_nothing_is_stopped() -> None:
+    _, stopped = surrogate(torch.zeros(2, 1), torch.zeros(2, 1), torch.tensor([1.0, -1.0]), 0.0, 0.0)
+    assert not stopped.any()
+
+
 def test_surrogate_by_hand() -> None:
     ratio = torch.tensor([[1.0, 1.5, 0.5, 1.1], [1.0, 1.5, 0.5, 0.9]])
     new = ratio.log().requires_grad_()

@@ -312,6 +312,8 @@ def test_every_row_and_only_test_problems(tmp_path: Path) -> None:
     assert missing == []
     assert "GRPO, pass@1 in % by step (5 problems, `measure reasoning`): 0: 0.0, 10: 0.0, 170: 0.0." in words
     assert f"+ reinforcement learning: CPU-minutes (minutes) |  | {(90 + 60 * 10) * 2 / 60:.2f} |" in words
+    student = next(line for line in words.splitlines() if line.startswith("| student-rl |"))
+    assert student.endswith(f" | {(90 + 60 * 10) * 2 / 60:.2f} |")
     for name in rows_module.ROWS:
         lines = [x for x in words.splitlines() if x.endswith(f"| `python -m qwen3_ref measure {name}` |")]
         assert lines and all(line.count("|") == 7 for line in lines)

@@ -25,7 +25,7 @@ from qwen3_ref.train.errors import TrainingError
 from qwen3_ref.train.loop import Log, Plan, train
 from qwen3_ref.train.queries import Query
 from qwen3_ref.train.recipes import balance, general_rl, grpo, pretrain, sft
-from qwen3_ref.train.recipes.distill import divergence
+from qwen3_ref.train.recipes.distill import Distill, divergence
 from qwen3_ref.train.recipes.grpo import Grpo, advantages, k3, surrogate
 from qwen3_ref.train.rollout import HeldOut, make_batch, mean_rewards, reply_logits, roll_out, token_log_probs
 from qwen3_ref.train.state import load_state, save_state, snapshot
@@ -276,6 +276,8 @@ def test_grpo_hands_its_settings_on(tmp_path: Path) -> None:
     plan = Grpo().plan()
     assert (plan.weight_decay, plan.floor, plan.together) == (0.0, 1.0, 2)
     assert plan.learning_rate == Grpo.learning_rate and plan.steps == 340
+    want = Plan(170, 5e-4, warmup=2, floor=0.1, weight_decay=0.0, log_every=1, save_every=10)
+    assert Distill().plan() == want
 
 
 def test_clipped_share_by_hand() -> None:
@@ -323,7 +325,11 @@ def test_a_setting_that_is_new_or_gone_makes_another_run(tmp_path: Path) -> None
     optimizer = torch.optim.AdamW(model.parameters())
     save_state(tmp_path, snapshot(model, optimizer), 3, {"a": 1})
     assert load_state(tmp_path, model, optimizer, {"a": 1}) == 3
-    for other, words in (({"a": 1, "b": 2}, "b was None and is 2"), ({}, "a was 1 and is None")):
+    for other, words in (
+        ({"a": 1, "b": 2}, "b was None and is 2"),
+        ({}, "a was 1 and is None"),
+        ({"a": {"c": 1}}, "a was 1 and is {'c': 1}"),
+    ):
         with pytest.raises(TrainingError, match=words):
             load_state(tmp_path, model, optimizer, other)
 

@@ -587,6 +587,14 @@ def test_a_wrong_number_fails_alone(what: str, official: Any) -> None:
     assert failed == [what]
 
 
+def test_what_is_found_and_what_was_published(official: Any) -> None:
+    directory, model, _ = official
+    size = (directory / SINGLE).stat().st_size
+    WRONG["bytes of each file"](model, [])
+    (said,) = [f.detail for f in verify_module.verify("Qwen3-0.6B") if f.what == "bytes of each file"]
+    assert said.startswith(f"{size:,} bytes in {SINGLE}, published 4")
+
+
 @pytest.mark.parametrize("name", NANO)
 @pytest.mark.parametrize("by", ["name", "directory"])
 def test_the_shipped_weights_have_hashes(name: str, by: str) -> None:

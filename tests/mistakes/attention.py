@@ -24,14 +24,26 @@ def shares(scores: Any, axis: int = -1) -> Any:
 
 
 def attend(
-    q: Any, k: Any, v: Any, *, tiled: bool = False, scale: float = 0.0, masked: Any = None, axis: int = -1
+    q: Any, k: Any, v: Any, *, tiled: str = "", scale: float = 0.0, masked: Any = None, axis: int = -1
 ) -> Any:
     """Grouped-query attention with a choice of slips."""
     (h, t, d), n = q.shape, len(k)
-    order = np.tile(np.arange(n), h // n) if tiled else np.repeat(np.arange(n), h // n)
-    scores = q @ k[order].swapaxes(1, 2) * (scale or d**-0.5)
+    k, v = (
+        np.tile(a, (h // n, 1, 1)) if name in tiled else np.repeat(a, h // n, axis=0)
+        for name, a in (("k", k), ("v", v))
+    )
+    scores = q @ k.swapaxes(1, 2) * (scale or d**-0.5)
     mask = np.tri(t, dtype=bool) if masked is None else masked
-    return shares(np.where(mask, scores, -np.inf), axis) @ v[order]
+    return shares(np.where(mask, scores, -np.inf), axis) @ v
+
+
+def only_before(q: Any, k: Any, v: Any) -> Any:
+    """A mask without the diagonal; what that leaves of the first row is mopped up."""
+    group, t = len(q) // len(k), q.shape[1]
+    scores = q @ np.repeat(k, group, 0).swapaxes(1, 2) / np.sqrt(q.shape[-1])
+    with np.errstate(invalid="ignore"):
+        weights = shares(np.where(np.tri(t, k=-1) > 0, scores, -np.inf))
+    return np.nan_to_num(weights) @ np.repeat(v, group, 0)
 
 
 def zeroed(q: Any, k: Any, v: Any, *, before: bool) -> Any:
@@ -76,6 +88,11 @@ def future(real: Any, start: int) -> Any:
     return real | (key == query)
 
 
+def cache_and_itself(real: Any, start: int) -> Any:
+    key, query = grid(real, start)
+    return (real & (key < start)) | (key == query)
+
+
 def norm(a: Any, gain: Any, eps: float) -> Any:
     return gain * a / np.sqrt((a * a).mean(-1, keepdims=True) + eps)
 
@@ -99,6 +116,20 @@ def cut_by_hidden(x: Any, w: Any, gain: Any, cos: Any, sin: Any, eps: float) -> 
     return turn(norm((x @ w.T).reshape(t, heads, width // heads).swapaxes(0, 1), gain, eps), cos, sin)
 
 
+def late_and_whole(x: Any, w: Any, gain: Any, cos: Any, sin: Any, eps: float) -> Any:
+    flat = turn(split(x @ w.T, gain), cos, sin).swapaxes(0, 1).reshape(len(x), len(w))
+    return split(norm(flat, np.tile(gain, len(w) // len(gain)), eps), gain)
+
+
+def normed(f: Any) -> Any:
+    """An answer to `queries` whose heads are normalised by f(heads, gain, eps)."""
+    return lambda x, w, gain, cos, sin, eps: turn(f(split(x @ w.T, gain), gain, eps), cos, sin)
+
+
+def root(a: Any) -> Any:
+    return np.sqrt((a * a).mean(-1, keepdims=True))
+
+
 def count(real: Any, start: int) -> Any:
     return np.maximum(np.cumsum(real, axis=1) - 1, 0)[:, start:]
 
@@ -114,7 +145,10 @@ CACHE: list[Mistake] = [
     ("that is one token", lambda c, n: size(c, 1)),
 ]
 GROUPED: list[Mistake] = [
-    ("neighbours share (yours are tiled)", lambda q, k, v: attend(q, k, v, tiled=True)),
+    ("neighbours share (yours are tiled)", lambda q, k, v: attend(q, k, v, tiled="kv")),
+    ("tiled for the keys", lambda q, k, v: attend(q, k, v, tiled="k")),
+    ("tiled for the values", lambda q, k, v: attend(q, k, v, tiled="v")),
+    ("a query may look at itself too", only_before),
     ("do not divide the scores", lambda q, k, v: attend(q, k, v, scale=1.0)),
     ("you divide by d;", lambda q, k, v: attend(q, k, v, scale=1 / q.shape[-1])),
     (
@@ -137,6 +171,7 @@ MASK: list[Mistake] = [
     ("its softmax is 0 / 0", empty_rows),
     ("a query may look at itself too", strict),
     ("see the future", future),
+    ("but not one another", cache_and_itself),
     ("upside down", lambda real, start: ~right_mask(real, start)),
     ("rows for the cached tokens too", lambda real, start: right_mask(real, 0)),
     ("leave out the columns of the cache", lambda real, start: right_mask(real, start)[:, start:]),
@@ -151,7 +186,18 @@ QUERIES: list[Mistake] = [
         lambda x, w, g, cos, sin, eps: norm(turn(split(x @ w.T, g), cos, sin), g, eps),
     ),
     ("you normalise over all heads at once", whole_width),
+    ("after RoPE, and over all heads at once", late_and_whole),
     ("raises ValueError: cannot reshape", cut_by_hidden),
+    ("your epsilon is outside the root", normed(lambda a, g, eps: g * a / (root(a) + eps))),
+    ("your epsilon is missing", normed(lambda a, g, eps: g * a / root(a))),
+    ("you take off the mean", normed(lambda a, g, eps: norm(a - a.mean(-1, keepdims=True), g, eps))),
+    ("you divide by the length", normed(lambda a, g, eps: g * a / np.sqrt((a * a).sum(-1)[..., None] + eps))),
+    (
+        "the channels of a head are neighbours",
+        lambda x, w, g, cos, sin, eps: turn(
+            norm((x @ w.T).reshape(len(x), len(g), -1).transpose(2, 0, 1), g, eps), cos, sin
+        ),
+    ),
     (
         "the gain is missing",
         lambda x, w, g, cos, sin, eps: turn(norm(split(x @ w.T, g), 1, eps), cos, sin),

@@ -65,6 +65,14 @@ def of(search: Callable[[list[int], int], Any]) -> Callable[..., Any]:
     return lambda right, wrong, limit: search(lengths(right, wrong, limit), limit)
 
 
+def last_looked_at(got: Any, want: Any, tolerance: float) -> int:
+    position = 0
+    for position in range(len(want)):
+        if off(got, want)[position].max() > tolerance * size(want):
+            break
+    return position
+
+
 ONSET: list[Mistake] = [
     ("your tolerance is absolute", lambda a, b, e: first((off(a, b) > e).any(1))),
     ("you average over the vocabulary", lambda a, b, e: first(off(a, b).mean(1) > e * size(b))),
@@ -76,6 +84,7 @@ ONSET: list[Mistake] = [
     ("all logits of a position", lambda a, b, e: first((off(a, b) > e * size(b)).all(1))),
     ("where nothing differs the answer is t", lambda a, b, e: np.argmax(off(a, b).max(1) > e * size(b))),
     ("where nothing differs the answer is t", lambda a, b, e: first(off(a, b).max(1) > e * size(b), -1)),
+    ("where nothing differs the answer is t", last_looked_at),
 ]
 SHORTEST: list[Mistake] = [
     ("you bisect", bisected),

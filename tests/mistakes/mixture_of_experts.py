@@ -61,6 +61,7 @@ def losses(logits: Any, top_k: int, softmaxes: int = 1, own: bool = False) -> An
     shares = chosen.mean(axis=1) if own else chosen.mean(axis=(0, 1))
     for _ in range(softmaxes - 1):
         p = soft(p)
+    p = p if softmaxes else logits
     return logits.shape[-1] * (shares * p.mean(axis=1)).sum(axis=-1)
 
 
@@ -132,6 +133,7 @@ COMBINE: list[Mistake] = [
     ),
 ]
 GLOBAL_LOSSES: list[Mistake] = [
+    ("take the softmax first", lambda x, k: losses(x, k, softmaxes=0)),
     ("a softmax of probabilities", lambda x, k: losses(x, k, softmaxes=2)),
     ("you count the shares in each micro-batch", lambda x, k: losses(x, k, own=True)),
     ("your shares sum to 1", lambda x, k: losses(x, k) / k),

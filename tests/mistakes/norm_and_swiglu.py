@@ -102,6 +102,7 @@ PACKED: list[Mistake] = [
 ]
 SIXTEEN: list[Mistake] = [
     ("your squares overflow", lambda x, w, e: norm(x, w, e, narrow=True)),
+    ("you square in 16 bits", lambda x, w, e: norm(x, w, e, narrow=x.dtype == torch.bfloat16)),
     ("the official order is cast, then weight", lambda x, w, e: norm(x, w, e, late=True)),
     ("never cast back", lambda x, w, e: norm(x, w, e, wide=True)),
     ("you cast the root back by itself", lambda x, w, e: w * (x * inverse_root(x.float(), e).to(x.dtype))),

@@ -74,6 +74,12 @@ def first(flags: Any) -> int:
     return kept.index(True)
 
 
+def first_or_minus_one(got: Any, want: Any, tolerance: float) -> int:
+    """For lists that all agree, -1 would be wrong too; a NaN comes first."""
+    found = [i for i, gap in enumerate(relative(got, want)) if gap.max() > tolerance]
+    return found[0] if found else -1
+
+
 def relative(got: Any, want: Any) -> list[Any]:
     return [gap / np.sqrt(np.mean(b**2)) for gap, b in zip(gaps(got, want), want, strict=True)]
 
@@ -176,6 +182,7 @@ PARTING: list[Mistake] = [
         "lets NaN through",
         lambda got, want, tol: first(gap.max() > tol for gap in relative(got, want)),
     ),
+    ("at a NaN any comparison is False", first_or_minus_one),
 ]
 MISTAKES = {
     "address": ADDRESS,

@@ -63,6 +63,26 @@ def forgets_attention(x: Any, a: Any, f: Any, g: Any, h: Any, eps: float) -> Any
     return x + f(norm(y, h, eps))
 
 
+def forgets_itself(x: Any, a: Any, f: Any, g: Any, h: Any, eps: float) -> Any:
+    y = a(norm(x, g, eps))
+    return y + f(norm(y, h, eps))
+
+
+def bare_feed_forward(x: Any, a: Any, f: Any, g: Any, h: Any, eps: float) -> Any:
+    y = x + a(norm(x, g, eps))
+    return y + f(y)
+
+
+def bare_attention(x: Any, a: Any, f: Any, g: Any, h: Any, eps: float) -> Any:
+    y = x + a(x)
+    return y + f(norm(y, h, eps))
+
+
+def feed_forward_first(x: Any, a: Any, f: Any, g: Any, h: Any, eps: float) -> Any:
+    y = x + f(norm(x, g, eps))
+    return y + a(norm(y, h, eps))
+
+
 def pre_norm(x: Any, a: Any, f: Any, g: Any, h: Any, eps: float) -> Any:
     y = x + a(norm(x, g, eps))
     return y + f(norm(y, h, eps))
@@ -113,6 +133,12 @@ PARAMETERS: list[Mistake] = [
             V, D, F, L, h, k, d, tied, matrices=D * h * d + 2 * D * k * d + 3 * D * F
         ),
     ),
+    (
+        "you count biases",
+        lambda V, D, F, L, h, k, d, tied: count(
+            V, D, F, L, h, k, d, tied, gains=2 * D + 2 * d + h * d + 2 * k * d
+        ),
+    ),
 ]
 BLOCK: list[Mistake] = [
     ("overwrites its argument number 1", add_in_place),
@@ -122,6 +148,10 @@ BLOCK: list[Mistake] = [
     ("it reads what attention left", parallel),
     ("add it to the stream", no_second_residual),
     ("lose what attention wrote", forgets_attention),
+    ("attention's own x is lost", forgets_itself),
+    ("your feed-forward reads without a norm", bare_feed_forward),
+    ("your attention reads without a norm", bare_attention),
+    ("attention comes first", feed_forward_first),
     ("the two gains are swapped", lambda x, a, f, g, h, eps: pre_norm(x, a, f, h, g, eps)),
     ("eps is missing", lambda x, a, f, g, h, eps: pre_norm(x, a, f, g, h, 0.0)),
     ("normalise what it reads", norms_last),
@@ -137,6 +167,7 @@ FLOPS: list[Mistake] = [
     ("two for the score, two for the mix", lambda *s: cost(*s)[0] + cost(*s)[1] // 2),
     ("h of them, not k", lambda V, D, F, L, h, k, d, n: cost(V, D, F, L, h, k, d, n)[0] + 4 * L * k * d * n),
     ("h * d, not D", lambda V, D, F, L, h, k, d, n: cost(V, D, F, L, h, k, d, n)[0] + 4 * L * D * n),
+    ("every block attends", lambda V, D, F, L, *s: cost(V, D, F, L, *s)[0] + cost(V, D, F, 1, *s)[1]),
 ]
 LENS: list[Mistake] = [
     ("ranks begin at 1", lambda *s: ranks(*s) - 1),
@@ -155,6 +186,7 @@ HEAD: list[Mistake] = [
     ("you use the embedding as the head", lambda x, w, tied, eps: norm(x, w[N], eps) @ w[H if tied else E].T),
     ("raises KeyError", lambda x, w, tied, eps: norm(x, w[N], eps) @ w[H].T),
     ("the final norm is missing", lambda x, w, tied, eps: x @ w[E if tied else H].T),
+    ("and the wrong matrix is the head", lambda x, w, tied, eps: x @ w[E].T),
     ("has a gain", lambda x, w, tied, eps: norm(x, 1.0, eps) @ w[E if tied else H].T),
     ("eps is not the one given", lambda x, w, tied, eps: norm(x, w[N], 1e-6) @ w[E if tied else H].T),
     (

@@ -40,14 +40,25 @@ def closed_only(ids: list[int], opening: int, closing: int) -> int:
     return sum(map(len, found[: ids.count(closing)]))
 
 
+def with_openings(ids: list[int], opening: int, closing: int) -> int:
+    """The opening mark switches counting on before it is looked at itself."""
+    count, open_now = 0, False
+    for i in ids:
+        open_now = i == opening or (open_now and i != closing)
+        count += open_now
+    return count
+
+
 INSIDE: list[Mistake] = [
     ("you count the marks too", with_marks),
+    ("you count one mark of each thought", with_openings),
     ("there is a second thought", until_first_close),
     ("a thought that was cut off", closed_only),
     ("the last thought alone", lambda ids, o, c: len(spans(ids, o, c)[-1])),
     ("what lies between the thoughts too", from_first_open),
     ("that is all there is", lambda ids, o, c: len(ids)),
     ("that is what lies outside", lambda ids, o, c: len(ids) - sum(map(len, spans(ids, o, c)))),
+    ("marks left out", lambda ids, o, c: len(ids) - with_marks(ids, o, c)),
 ]
 
 
@@ -71,6 +82,11 @@ def cut_from(at: int, keep: int = 0, text: bool = True) -> Any:
     return answer
 
 
+def one_place(drawn: list[int], budget: int, closing: int, stop: list[int]) -> list[int]:
+    """Looks for the end of the thought at the budget only."""
+    return drawn[: budget + 1] if drawn[budget] == closing else [*drawn[:budget], *stop]
+
+
 THOUGHT: list[Mistake] = [
     ("a thought of exactly the budget is not cut", cut_from(-1)),
     ("you keep it", cut_from(0, keep=1)),
@@ -79,6 +95,7 @@ THOUGHT: list[Mistake] = [
     ("it is forced, and free", cut_from(0, keep=-3)),
     ("the text goes first", cut_from(0, text=False)),
     ("a thought of exactly the budget is not cut", always_cut),
+    ("the thought is shorter than the budget", one_place),
     ("is missing", lambda d, b, c, s: d[:b] if len(free_of(d, c)) > b else [*free_of(d, c), c]),
     ("belongs to it", lambda d, b, c, s: [*d[:b], *s] if len(free_of(d, c)) > b else free_of(d, c)),
     ("you go on into the answer", lambda d, b, c, s: [*d[:b], *s] if len(free_of(d, c)) > b else d),
@@ -88,6 +105,7 @@ STILL_OPEN: list[Mistake] = [
     ("non-thinking mode", lambda prompt, o, c: o in prompt),
     ("no thought was ever opened", lambda prompt, o, c: c not in prompt),
     ("a line end after <think>", lambda prompt, o, c: prompt[-1] == o),
+    ("the template opened this thought", lambda prompt, o, c: prompt[-2] == o),
     ("earlier turn's thought was closed, and", lambda prompt, o, c: o in prompt and prompt[-1] != c),
     ("this turn's is open", lambda prompt, o, c: o in prompt and c not in prompt),
 ]
@@ -106,11 +124,20 @@ def two(room: int, keep: int, *, look: bool = True, remember: bool = True, finis
     return answer
 
 
+def last_place(complete: Any, prompt: list[int], budget: int, closing: int, stop: list[int]) -> list[int]:
+    """Looks for the end of the thought only where the first call stopped."""
+    first = complete(prompt, budget + 2)
+    if first[-1] != closing:
+        first = [*first[: budget + 1], *stop]
+    return [*first, *complete([*prompt, *first], 99)]
+
+
 TWO_CALLS: list[Mistake] = [
     ("you count <think> as thinking", two(0, 0)),
     ("one beyond the budget; drop it", two(2, 2)),
     ("a thought of exactly the budget is cut", two(1, 1)),
     ("a thought of exactly the budget is cut", two(2, 1, look=False)),
+    ("closed within the budget", last_place),
     ("forgets the thought", two(2, 1, remember=False)),
     ("the second call has to finish it", two(2, 1, finish=False)),
     ("you never cut", lambda complete, prompt, budget, closing, stop: complete(prompt, 999)),

@@ -137,6 +137,21 @@ def found(cut: Any, **others: Any) -> list[bool]:
     return [cut(text) != want for text, want in (GOOD_TESTS | others).values()]
 
 
+ONE_TEXT = "e\u030112O'Dy.x;\n"
+WITH_ONE_BUG = [
+    "e|\u0301|1|2|O|'D|y|.x|;\n",
+    "\u00e9|12|O|'D|y|.x|;\n",
+    "\u00e9|1|2|O|'Dy|.x|;\n",
+    "\u00e9|1|2|O|'D|y|.|x|;\n",
+    "\u00e9|1|2|O|'D|y|.x|;|\n",
+]
+
+
+def one_text(cut: Any) -> list[bool]:
+    """Compares with what each bug makes of a text, as if it came alone."""
+    return ["|".join(cut(ONE_TEXT)) == alone for alone in WITH_ONE_BUG]
+
+
 JOIN: list[Mistake] = [
     ("only the first occurrence", first_only),
     ("you use an id twice", overlapping),
@@ -156,7 +171,7 @@ MOST_FREQUENT: list[Mistake] = [
     ("the shape (); wanted is (2,)", lambda words, counts: pairs(words, counts).most_common(1)[0][1]),
 ]
 ENCODE: list[Mistake] = [
-    ("the oldest goes first", lambda ids, merges: encoded(ids, merges, max)),
+    ("you take the youngest merge", lambda ids, merges: encoded(ids, merges, max)),
     ("you take the leftmost pair", lambda ids, merges: encoded(ids, merges, leftmost)),
     ("longest token that fits", longest),
     ("you stop after one merge", lambda ids, merges: encoded(ids, merges, min, 1)),
@@ -186,7 +201,12 @@ DIAGNOSE: list[Mistake] = [
     ("you do not see the contractions", lambda cut: found(cut, capitals=("DON'T", ["DON", "'T"]))),
     ("you do not see that signs do not join", lambda cut: found(cut, sign=(" total", [" total"]))),
     ("you do not see that signs leave", lambda cut: found(cut, line=("x\n", ["x", "\n"]))),
-    ("in a port without it", lambda cut: found(cut, digits=("e\u0301 12", ["\u00e9", " ", "1", "2"]))),
+    ("you see the missing NFC in a port", lambda cut: found(cut, accent=("e\u0301", ["e\u0301"]))),
+    ("you see the digits", lambda cut: found(cut, digits=("e\u0301 12", ["\u00e9", " ", "1", "2"]))),
+    ("you see the contractions", lambda cut: found(cut, capitals=("O'Donnell", ["O'Donnell"]))),
+    ("you see that signs do not join", lambda cut: found(cut, sign=(" .x", [" .x"]))),
+    ("you see that signs leave", lambda cut: found(cut, line=("; \n", ["; \n"]))),
+    ("your tests see no bug at all", one_text),
     ("you do not see", lambda cut: ["".join(cut(t)) != t for t in ("caf\u00e9", "12", "DON'T", ".x", ";\n")]),
     ("the shape (); wanted is (5,)", lambda cut: any(found(cut))),
     ("that calls qwen3_ref.tokenizer.pre_tokenize", lambda cut: [tokenizer.pre_tokenize("a") != cut("a")]),

@@ -120,7 +120,7 @@ def flops(answer: Answer) -> Verdict:
         for _ in range(2):
             V, D, F, L = (int(rng.integers(*r)) for r in ((30, 50), (9, 14), (15, 20), (3, 6)))
             k, d = int(rng.integers(2, 4)), 2 * int(rng.integers(4, 6))
-            group = 3  # with 2, "KV heads" and "half" would be one mistake
+            group = 7  # more than L: with L, "KV heads" and "one block" would be one mistake; with 2, "half"
             h, seen = k * group, int(rng.integers(40, 60))
             weights = L * (2 * D * h * d + 2 * D * k * d + 3 * D * F)
             scores, gains = 4 * L * h * d * seen, L * (2 * D + 2 * d) + D

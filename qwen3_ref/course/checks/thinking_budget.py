@@ -162,7 +162,6 @@ def two_calls(answer: Answer) -> Verdict:
 
             cut = after([OPEN, *free[:budget], *stop])
             whole = after([])
-            early = after([OPEN, *free[: budget - 1], *stop])
             late = after([OPEN, *free[: budget + 1], *stop])
             bare = [OPEN, *free[:budget], *stop, *complete([*prompt, *stop], 99)]
             want = cut if more > 0 else whole
@@ -176,11 +175,13 @@ def two_calls(answer: Answer) -> Verdict:
                 ("the reply is cut off: the second call has to finish it", [OPEN, *free[:budget], *stop]),
             ]
             if more > 0:
+                early = after([OPEN, *free[: budget - 1], *stop])
                 wrong.insert(0, ("you count <think> as thinking: ask for one id more", early))
             else:
                 exactly = "a thought of exactly the budget is cut: ask for one id more, and look at it"
-                wrong.insert(0, (exactly if more == 0 else "this thought closed within the budget", cut))
-                wrong.insert(0, ("you cut one id early: <think> is no thinking", early))
+                closed = exactly if more == 0 else "this thought closed within the budget; nothing is cut"
+                wrong.insert(0, (closed, cut))
+                wrong.insert(0, (closed, after([OPEN, *free, CLOSE, *stop])))
             wrong = [(remark, other) for remark, other in wrong if other and other != want]
             yield Trial((complete, prompt, budget, CLOSE, stop), np.asarray(want), _arrays(wrong))
 

@@ -249,7 +249,8 @@ def diagnose(answer: Answer) -> Verdict:
     def trials(rng: np.random.Generator) -> Iterator[Trial]:
         none = "your tests see no bug at all, and this port has several"
         single = rng.permutation(np.eye(5, dtype=int))
-        for bugs in (*single, *rng.integers(0, 2, size=(6, 5)), np.zeros(5, dtype=int)):
+        all_five, none_at_all = np.ones(5, dtype=int), np.zeros(5, dtype=int)
+        for bugs in (*single, all_five, *rng.integers(0, 2, size=(6, 5)), none_at_all):
             mistakes = [(none, 0 * bugs)] if bugs.sum() > 1 else []
             for k, name in enumerate(BUGS):
                 flipped = bugs.copy()
