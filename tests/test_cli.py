@@ -133,7 +133,7 @@ def test_evaluate_prints_and_writes_the_curves(
     assert [line.split()[0] for line in lines[1:5]] == ["0", "2", "none", "non-thinking"]
     assert lines[5].startswith("% right of 1 test problems a family") and "20 answers" in lines[5]
     found = json.loads((tmp_path / "new" / "curves.json").read_text(encoding="utf-8"))
-    assert (found["split"], found["count"], len(found["points"])) == ("test", 1, 4 * 5)
+    assert (found["split"], found["count"], len(found["points"])) == ("test", 1, 4 * (len(FAMILIES) + 1))
     assert found["early_stop"] == "!</think>"
 
 
