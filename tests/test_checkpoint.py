@@ -262,6 +262,12 @@ def test_a_bad_checkpoint_is_one_sentence(case: str, loader: str, tmp_path: Path
     assert len(message) <= 2000
 
 
+def test_a_header_is_within_its_file(tmp_path: Path) -> None:
+    (tmp_path / SINGLE).write_bytes((93).to_bytes(8, "little") + b"{" + b" " * 91)
+    with pytest.raises(CheckpointError, match="claims 93 bytes and the file has 100"):
+        open_checkpoint(tmp_path).names()
+
+
 def test_a_header_has_a_bound(tmp_path: Path) -> None:
     """Judged by its claim, before it is read; safetensors has about the same one."""
     with (tmp_path / SINGLE).open("wb") as file:
