@@ -29,7 +29,7 @@ unit: .venv/ready
 
 notebooks-test: .venv/ready
 	QWEN3_FIGURES=check $(BIN)/python -m pytest -n 2 --dist loadscope --nbval --nbval-current-env \
-	    --nbval-cell-timeout=120 notebooks
+	    --nbval-cell-timeout=300 notebooks
 
 # Execute every notebook in a clean kernel and write it back, byte-stable; figures are drawn on the way.
 notebooks figures: .venv/ready

@@ -321,3 +321,11 @@ def test_a_tag_within_a_line_belongs_to_the_value(value: str) -> None:
     text = f"<tool_call>\n<function=f>\n<parameter=a>\n{value}\n</parameter>\n</function>\n</tool_call>"
     reply = parse_reply(text, **CODER)
     assert reply.tool_calls == [{"name": "f", "arguments": {"a": value}}] and not reply.problems
+
+
+@pytest.mark.parametrize(("depth", "value"), [(8, 7), (9, "7")])
+def test_unions_are_followed_eight_deep(depth: int, value: Any) -> None:
+    schema: Any = {"type": "integer"}
+    for _ in range(depth):
+        schema = {"anyOf": [schema]}
+    assert typed("7", schema) == value

@@ -262,6 +262,21 @@ def test_a_bad_checkpoint_is_one_sentence(case: str, loader: str, tmp_path: Path
     assert len(message) <= 2000
 
 
+def test_a_header_is_within_its_file(tmp_path: Path) -> None:
+    (tmp_path / SINGLE).write_bytes((93).to_bytes(8, "little") + b"{" + b" " * 91)
+    with pytest.raises(CheckpointError, match="claims 93 bytes and the file has 100"):
+        open_checkpoint(tmp_path).names()
+
+
+def test_a_header_has_a_bound(tmp_path: Path) -> None:
+    """Judged by its claim, before it is read; safetensors has about the same one."""
+    with (tmp_path / SINGLE).open("wb") as file:
+        file.write((25_000_001).to_bytes(8, "little"))
+        file.truncate(30_000_000)
+    with pytest.raises(CheckpointError, match="claims 25000001 bytes, and more than 25000000 are not read"):
+        open_checkpoint(tmp_path).names()
+
+
 def test_a_device_is_no_file() -> None:
     """One that ends at once, so that a reader that opens it fails here and does not hang."""
     with pytest.raises((OSError, ValueError)) as caught:

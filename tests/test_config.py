@@ -118,6 +118,8 @@ def test_flops_by_hand() -> None:
     products = 8 * 8 + 2 * 8 * 4 + 8 * 8 + 3 * 8 * 12 + 10 * 8
     assert config.flops_per_token() == 2 * products
     assert config.flops_per_token(100) == 2 * products + 4 * 2 * 4 * 100
+    deep = replace(config, num_hidden_layers=3)
+    assert deep.flops_per_token(100) - deep.flops_per_token() == 3 * 4 * 2 * 4 * 100
     assert config.num_parameters() == products + 8 + 8 + 8 + 4 + 4
     untied = Qwen3Config.from_dict(config.to_dict() | {"tie_word_embeddings": False})
     assert untied.flops_per_token() == config.flops_per_token()

@@ -12,6 +12,7 @@ import pytest
 from safetensors import SafetensorError
 
 from qwen3_ref.config import Qwen3Config
+from qwen3_ref.store.errors import reason
 from qwen3_ref.store.files import cannot_write, parse_json, write_atomically
 from qwen3_ref.tokenizer import Tokenizer
 
@@ -21,6 +22,11 @@ def test_numbers_have_bounded_digits() -> None:
     for number, words in ((b"0." + b"5" * 399, "a number of 401 digits"), (b"9" * 31, "whole number of 31")):
         with pytest.raises(ValueError, match=words):
             parse_json(b"[" + number + b"]")
+
+
+def test_a_long_reason_is_cut() -> None:
+    assert reason(ValueError("x" * 200)) == "x" * 200
+    assert reason(ValueError("x" * 201)) == "x" * 197 + "..."
 
 
 def test_text_and_bytes_arrive_in_new_folders(tmp_path: Path) -> None:

@@ -128,6 +128,16 @@ def test_a_name_half_alike_is_enough(wrong: str, hint: str) -> None:
     assert facts.suggestion(wrong) == hint
 
 
+@pytest.mark.parametrize("path", ["./qwen3-nan", "/qwen3-nan", "~/qwen3-nan", "a/b/qwen3-nan", ""])
+def test_a_path_is_no_name(path: str) -> None:
+    assert facts.way_out(path, "look again") == "look again"
+
+
+@pytest.mark.parametrize("name", ["qwen3-nan", "my/qwen3-nan", "qwen3-nan.", "qwen3-nan/"])
+def test_a_name_is_looked_up(name: str) -> None:
+    assert facts.way_out(name, "look again").startswith("did you mean qwen3-nano")
+
+
 def test_the_list_of_what_is_known_holds_everything() -> None:
     known = facts.suggestion("zzz").removeprefix("known: ").split(", ")
     assert known == facts.known_names() and set(NANO) < set(known) and len(known) == 24 + 4

@@ -203,11 +203,11 @@ def run_stages(out: Path) -> Any:
         patch.setattr(
             sft, "fusion_examples", lambda *given: noting("fusion_examples", (["own"], fates))(*given)
         )
-        for scale in (0.5, 0.01):  # at the second, what each takes at least
+        for scale in (1.0, 0.01):  # at the second, what each takes at least
             run = Run(out / "run", seed=7, scale=scale, precision="fp32")
             vars(run).update(tokenizer="tokenizer", streams=("packed", "held out"))
             for name, stage in (stages.STAGES | stages.EXTRA).items():
-                if scale == 0.5 or stage.mix is None:
+                if scale == 1.0 or stage.mix is None:
                     asked.clear()
                     returned = stage.loss(stage, run, "model")  # type: ignore[arg-type]
                     found[f"{name}, {scale}"] = [*asked, f"-> {shown(returned)}"]

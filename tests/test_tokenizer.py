@@ -430,6 +430,8 @@ def broken(change: str) -> str:
             model["vocab"]["▁日本"] = 999
         case "a byte is missing":
             del model["vocab"]["a"]
+        case "the last byte is missing":
+            del model["vocab"]["ÿ"]
         case "a merge of three":
             model["merges"][0] = ["a", "b", "c"]
         case "a merge without id":
@@ -447,6 +449,7 @@ def broken(change: str) -> str:
         ("other pattern", "another way than Qwen3"),
         ("not byte level", "no byte-level vocabulary"),
         ("a byte is missing", r"no byte-level vocabulary.*no id for b'a'"),
+        ("the last byte is missing", r"no byte-level vocabulary.*no id for b'.xff'"),
         ("a merge of three", "no byte-level vocabulary"),
         ("a merge without id", r"no byte-level vocabulary.*no id for b'zz'"),
     ],

@@ -382,6 +382,8 @@ def test_loss_mask_by_hand(tokenizer: Tokenizer) -> None:
     assert "".join(tokens[: -example.reply]) == prompt
     by_hand = ["<think>", "\n", *"37+45=82", "\n", *"82-17=65", "\n", "</think>", "\n\n", *"65", "<|im_end|>"]
     assert tokens[-example.reply :] == by_hand
+    spaced = sft.encode_example(tokenizer, sft.conversation(PROBLEM, PROBLEM.trace, " 65"))
+    assert tokenizer.decode(spaced.ids).endswith("</think>\n\n 65<|im_end|>")
     other = sft.encode_example(tokenizer, sft.conversation(PROBLEM, "", "65"))
     assert [tokenizer.decode([i]) for i in other.ids[-other.reply :]] == [
         *("<think>", "\n\n", "</think>", "\n\n"),

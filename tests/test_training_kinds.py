@@ -320,6 +320,12 @@ def test_a_row_that_a_killed_process_left_unfinished_is_written_anew(tmp_path: P
     assert Log(path, 0).columns == [] and path.read_text("utf-8") == ""
 
 
+def test_a_state_that_was_never_begun_is_told_in_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("a file where the directory should be", encoding="utf-8")
+    with pytest.raises(TrainingError, match=r"step 3 cannot be written to .*none was saved\. Free some"):
+        save_state(tmp_path / "taken", {"a": torch.zeros(1)}, 3, {})
+
+
 def test_a_setting_that_is_new_or_gone_makes_another_run(tmp_path: Path) -> None:
     model = tiny()
     optimizer = torch.optim.AdamW(model.parameters())

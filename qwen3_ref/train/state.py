@@ -7,6 +7,7 @@ batch number n is a function of the seed and of n (see `loop.train`).
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -57,7 +58,8 @@ def save_state(directory: Path, tensors: dict[str, Tensor], step: int, about: Ma
             os.fsync(written.fileno())
         os.replace(temporary, path)
     except (OSError, SafetensorError) as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # it may not be there, nor its directory
+            temporary.unlink()
         kept = f"the state of step {saved_step(directory)} is intact" if path.exists() else "none was saved"
         raise TrainingError(
             f"the training state of step {step} cannot be written to {path} ({error}); {kept}. "
