@@ -64,7 +64,7 @@ def save(out: Path, stage: str, seed: int) -> None:
     config = MOE if stage.startswith("moe") else CONFIG
     Qwen3(config, generator=torch.Generator().manual_seed(seed)).save_pretrained(folder / "model")
     TOK.save_pretrained(folder / "model")
-    summary = {"seed": 0, "cpu_seconds": 180.0 + 120 * seed}
+    summary = {"seed": 0, "queries": 100 + seed, "replies": {"kept": 90 + seed, "wrong answer": 7}}
     (folder / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
 
 
@@ -302,7 +302,7 @@ def test_every_row_and_only_test_problems(tmp_path: Path) -> None:
             assert data["split"] == "test" and data["items"] and not data["missing"]
             measured[name] = {key: data[key] for key in data if key not in ("seconds", "weights")}
             for item in data["items"]:
-                assert item["after"]["n"] >= 4 or name == "experts" or item["unit"] == "minutes", item["what"]
+                assert item["after"]["n"] >= 4 or name == "experts" or item["unit"] == "replies", item["what"]
                 paired = item["before"] is not None and not item["id"].startswith("experts.")
                 assert (item["change"] is not None) == paired, item["what"]
     require_recorded("measured rows", measured)
@@ -311,9 +311,13 @@ def test_every_row_and_only_test_problems(tmp_path: Path) -> None:
     words, missing = render(tmp_path / "measured", list(rows_module.ROWS))
     assert missing == []
     assert "GRPO, pass@1 in % by step (5 problems, `measure reasoning`): 0: 0.0, 10: 0.0, 170: 0.0." in words
-    assert f"+ reinforcement learning: CPU-minutes (minutes) |  | {(90 + 60 * 10) * 2 / 60:.2f} |" in words
+    drawn = 170 * 16 * 8 + 4 * (100 + STAGES.index("student-rl"))
+    assert f"+ reinforcement learning: replies drawn to learn from (replies) |  | {drawn:,} |" in words
+    taught = 90 + STAGES.index("off-policy") + 7
+    assert f"off-policy distillation: replies drawn to learn from (replies) |  | {taught:,} |" in words
+    assert f"forward KL: replies drawn to learn from (replies) |  | {170 * 64:,} |" in words
     student = next(line for line in words.splitlines() if line.startswith("| student-rl |"))
-    assert student.endswith(f" | {(90 + 60 * 10) * 2 / 60:.2f} |")
+    assert student.endswith(f" | {drawn:,} |")
     for name in rows_module.ROWS:
         lines = [x for x in words.splitlines() if x.endswith(f"| `python -m qwen3_ref measure {name}` |")]
         assert lines and all(line.count("|") == 7 for line in lines)

@@ -31,7 +31,7 @@ from qwen3_ref.train.recipes.distill import Distill
 from qwen3_ref.train.recipes.general_rl import Limits
 from qwen3_ref.train.recipes.grpo import Grpo
 from qwen3_ref.train.run import Run, precision_here
-from qwen3_ref.train.state import STATE, saved_step, weights_hash
+from qwen3_ref.train.state import STATE, load_state, save_state, saved_step, snapshot, weights_hash
 from tests.helpers import tiny
 
 
@@ -302,11 +302,11 @@ def test_it_says_what_it_will_do(
     out = capsys.readouterr().out.splitlines()
     assert out[0] == f"train nano: stage moe-s2, into {tmp_path}; PyTorch is being loaded."
     assert out[1].startswith("precision ")
-    assert out[2].startswith("moe-s2: 1680 steps from moe-s1, about ") and out[2].endswith(" minutes")
+    assert out[2].startswith("moe-s2: 1260 steps from moe-s1, about ") and " minutes on NVIDIA " in out[2]
     assert out[3] == f"moe-s2: {tmp_path}/moe-s2/model after 7 s"
     assert main(["train", "nano", "--out", str(tmp_path)]) == 0
     out = capsys.readouterr().out.splitlines()
-    assert out[2].startswith("14 stages to run, about ") and 60 < int(out[2].split()[5]) < 120
+    assert out[2].startswith("14 stages to run, about ") and 10 < int(out[2].split()[5]) < 60
     assert out[3].startswith("s1: 800 steps from new weights, about ")
     assert "moe-s2: done before" in out
     assert main(["train", "nano", "--out", str(tmp_path / "quick"), "--stage", "s2", "--scale", "0.01"]) == 0
@@ -351,6 +351,39 @@ def test_the_cpu_is_asked_for_its_precision() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.delattr(torch.cpu, "get_capabilities", raising=False)
         assert precision_here()[0] == "fp32", "a PyTorch that cannot be asked"
+
+
+def test_another_device(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A GPU is asked whether it multiplies in bfloat16 itself, and where PyTorch computes reaches the model;
+    "meta" stands for a device that this machine lacks."""
+    for able, want in ((True, "bf16"), (False, "fp32")):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, able=able: able)
+        assert precision_here("cuda")[0] == precision_here("cuda:1")[0] == want
+    assert precision_here("mps")[0] == "fp32"
+    run = Run(tmp_path, device="meta")
+    assert stages.STAGES["s1"].start(run).device.type == "meta"
+    tiny().save_pretrained(tmp_path / "s1" / "model")
+    assert run.model("s1").device.type == "meta" and Run(tmp_path).model("s1").device.type == "cpu"
+    with pytest.raises(ValueError, match="device is 'abacus', which cannot be used here"):
+        Run(tmp_path, device="abacus")
+
+
+def test_a_state_comes_back_to_where_the_model_is(tmp_path: Path) -> None:
+    """As above, "meta" stands for a GPU."""
+    model = tiny()
+    optimizer = loop.make_optimizer(model, PLAN)
+    optimizer.zero_grad()
+    sum(p.sum() for p in model.parameters()).backward()
+    optimizer.step()
+    save_state(tmp_path, snapshot(model, optimizer), 1, {})
+    there = Qwen3(model.config, device="meta")
+    optimizer = loop.make_optimizer(there, PLAN)
+    assert load_state(tmp_path, there, optimizer, {}) == 1
+    for parameter in there.parameters():
+        kept = optimizer.state[parameter]
+        assert {name: value.device.type for name, value in kept.items()} == dict.fromkeys(
+            ("step", "exp_avg", "exp_avg_sq"), "meta"
+        )
 
 
 def test_a_stage_goes_on_in_its_precision_alone(tmp_path: Path) -> None:

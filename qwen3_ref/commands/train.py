@@ -44,8 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--precision",
         choices=["auto", "fp32", "bf16"],
         default="auto",
-        help="of pre-training and fine-tuning (auto: bf16 where this CPU multiplies in it, else fp32)",
+        help="of pre-training and fine-tuning (auto: bf16 where the device multiplies in it, else fp32)",
     )
+    parser.add_argument("--device", default="cpu", help="where PyTorch computes: cpu (the default), or cuda")
     parser.add_argument("--allow-other-text", action="store_true", help="if the sources changed")
 
 
@@ -73,15 +74,18 @@ def command(args: argparse.Namespace, out: Console) -> int:
 def _train(args: argparse.Namespace) -> None:
     import torch
 
+    from qwen3_ref.cache import require_device
     from qwen3_ref.measure.card import write_cards
     from qwen3_ref.train.export import export
     from qwen3_ref.train.run import Run, precision_here
     from qwen3_ref.train.stages import SHIPPED, find_stage, run_stage
 
     torch.set_num_threads(1)  # layers so small gain nothing from more, and the bits would depend on it
-    precision, why = precision_here() if args.precision == "auto" else (args.precision, "as asked for")
+    device = str(require_device(args.device))
+    asked = args.precision, "as asked for"
+    precision, why = precision_here(device) if args.precision == "auto" else asked
     print(f"precision {precision}: {why}", flush=True)
-    run = Run(args.out, args.seed, args.scale, precision, args.allow_other_text)
+    run = Run(args.out, args.seed, args.scale, precision, args.allow_other_text, device)
     names = STAGE_NAMES if args.stage == ALL else [args.stage] if args.stage != FAMILY else []
     done = [name for name in names if args.stage == ALL and (run.out / name / "summary.json").exists()]
     if len(names) > 1:
@@ -131,10 +135,11 @@ def _progress_in_lines() -> Iterator[None]:
 
 
 def _time(names: list[str], scale: float) -> str:
-    """How long stages take, by the logs of the shipped run and half a minute to get ready."""
+    """How long stages take, by the logs of the shipped run and half a minute to get ready, and where."""
     logs = [LOGS / name / "summary.json" for name in names]
     if not all(log.exists() for log in logs):
         return "for a time that no run has measured"
-    spent = [json.loads(log.read_text("utf-8"))["seconds"] for log in logs]
-    minutes = (30 + scale * sum(spent)) / 60
-    return f"about {minutes:.0f} minutes" if minutes >= 1.5 else "about a minute"
+    found = [json.loads(log.read_text("utf-8")) for log in logs]
+    minutes = (30 + scale * sum(summary["seconds"] for summary in found)) / 60
+    time = f"about {minutes:.0f} minutes" if minutes >= 1.5 else "about a minute"
+    return f"{time} on {' and '.join(sorted({summary['device'] for summary in found}))}"

@@ -58,6 +58,7 @@ from qwen3_ref.train.queries import MAX_REPLY, read_sample
 from qwen3_ref.train.recipes import general_rl, grpo, pretrain
 from qwen3_ref.train.recipes.general_rl import Task
 from qwen3_ref.train.run import Run
+from qwen3_ref.train.stages import find_stage
 from qwen3_ref.train.state import weights_hash
 
 SPLIT = "test"
@@ -413,7 +414,7 @@ def _student(stage: str) -> Part:
 
     def part(bench: Bench) -> Iterator[Item]:
         answers = {s: _student_answers(bench, s) for s in dict.fromkeys(("off-policy", stage))}
-        minutes = Number(_summary(bench, stage)["cpu_seconds"] / 60, None, None, 1)
+        drawn = Number(find_stage(stage).drawn(bench.run, _summary(bench, stage)), None, None, 1)
         table = bench.extra.setdefault("table_21", {}).setdefault(stage, {})
         for what, (of, score) in STUDENT_NUMBERS.items():
             before, after = answers["off-policy"][what], answers[stage][what]
@@ -427,9 +428,9 @@ def _student(stage: str) -> Part:
             )
             table[what] = asdict(item.after)
             yield item
-        table["CPU-minutes"] = asdict(minutes)
-        what = f"Student, {STUDENTS[stage]}: CPU-minutes"
-        yield Item(_student_id(stage, "CPU-minutes"), what, None, minutes, "minutes")
+        table["replies drawn"] = asdict(drawn)
+        what = f"Student, {STUDENTS[stage]}: replies drawn to learn from"
+        yield Item(_student_id(stage, "replies"), what, None, drawn, "replies")
 
     return part
 

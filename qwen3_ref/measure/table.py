@@ -247,7 +247,9 @@ CHANGES = {"%": "points"}
 
 
 def cell(number: Mapping[str, Any], unit: str, sign: str = "") -> str:
-    """ "61.2% (58.0 to 64.3)" of a share; other units as they are, with two decimals."""
+    """ "61.2% (58.0 to 64.3)" of a share; replies are whole; other units as they are, with two decimals."""
+    if unit == "replies":
+        return f"{number['value']:,.0f}"
     scale, digits = (100, 1) if unit in ("%", "points") else (1, 2)
     sign = "+" if unit == "points" else sign
     percent = "%" if unit == "%" else ""
@@ -262,6 +264,6 @@ def _table_21(students: Mapping[str, Mapping[str, Any]]) -> list[str]:
     columns = list(next(iter(students.values())))
     lines = [f"| student | {' | '.join(columns)} |", "|---" * (1 + len(columns)) + "|"]
     for stage, numbers in students.items():
-        cells = [cell(numbers[c], "minutes" if c == "CPU-minutes" else "%") for c in columns]
+        cells = [cell(numbers[c], "replies" if c == "replies drawn" else "%") for c in columns]
         lines.append(f"| {stage} | {' | '.join(cells)} |")
     return lines

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import torch
 
+from qwen3_ref.cache import require_device
 from qwen3_ref.model import Qwen3
 from qwen3_ref.store.fingerprint import fingerprint
 from qwen3_ref.tokenizer import Tokenizer
@@ -24,9 +25,14 @@ _BF16 = ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")
 """What PyTorch calls a CPU's instructions that multiply in bfloat16: two of x86, two of Arm."""
 
 
-def precision_here() -> tuple[Precision, str]:
-    """In what this CPU trains faster, and why: bfloat16 where it has instructions for it. Elsewhere it is
+def precision_here(device: str = "cpu") -> tuple[Precision, str]:
+    """In what a device trains faster, and why: bfloat16 where it has instructions for it. Elsewhere it is
     imitated, and a step takes several times as long as in float32 (6.7 times on a CPU with AVX2)."""
+    kind = torch.device(device).type
+    if kind == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
+        return "bf16", "this GPU multiplies in it"
+    if kind != "cpu":
+        return "fp32", f"PyTorch tells of no instructions of this device ({device}) for bfloat16"
     # Older PyTorch has no such query.
     query: Callable[[], Mapping[str, Any]] = getattr(torch.cpu, "get_capabilities", dict)
     found = [name for name in _BF16 if query().get(name)]
@@ -42,6 +48,7 @@ class Run:
     scale: all step counts times this, for a quick look (the weights are then other ones); at most 10,
     since the problems end. seed: 0 to 2**32 - 1.
     precision: of pre-training and fine-tuning; reinforcement learning is in float32.
+    device: where PyTorch computes. The random numbers are drawn on the CPU, and are the same everywhere.
     """
 
     out: Path
@@ -49,12 +56,14 @@ class Run:
     scale: float = 1.0
     precision: Precision = "bf16"
     allow_other_text: bool = False
+    device: str = "cpu"
 
     def __post_init__(self) -> None:
         if not 0 < self.scale <= 10:  # NaN is neither
             raise ValueError(f"scale is {self.scale}; it must be above 0 and at most 10 (1 is the recipe).")
         if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed < 2**32:
             raise ValueError(f"seed is {self.seed!r}; it must be a whole number, 0 to {2**32 - 1}.")
+        require_device(self.device)
 
     @functools.cached_property
     def corpus(self) -> Corpus:
@@ -84,11 +93,11 @@ class Run:
         return replace(plan, steps=steps, warmup=min(plan.warmup, steps), precision=self.precision)
 
     def model(self, stage: str) -> Qwen3:
-        """What a stage left. Raises TrainingError if it has not run."""
+        """What a stage left, on the run's device. Raises TrainingError if it has not run."""
         folder = self.out / stage / "model"
         if not (folder / "config.json").exists():
             raise TrainingError(f"{folder} is not there; run --stage {stage} first, or --stage all.")
-        return Qwen3.from_pretrained(folder)
+        return Qwen3.from_pretrained(folder, device=self.device)
 
     def train(self, stage: str, model: Qwen3, plan: Plan, step_loss: StepLoss, data: object) -> None:
         """The shared loop, in the stage's directory; data: what it learns from, the same on resuming."""

@@ -64,11 +64,22 @@ class Stage:
         if self.base is not None:
             return run.model(self.base)
         assert self.config is not None
-        return Qwen3(self.config(), generator=seeds.seeded(seeds.seed(run.seed, "weights")))
+        generator = seeds.seeded(seeds.seed(run.seed, "weights"))
+        return Qwen3(self.config(), generator=generator, device=run.device)
 
     def steps(self, run: Run) -> int:
         """Steps (of RL: batches of replies) at a run's scale."""
         return run.steps(self.plan.steps)
+
+    def drawn(self, run: Run, summary: Result) -> int:
+        """Replies that were drawn to learn from, the model's own or its teacher's: what a stage costs,
+        whatever machine it runs on. summary: what the stage left."""
+        if isinstance(self.plan, Plan):
+            return sum(summary["replies"].values())
+        steps, plan = self.steps(run), self.plan
+        if isinstance(plan, Distill):
+            return steps * plan.prompts
+        return steps * plan.prompts * plan.group + PASS_RATE_REPLIES * summary["queries"]
 
 
 # -- the losses ----------------------------------------------------------------------------------------
@@ -114,6 +125,8 @@ def _drafts(stage: Stage, run: Run, model: Qwen3) -> Result:
     return {"filters": dict(fates)}
 
 
+PASS_RATE_REPLIES = 4
+"""To each fresh query of GRPO, to see whether it can be learned from."""
 POOL = 600
 """Queries that GRPO learns from, of those that are learnable the hardest; the report has 3,995."""
 
@@ -125,7 +138,7 @@ def _right_answers(stage: Stage, run: Run, model: Qwen3) -> Result:
     size = max(settings.prompts, round(500 * run.scale))
     fresh = queries.problem_queries(run.tokenizer, "GRPO", size, run.seed)
     seed = seeds.seed(run.seed, "GRPO: pass rates")
-    rates = rollout.mean_rewards(model, run.tokenizer, fresh, samples=4, seed=seed)
+    rates = rollout.mean_rewards(model, run.tokenizer, fresh, samples=PASS_RATE_REPLIES, seed=seed)
     pool = queries.learnable(fresh, rates, max(settings.prompts, round(POOL * run.scale)))
     held_out = queries.problem_queries(run.tokenizer, "validation", 40, run.seed)
     grpo.train_on_rewards(
@@ -205,7 +218,7 @@ def _pretraining(
 
 EVERY_FLAG = (" /think", " /no_think", "")
 """No flag is thinking too, and is how one asks (`measure.accuracy.PROTOCOL`)."""
-MOE_SHARE = 0.4
+MOE_SHARE = 0.3
 """The MoE takes this share of the dense model's steps: enough for its experts to part."""
 
 
@@ -280,6 +293,7 @@ def run_stage(run: Run, name: str) -> None:
         "cpu_seconds": round(time.process_time() - cpu, 1),
         "threads": torch.get_num_threads(),
         "machine": platform.machine(),
+        "device": torch.cuda.get_device_name() if model.device.type == "cuda" else str(model.device),
         "python": platform.python_version(),
         "packages": {p: version(p) for p in ("torch", "numpy", "tokenizers", *PACKAGES)},
         **measured,

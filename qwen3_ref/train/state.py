@@ -97,7 +97,8 @@ def load_state(
         for name, parameter in model.named_parameters():
             parameter.copy_(tensors.pop(f"weight.{name}"))
             keys = [key for key in tensors if key.endswith(f".{name}")]
-            optimizer.state[parameter] = {k.removesuffix(f".{name}"): tensors.pop(k) for k in keys}
+            own = {k.removesuffix(f".{name}"): tensors.pop(k).to(parameter.device) for k in keys}
+            optimizer.state[parameter] = own
     return step
 
 
