@@ -40,7 +40,7 @@ def execute(path: Path) -> float:
     start = time.monotonic()
     NotebookClient(
         notebook,
-        timeout=120,
+        timeout=300,
         kernel_name="python3",
         coalesce_streams=True,  # the kernel cuts long output into pieces as time will have it
         resources={"metadata": {"path": str(path.parent)}},

@@ -5,8 +5,7 @@ the official layout, with log.csv (the run) and summary.json (seed, versions, ti
 beside it. A stage that was stopped goes on from its last saved state: Ctrl-C saves what is done, a killed
 process loses half a minute. `all` runs what has not run yet and then writes OUT/family, the checkpoints
 as the package has them. A bar shows how far a stage is, or where stderr is no terminal, lines do.
-All of it takes about 80 minutes on one thread of a CPU that multiplies in bfloat16 (AVX-512 BF16, AMX),
-and longer on others, which train in float32.
+All of it took 24 minutes on an H100 (`--device cuda`); one thread of a server CPU needs hours.
 """
 
 from __future__ import annotations

@@ -128,20 +128,20 @@ def _history(name: str, logs: Path) -> str:
     while stage:
         chain.insert(0, stage)
         stage = (STAGES | EXTRA)[stage].base or ""
-    lines, seconds, seeds = [], 0.0, set[str]()
+    lines, seconds, seeds, devices = [], 0.0, set[str](), set[str]()
     for stage in chain:
         found = _json(logs / stage / "summary.json")
         seconds += found.get("seconds", 0)
         if "seed" in found:
             seeds.add(str(found["seed"]))
+            devices.add(str(found["device"]))
         teacher = (STAGES | EXTRA)[stage].teacher
         took = f", {found['seconds'] / 60:.1f} minutes" if found else ""
         lines.append(
             f"- `{stage}`: {_steps(stage)} steps{f', taught by `{teacher}`' if teacher else ''}{took}"
         )
-    told = (
-        f"`python -m qwen3_ref train nano`, one thread of a CPU, seed {', '.join(sorted(seeds)) or 'unknown'}"
-    )
+    where, seed = (", ".join(sorted(some)) or "unknown" for some in (devices, seeds))
+    told = f"`python -m qwen3_ref train nano` on {where}, seed {seed}"
     return "\n".join([f"{told}; {seconds / 60:.0f} minutes in all:", "", *lines])
 
 

@@ -117,10 +117,10 @@ def depth(runs: Mapping[str, Mapping[str, tuple[Array, Array]]]) -> Drawing:
             lost = ~(both[0] < limit)
             overflow[title][name] = int(np.argmax(lost)) if lost.any() else None
             if lost.any():
-                places = ((0.42, 0.8, f"{name}: beyond float32\nafter {np.argmax(lost)} blocks"),
-                          (0.97, 0.85, f"{name}: not a number"))  # fmt: skip
-                for axes, (x, y, text), side in zip(row, places, ("left", "right"), strict=True):
-                    axes.text(x, y, text, fontsize=8.5, color=colour, ha=side, transform=axes.transAxes)
+                places = ((0.05, f"{name}: beyond float32\nafter {np.argmax(lost)} blocks"),
+                          (0.85, f"{name}: not a number"))  # fmt: skip
+                for axes, (y, text) in zip(row, places, strict=True):
+                    axes.text(0.97, y, text, fontsize=8.5, color=colour, ha="right", transform=axes.transAxes)
         row[0].set_ylabel(title, fontsize=9)
     for axes, title in zip(grid[0], ("root mean square of the stream", "gradient there"), strict=True):
         axes.set_title(title + " (log scale)", fontsize=9.5, weight="normal")

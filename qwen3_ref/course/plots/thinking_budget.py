@@ -132,14 +132,15 @@ def by_difficulty(
         axes.set_title(family, fontsize=9.5)
     grid[0][0].set_ylabel("right, %")
     grid[0][0].legend(fontsize=8, loc="upper left", title="difficulty", title_fontsize=8)
-    problems = next(iter(next(iter(groups.values())).values()))["problems"]
+    counts = sorted({curve["problems"] for lines in groups.values() for curve in lines.values()})
     figure.supxlabel(
-        f"thinking budget, tokens; {problems} problems a line; triangles: mean length of an uncut thought",
+        f"thinking budget, tokens; {' or '.join(map(str, counts))} problems a line; triangles: mean length of "
+        "an uncut thought",
         fontsize=9,
     )
     ends = [list(lengths.values()) for lengths in needs.values()]
     longer = sum(lengths[-1] > 1.3 * lengths[0] for lengths in ends)
-    title = f"Harder problems think longer in {longer} of {len(ends)} families, and there they rise later"
+    title = f"Harder problems think longer in {longer} of {len(ends)} families; rising curves rise later"
     figure.suptitle(title, x=0.01, ha="left", weight="bold", fontsize=11)
     return figure, {"groups": groups, "mean_thought": needs}
 
@@ -214,7 +215,7 @@ def beside_figure_2(figure_2: Mapping[str, Any], curves: Mapping[str, Curve], lo
         right = 1.22 * longest * 1.2
         axes.set_xlim(right / doublings / 1.44, right)
         axes.set_title(family, fontsize=9.5)
-    for axes in grid[1][len(curves) :]:
+    for axes in [*grid[0][len(names) :], *grid[1][len(curves) :]]:
         axes.set_visible(False)
     for axes in grid.flat:
         axes.minorticks_off()
