@@ -134,8 +134,8 @@ def by_difficulty(
     grid[0][0].legend(fontsize=8, loc="upper left", title="difficulty", title_fontsize=8)
     counts = sorted({curve["problems"] for lines in groups.values() for curve in lines.values()})
     figure.supxlabel(
-        f"thinking budget, tokens; {' or '.join(map(str, counts))} problems a line; triangles: mean length of "
-        "an uncut thought",
+        f"thinking budget, tokens; {' or '.join(map(str, counts))} problems a line; triangles: mean length "
+        "of an uncut thought",
         fontsize=9,
     )
     ends = [list(lengths.values()) for lengths in needs.values()]
