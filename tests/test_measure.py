@@ -80,13 +80,18 @@ def family(out: Path) -> Run:
     return run
 
 
+def shorten(patch: pytest.MonkeyPatch) -> None:
+    """As little of everything as a test needs."""
+    patch.setattr(rows_module, "MAX_REPLY", 6)
+    patch.setattr(rows_module, "REACH", (300, 2048))
+    patch.setattr(rows_module, "LOSS_ROWS", 4)
+    patch.setattr(rows_module, "CONTROLS", 2)
+    patch.setattr(pretrain, "QUESTIONS", 3)
+
+
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rows_module, "MAX_REPLY", 6)
-    monkeypatch.setattr(rows_module, "REACH", (300, 2048))
-    monkeypatch.setattr(rows_module, "LOSS_ROWS", 4)
-    monkeypatch.setattr(rows_module, "CONTROLS", 2)
-    monkeypatch.setattr(pretrain, "QUESTIONS", 3)
+    shorten(monkeypatch)
 
 
 # -- numbers -------------------------------------------------------------------------------------------
@@ -287,7 +292,7 @@ def test_every_row_and_only_test_problems(tmp_path: Path) -> None:
         return draw
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rows_module, "MAX_REPLY", 6)
+        shorten(patch)  # faults run this test without its fixtures
         for module in (rows_module, general_rl, pretrain, evaluate_command):
             patch.setattr(module, "make_problems", watched(make_problems))
         model = str(tmp_path / "grpo" / "model")
