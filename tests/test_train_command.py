@@ -478,12 +478,12 @@ def test_the_stages_are_those_of_the_report() -> None:
     assert {name: (stage.base, stage.steps(Run(Path()))) for name, stage in every.items()} == {
         "s1": (None, 800), "s2": ("s1", 4200), "s3": ("s2", 200), "s3-no-abf": ("s2", 200),
         "cold-start": ("s3", 250), "grpo": ("cold-start", 170), "fusion": ("grpo", 400),
-        "general-rl": ("fusion", 80),
+        "general-rl": ("fusion", 60),
         "student-s1": (None, 800), "student-s2": ("student-s1", 4200), "student-s3": ("student-s2", 200),
         "off-policy": ("student-s3", 250), "on-policy": ("off-policy", 170),
         "on-policy-forward": ("off-policy", 170), "student-rl": ("off-policy", 170),
-        "general-rl-length-alone": ("fusion", 80),
-        "moe-s1": (None, 320), "moe-s2": ("moe-s1", 1680), "moe-s3": ("moe-s2", 80),
+        "general-rl-length-alone": ("fusion", 60),
+        "moe-s1": (None, 240), "moe-s2": ("moe-s1", 1260), "moe-s3": ("moe-s2", 60),
     }  # fmt: skip
     taught = {name: stage.teacher for name, stage in every.items() if stage.teacher}
     assert taught == dict.fromkeys(("off-policy", "on-policy", "on-policy-forward"), "general-rl")
