@@ -214,7 +214,9 @@ def test_official_file_names(name: str) -> None:
 def test_a_fresh_export_is_what_the_package_has(name: str, tmp_path: Path) -> None:
     """Saved and finished as `train nano export` does it: every file but the weights, byte for byte."""
     place, directory = shipped.find_nano(name), tmp_path / name
-    config = replace(Qwen3Config.from_pretrained(place), bos_token_id=None, eos_token_id=None)
+    trained = pretrain.nano_config().max_position_embeddings
+    config = Qwen3Config.from_pretrained(place)
+    config = replace(config, bos_token_id=None, eos_token_id=None, max_position_embeddings=trained)
     Qwen3(config).bfloat16().save_pretrained(directory)
     Tokenizer.from_pretrained(place).save_pretrained(directory)
     export.finish_nano(directory)
