@@ -38,7 +38,9 @@ SCORES = {
     "qwen3-nano-moe": ("experts.loss.", "experts.specialisation-trained."),
     "qwen3-nano-student": ("distillation.on-policy.",),
 }
-"""Beginnings of the ids of what is told of each."""
+"""Beginnings of the ids of what is told of each: its own, or those of the stage before it that it keeps."""
+OTHERS = ("general.length-alone.",)
+"""Of those, what other checkpoints score."""
 LEVEL = 2
 """The difficulty of the example problems."""
 
@@ -77,7 +79,7 @@ def card(directory: Path) -> str:
         scaling = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": length}
         parts += [
             f"## Beyond {length:,} tokens",
-            f"In config.json, for up to {4 * length:,} tokens (at a price on short texts, as above):",
+            f"In config.json, for up to {4 * length:,} tokens (what it costs short texts stands above):",
             f'```json\n"rope_scaling": {json.dumps(scaling)}\n```',
         ]
     return "\n\n".join(parts) + "\n"
@@ -153,7 +155,7 @@ def _scores(name: str, measured: Path) -> str:
     lines = ["| what | score | n |", "|---|---|---|"]
     for path in sorted(measured.glob("*.json")):
         for item in _json(path).get("items", []):
-            if item.get("id", "").startswith(SCORES[name]):
+            if item.get("id", "").startswith(SCORES[name]) and not item["id"].startswith(OTHERS):
                 n = "" if item["after"]["low"] is None else f"{item['after']['n']:,}"
                 unit = "" if item["unit"] in ("%", "points") else f" ({item['unit']})"
                 lines.append(f"| {item['what']}{unit} | {cell(item['after'], item['unit'])} | {n} |")
