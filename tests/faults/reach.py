@@ -164,7 +164,7 @@ FAULTS = [
         rows="own",
         words="a card tells what other checkpoints score",
         module="measure.card",
-        right='if item.get("id", "").startswith(SCORES[name]):',
+        right='if item.get("id", "").startswith(SCORES[name]) and not item["id"].startswith(OTHERS):',
         wrong="if True:",
         by=("test_card:test_without_results",),
     ),
