@@ -64,7 +64,8 @@ def save(out: Path, stage: str, seed: int) -> None:
     config = MOE if stage.startswith("moe") else CONFIG
     Qwen3(config, generator=torch.Generator().manual_seed(seed)).save_pretrained(folder / "model")
     TOK.save_pretrained(folder / "model")
-    summary = {"seed": 0, "queries": 100 + seed, "replies": {"kept": 90 + seed, "wrong answer": 7}}
+    replies = {"kept": 90 + seed, "wrong answer": 7}
+    summary = {"seed": 0, "queries": 100 + seed, "learnable": 50, "replies": replies}
     (folder / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
 
 

@@ -256,6 +256,22 @@ def test_a_stage_resumed_on_other_data_is_refused(tmp_path: Path) -> None:
     go(stream)
 
 
+def test_replies_drawn() -> None:
+    """What RL and distillation cost: the replies of all steps, and those that pass rates were taken from,
+    which general RL takes none of."""
+    run = Run(Path())
+    drawn = {
+        name: (stages.STAGES | stages.EXTRA)[name].drawn(run, summary)
+        for name, summary in (
+            ("off-policy", {"replies": {"kept": 90, "not whole": 7}}),
+            ("on-policy", {"queries": 1200}),
+            ("grpo", {"queries": 2500, "learnable": 975}),
+            ("general-rl", {"queries": 2000}),
+        )
+    }
+    assert drawn == {"off-policy": 97, "on-policy": 10_880, "grpo": 31_760, "general-rl": 7680}
+
+
 # -- results by their ids ------------------------------------------------------------------------------
 
 SHIPPED = Path(rows.__file__).parents[1] / "data" / "nano" / "measured"

@@ -136,7 +136,7 @@ def _history(name: str, logs: Path) -> str:
         seconds += found.get("seconds", 0)
         if "seed" in found:
             seeds.add(str(found["seed"]))
-            devices.add(str(found["device"]))
+            devices.add(str(found.get("device", "a device that was not logged")))
         teacher = (STAGES | EXTRA)[stage].teacher
         took = f", {found['seconds'] / 60:.1f} minutes" if found else ""
         lines.append(

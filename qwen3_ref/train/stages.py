@@ -72,14 +72,15 @@ class Stage:
         return run.steps(self.plan.steps)
 
     def drawn(self, run: Run, summary: Result) -> int:
-        """Replies that were drawn to learn from, the model's own or its teacher's: what a stage costs,
-        whatever machine it runs on. summary: what the stage left."""
+        """Replies that a stage of RL or distillation drew to learn from, the model's own or its teacher's:
+        what it costs, whatever machine it runs on. summary: what the stage left."""
         if isinstance(self.plan, Plan):
             return sum(summary["replies"].values())
         steps, plan = self.steps(run), self.plan
         if isinstance(plan, Distill):
             return steps * plan.prompts
-        return steps * plan.prompts * plan.group + PASS_RATE_REPLIES * summary["queries"]
+        before = PASS_RATE_REPLIES * summary["queries"] if "learnable" in summary else 0
+        return steps * plan.prompts * plan.group + before
 
 
 # -- the losses ----------------------------------------------------------------------------------------
