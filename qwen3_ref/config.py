@@ -14,6 +14,7 @@ from typing import Any
 
 from qwen3_ref import facts
 from qwen3_ref.arrays import require_whole
+from qwen3_ref.context.chunks import chunk_problem
 from qwen3_ref.rope import YARN_BOUNDS, scaling_problem
 from qwen3_ref.store.errors import one_line, quoted
 from qwen3_ref.store.files import cut_off, read_json, write_atomically
@@ -49,7 +50,6 @@ _FOREIGN: dict[str, Any] = {
     "embedding_multiplier": 1,
     "residual_multiplier": 1,
     "attention_multiplier": None,
-    "dual_chunk_attention_config": None,
     "n_shared_experts": 0,
     "num_shared_experts": 0,
     "first_k_dense_replace": 0,
@@ -144,6 +144,7 @@ class Qwen3Config:
     rms_norm_eps: float = 1e-6
     max_position_embeddings: int = 40_960
     rope_scaling: Mapping[str, Any] | None = None
+    dual_chunk_attention_config: Mapping[str, Any] | None = None
     hidden_act: str = "silu"
     attention_bias: bool = False
     attention_dropout: float = 0.0
@@ -264,7 +265,9 @@ class Qwen3Config:
             values["mlp_only_layers"] = list(self.mlp_only_layers)
         scaling = self.rope_scaling
         values["rope_scaling"] = None if scaling is None else dict(scaling)
-        extra = {
+        chunks = values.pop("dual_chunk_attention_config")
+        extra: dict[str, Any] = {} if chunks is None else {"dual_chunk_attention_config": dict(chunks)}
+        extra |= {
             "architectures": [_ARCHITECTURES[self.model_type]],
             "max_window_layers": self.num_hidden_layers,
             "sliding_window": None,
@@ -289,7 +292,16 @@ class Qwen3Config:
     def context_length(self) -> int:
         """How many tokens a prompt and its reply may have together: `max_position_embeddings`, or with
         YaRN and position interpolation `factor` times the length that they stretch, which is what the
-        model card's setting means."""
+        model card's setting means.
+
+        With Dual Chunk Attention it is `max_position_embeddings` too (1,010,000 in the official configs).
+        But its logits have a scale, of one stated length: `scale_length` in the block, absent from the
+        official ones, where the code takes each request's own. Unstated there is no scale, which is the
+        official code's for texts of up to `original_max_position_embeddings`; so the context ends there."""
+        if self.dual_chunk_attention_config is not None:
+            chunks = self.dual_chunk_attention_config
+            original = chunks.get("original_max_position_embeddings") or self.max_position_embeddings
+            return min(self.max_position_embeddings, max(original, chunks.get("scale_length") or 0))
         scaling = {k: v for k, v in (self.rope_scaling or {}).items() if v is not None}
         if scaling.get("rope_type") not in ("yarn", "linear") or "factor" not in scaling:
             return self.max_position_embeddings
@@ -514,6 +526,20 @@ def _impossible(c: Qwen3Config) -> str | None:
             return f"{name} is {quoted(getattr(c, name))}; Qwen3's text models have {right!r}."
     if c.rope_scaling is not None and (problem := _impossible_rope(c, c.rope_scaling)):
         return problem
+    if c.dual_chunk_attention_config is not None:
+        if problem := chunk_problem(c.dual_chunk_attention_config):
+            return problem
+        if c.rope_scaling is not None and c.rope_scaling.get("rope_type") != "default":
+            return (
+                "dual_chunk_attention_config and rope_scaling are both given, and no published code runs "
+                "the two together; keep one, and make the other null."
+            )
+        stated = c.dual_chunk_attention_config.get("scale_length")
+        if stated and stated > c.max_position_embeddings:
+            return (
+                f"scale_length in dual_chunk_attention_config is {stated:,}, more than "
+                f"max_position_embeddings {c.max_position_embeddings:,}; raise that one, or state less."
+            )
     beyond = [layer for layer in c.mlp_only_layers if layer >= c.num_hidden_layers]
     if beyond:
         return (

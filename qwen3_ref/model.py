@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from qwen3_ref.arrays import at_least_float32, require_ids, require_whole
 from qwen3_ref.cache import KVCache, require_device, require_dtype
 from qwen3_ref.config import Qwen3Config
+from qwen3_ref.context.dual_chunk import DualChunkAttention
 from qwen3_ref.moe import route, run_experts
 from qwen3_ref.rope import Float64Array, frequencies
 from qwen3_ref.store.checkpoint import open_checkpoint, write_checkpoint
@@ -112,6 +113,7 @@ class Attention(nn.Module):
         super().__init__()
         self.layer, self.head_dim = layer, config.head_dim
         self.attend: Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor] = fused_attention
+        self.traced: Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]] = eager_attention
         q_size = config.num_attention_heads * config.head_dim  # not hidden_size: head_dim is its own
         kv_size = config.num_key_value_heads * config.head_dim
         self.q_proj = nn.Linear(config.hidden_size, q_size, bias=False)
@@ -144,7 +146,7 @@ class Attention(nn.Module):
             k, v = cache.append(self.layer, k, v)  # (b, g, s, d)
         if trace is not None and trace.attention:
             assert mask is not None  # the decoder has made one for the trace
-            out, weights = eager_attention(q, k, v, mask)
+            out, weights = self.traced(q, k, v, mask)
             trace.attentions.append(weights)
         else:
             out = self.attend(q, k, v, mask)  # (b, h, t, d)
@@ -242,6 +244,18 @@ class Decoder(nn.Module):
         self.embed_tokens = nn.Embedding.from_pretrained(empty, freeze=False)
         self.layers = nn.ModuleList(Block(config, i) for i in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.chunk_length: int | None = None
+        """Dual Chunk Attention: after how many tokens positions begin again; None without it."""
+        if config.dual_chunk_attention_config is not None:
+            chunked = DualChunkAttention.of(config.dual_chunk_attention_config, self._turn)
+            self.chunk_length = chunked.chunks.length
+            for module in self.modules():
+                if isinstance(module, Attention):
+                    module.attend, module.traced = chunked.attend, chunked.traced
+
+    def _turn(self, x: Tensor, steps: Tensor) -> Tensor:
+        """Queries (b, h, t, d) as they are so many positions (t,) farther on."""
+        return rotate(x, *rope_tables(steps[None], self.inv_freq, 1.0, at_least_float32(x).dtype))
 
     def forward(
         self,
@@ -275,6 +289,8 @@ class Decoder(nn.Module):
 
         x = self.embed_tokens(input_ids.long())  # (b, t, D); embedding takes no 8- or 16-bit ids
         positions = token_positions(real, start)
+        if self.chunk_length is not None:
+            positions = positions % self.chunk_length
         cos, sin = rope_tables(positions, self.inv_freq, self.rope_factor, at_least_float32(x).dtype)
         for block in self.layers:
             if trace is not None:

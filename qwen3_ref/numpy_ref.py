@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from qwen3_ref.arrays import require_ids
-from qwen3_ref.config import Qwen3Config
+from qwen3_ref.config import ConfigError, Qwen3Config
 from qwen3_ref.rope import cos_sin, frequencies
 from qwen3_ref.store.checkpoint import open_checkpoint
 from qwen3_ref.store.progress import progress
@@ -114,7 +114,15 @@ class NumpyCache:
 class NumpyQwen3:
     """The whole model. `weights` maps official checkpoint names to arrays; their dtype is used."""
 
+    chunked = False
+    """Whether it is the one of configs with `dual_chunk_attention_config`."""
+
     def __init__(self, config: Qwen3Config, weights: Mapping[str, Array]) -> None:
+        if config.dual_chunk_attention_config is not None and not self.chunked:
+            raise ConfigError(
+                "the config has a dual_chunk_attention_config; use DualChunkNumpyQwen3 of "
+                "qwen3_ref.context.specification, or Qwen3."
+            )
         self.config = config
         self.weights = weights
 
@@ -156,6 +164,7 @@ class NumpyQwen3:
         inv_freq, factor = frequencies(
             c.head_dim, c.rope_theta, c.rope_scaling, c.max_position_embeddings
         )
+        positions = positions * (not self.chunked)  # where distances are written out, nothing is turned
         cos, sin = (a.astype(x.dtype) for a in cos_sin(positions, inv_freq, factor))  # (b, t, d/2)
         for layer in range(c.num_hidden_layers):
             if trace is not None:
@@ -193,7 +202,7 @@ class NumpyQwen3:
         q = rotate(rms_norm(heads("q_proj"), w("self_attn.q_norm"), c.rms_norm_eps), cos, sin)
         k = rotate(rms_norm(heads("k_proj"), w("self_attn.k_norm"), c.rms_norm_eps), cos, sin)
         keys, values = cache.append(layer, k, heads("v_proj"))
-        mixed, weights = attention(q, keys, values, allowed)
+        mixed, weights = self.mix(q, keys, values, allowed)
         x = x + mixed.swapaxes(1, 2).reshape(b, t, -1) @ w("self_attn.o_proj").T
         if trace is not None:
             trace.attentions.append(weights)
@@ -202,6 +211,10 @@ class NumpyQwen3:
         if c.is_sparse_layer(layer):
             return x + self.experts(layer, h, trace)
         return x + swiglu(h, w("mlp.gate_proj"), w("mlp.up_proj"), w("mlp.down_proj"))
+
+    def mix(self, q: Array, k: Array, v: Array, allowed: Array) -> tuple[Array, Array]:
+        """`attention`, unless a model has another."""
+        return attention(q, k, v, allowed)
 
     def experts(self, layer: int, h: Array, trace: Any = None) -> Array:
         """Mixture of experts: sum over a token's K experts of weight * swiglu. (b, t, D) both."""

@@ -16,7 +16,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "qwen3_ref"
 ROOMS = {
     "store": "errors files progress hub fingerprint shipped checkpoint",
-    "": "arrays facts rope config numpy_ref moe cache model tokenizer chat calls reply",
+    "": "arrays facts rope context/chunks config numpy_ref moe cache context/dual_chunk "
+    "context/specification model tokenizer chat calls reply",
     "decode": "sampling budget profile generation dialogue",
     "official": "snapshots verify",
     "tasks": "numbers problems documents make_numbers",
@@ -27,7 +28,8 @@ ROOMS = {
     "commands": "common * line",
 }
 """From the ground up, in reading order: "" is the core, the others are rooms. A file imports only from
-those before it; `*` are files that know nothing of each other."""
+those before it; `*` are files that know nothing of each other. A room/file among the core's stands where
+the core needs it: every model with that config does."""
 
 
 def floors() -> dict[str, tuple[int, int]]:
@@ -73,9 +75,10 @@ def says(path: Path) -> str:
 def table() -> str:
     """The README's table: the core file by file, and a line for each room."""
     lines = ["| where | what lives there |", "|---|---|"]
-    for name in ROOMS[""].split():
+    for name in filter(lambda name: "/" not in name, ROOMS[""].split()):
         lines.append(f"| [{name}.py](qwen3_ref/{name}.py) | {says(PACKAGE / f'{name}.py')} |")
-    for room in filter(None, ROOMS):
+    within = {name.partition("/")[0]: None for name in ROOMS[""].split() if "/" in name}
+    for room in [*filter(None, ROOMS), *within]:
         lines.append(f"| [{room}/](qwen3_ref/{room}) | {says(PACKAGE / room / '__init__.py')} |")
     return "\n".join(lines)
 

@@ -273,7 +273,7 @@ WRONG: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     (DENSE, {"sliding_window": 4096, "use_sliding_window": None}, "sliding_window in .* is 4096"),
     (MOE, {"n_shared_experts": 1}, "n_shared_experts in .* is 1, which is another"),
     (MOE, {"scoring_func": "sigmoid"}, "scoring_func in .* is 'sigmoid', which is another"),
-    (DENSE, {"dual_chunk_attention_config": {}}, "dual_chunk_attention_config in .*must be absent"),
+    (DENSE, {"dual_chunk_attention_config": {}}, "chunk_size is missing in dual_chunk_attention_config"),
     (DENSE, {"architectures": ["Qwen3ForSequenceClassification"]}, "architectures in .* class is Qwen3ForC"),
     (DENSE, {"architectures": ["Qwen2ForCausalLM"]}, "architectures in .* run the model with transformers"),
     (DENSE, {"architectures": ["Qwen3MoeForCausalLM"]}, "architectures in .* model_type is 'qwen3', whose"),

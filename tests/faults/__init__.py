@@ -17,6 +17,7 @@ def _catalogue() -> tuple[list[Fault], list[Fault]]:
         attention_and_experts,
         balancing,
         decoding,
+        dual_chunk,
         equivalent,
         family,
         files,
@@ -44,6 +45,7 @@ def _catalogue() -> tuple[list[Fault], list[Fault]]:
     faults += arguments.FAULTS
     faults += family.FAULTS
     faults += reach.FAULTS
+    faults += dual_chunk.FAULTS
     return faults, equivalent.FAULTS
 
 
