@@ -18,9 +18,9 @@ ROOMS = {
     "store": "errors files progress hub fingerprint shipped checkpoint",
     "": "arrays facts rope context/chunks config numpy_ref moe cache context/dual_chunk "
     "context/specification model tokenizer chat calls reply",
-    "decode": "sampling budget profile generation dialogue",
+    "decode": "sampling budget profile generation tools dialogue",
     "official": "snapshots verify",
-    "tasks": "numbers problems documents make_numbers",
+    "tasks": "calculator numbers problems documents make_numbers",
     "train": "errors names lock state loop seeds corpus queries rollout recipes/pretrain recipes/balance "
     "recipes/sft recipes/grpo recipes/general_rl recipes/distill run stages export",
     "measure": "names statistics accuracy table spread experts rows card balance_study",

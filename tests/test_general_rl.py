@@ -15,6 +15,7 @@ import pytest
 
 from qwen3_ref.chat import encode_chat, render_chat
 from qwen3_ref.model import Qwen3
+from qwen3_ref.tasks.calculator import CalculatorError, calculate, run_tool
 from qwen3_ref.tasks.problems import make_problems
 from qwen3_ref.tokenizer import Tokenizer
 from qwen3_ref.train.queries import Sample, read_sample
@@ -23,18 +24,15 @@ from qwen3_ref.train.recipes.general_rl import (
     ENOUGH,
     LENGTH_ALONE,
     PARTS,
-    CalculatorError,
     Limits,
     _question,
     asked_to_think,
-    calculate,
     format_reward,
     length_reward,
     limited,
     make_tasks,
     many_turns,
     mode_reward,
-    run_tool,
     single_turn,
     tool_call,
     tool_reward,

@@ -32,6 +32,7 @@ def _catalogue() -> tuple[list[Fault], list[Fault]]:
         specification,
         stages,
         text,
+        tools,
         training,
     )
 
@@ -46,6 +47,7 @@ def _catalogue() -> tuple[list[Fault], list[Fault]]:
     faults += family.FAULTS
     faults += reach.FAULTS
     faults += dual_chunk.FAULTS
+    faults += tools.FAULTS
     return faults, equivalent.FAULTS
 
 

@@ -11,9 +11,7 @@ Each reward is a pure function of the reply. Queries of the four kinds are mixed
 
 from __future__ import annotations
 
-import ast
 import math
-import operator
 import random
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -25,6 +23,7 @@ from typing import Any
 from qwen3_ref.chat import Json, Message, encode_chat
 from qwen3_ref.model import Qwen3
 from qwen3_ref.reply import parse_reply
+from qwen3_ref.tasks.calculator import CALCULATOR, run_tool
 from qwen3_ref.tasks.problems import FAMILIES, Problem, is_correct, make_problems
 from qwen3_ref.tokenizer import Tokenizer
 from qwen3_ref.train.queries import END, Query, Sample
@@ -34,97 +33,7 @@ from qwen3_ref.train.seeds import problems, seed
 
 STEPS = 60
 """Of the nano run; the report gives no number."""
-LONGEST, LARGEST = 100, 10**12
 _NUMBER = re.compile(r"[0-9]+(?:\.[0-9]*)?|\.[0-9]+")
-
-
-# -- the calculator ------------------------------------------------------------------------------------
-
-
-class CalculatorError(ValueError):
-    """An expression that the calculator does not take: the sentence says why."""
-
-
-_BINARY: dict[type[ast.operator], Callable[[float, float], float]] = {
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
-    ast.Div: operator.truediv,
-    ast.FloorDiv: operator.floordiv,
-    ast.Mod: operator.mod,
-    ast.Pow: operator.pow,
-}
-
-
-def calculate(expression: str) -> int | float:
-    """The value of + - * / // % ** and parentheses over decimal numbers ("07" is 7), by Python's rules.
-
-    The text is parsed, never executed. Raises CalculatorError for anything else, for an expression of
-    more than 100 characters, and for a value, also on the way, beyond a million million.
-    """
-    if len(expression) > LONGEST:
-        raise CalculatorError(f"the expression has {len(expression)} characters; at most {LONGEST} are read.")
-    if not re.fullmatch(r"[0-9+\-*/%(). ]*", expression):
-        raise CalculatorError(f"{expression!r} holds more than numbers, + - * / // % ** and parentheses.")
-    plain = re.sub(r"(?<![0-9.])0+(?=[0-9])", "", expression)  # Python takes no leading zeros
-    try:
-        return _value(ast.parse(plain.strip(), mode="eval").body)
-    except (SyntaxError, RecursionError, MemoryError):
-        raise CalculatorError(f"{expression!r} is not a calculation.") from None
-    except ZeroDivisionError:
-        raise CalculatorError(f"{expression!r} divides by zero.") from None
-
-
-def _value(node: ast.expr) -> int | float:
-    if isinstance(node, ast.Constant) and type(node.value) in (int, float):
-        found: int | float = node.value  # type: ignore[assignment]
-    elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.UAdd | ast.USub):
-        inner = _value(node.operand)
-        found = -inner if isinstance(node.op, ast.USub) else inner
-    elif isinstance(node, ast.BinOp) and type(node.op) in _BINARY:
-        left, right = _value(node.left), _value(node.right)
-        if isinstance(node.op, ast.Pow):
-            _require_power(left, right)
-        found = _BINARY[type(node.op)](left, right)
-    else:
-        raise CalculatorError(f"{ast.unparse(node)!r} is not a calculation.")
-    if not abs(found) <= LARGEST:  # NaN too
-        raise CalculatorError(f"a value is larger than {LARGEST:,}.")
-    return found
-
-
-def _require_power(base: float, exponent: float) -> None:
-    """Refuse, before it is computed, what would be too large or not a real number."""
-    if base < 0 and exponent != int(exponent):
-        raise CalculatorError("a negative number to a broken power is not a real number.")
-    if base and exponent * math.log10(abs(base)) > math.log10(LARGEST):
-        raise CalculatorError(f"a value is larger than {LARGEST:,}.")
-
-
-CALCULATOR: Json = {
-    "name": "calculator",
-    "description": "Work out an expression.",
-    "parameters": {
-        "type": "object",
-        "properties": {"expression": {"type": "string"}},
-        "required": ["expression"],
-    },
-}
-"""The tool's definition, as the prompt has it."""
-
-
-def run_tool(call: Json) -> str:
-    """What a call of the calculator returns: the value, or a sentence that begins with "error"."""
-    arguments = call.get("arguments")
-    if call.get("name") != "calculator" or not isinstance(arguments, dict):
-        return f"error: there is no tool {call.get('name')!r}."
-    if set(arguments) != {"expression"} or not isinstance(arguments["expression"], str):
-        return "error: calculator takes one argument, expression, which is a string."
-    try:
-        value = calculate(arguments["expression"])
-    except CalculatorError as error:
-        return f"error: {error}"
-    return str(value) if isinstance(value, int) else f"{value:.10g}"
 
 
 # -- rewards, each a function of the reply alone -------------------------------------------------------

@@ -1,0 +1,104 @@
+"""Faults of the tool loop: what is run, what is returned, when it ends, who may write marks."""
+
+from __future__ import annotations
+
+from tests.faults.switch import Fault
+
+RETURNS = "test_tools:test_what_a_call_returns"
+LIMIT = "test_tools:test_it_stops_at_the_limit_and_runs_nothing_then"
+CUT = "test_tools:test_what_is_cut_off_or_cannot_be_read_is_not_run"
+CHAIN = "test_tools:test_a_chain_of_calls_keeps_its_thoughts_and_the_next_question_drops_them"
+ORDER = "test_tools:test_calls_of_one_reply_are_run_in_order_and_return_together"
+NANO = "test_tools:test_the_nano_calls_its_calculator"
+
+
+def fault(name: str, words: str, right: str, wrong: str, by: str, module: str = "decode.tools") -> Fault:
+    return Fault(name=f"tools_{name}", words=words, module=module, right=right, wrong=wrong, by=(by,))
+
+
+FAULTS = [
+    fault(
+        "unknown_runs_first",
+        "a call of a tool that is not there runs the one that is",
+        'if tool.name == call.get("name")), None)',
+        'if tool.name == call.get("name")), tools[0])',
+        RETURNS,
+    ),
+    fault(
+        "true_is_a_number",
+        "true is taken for the integer 1",
+        'or isinstance(value, bool) and kind != "boolean":',
+        "or False:",
+        RETURNS,
+    ),
+    fault(
+        "required_not_asked_for",
+        "missing arguments come to light as Python's own error",
+        'for name in schema.get("required") or () if name not in arguments]',
+        "for name in () if name not in arguments]",
+        RETURNS,
+    ),
+    fault(
+        "results_in_python",
+        "results are written as Python prints them: single quotes, True",
+        "json.dumps(result, ensure_ascii=False)",
+        "str(result)",
+        RETURNS,
+    ),
+    fault(
+        "results_without_end",
+        "a result of any length goes into the context",
+        "if len(text) > LONGEST_RESULT:",
+        "if False:",
+        RETURNS,
+    ),
+    fault(
+        "last_calls_run",
+        "the calls of the last round are run though nobody will read what they return",
+        "if said.reply.complete and n + 1 < max_rounds else []",
+        "if said.reply.complete else []",
+        LIMIT,
+    ),
+    fault(
+        "half_a_reply_runs",
+        "of a reply that was cut off the calls before the cut are run",
+        "calls = said.reply.tool_calls if said.reply.complete and n + 1",
+        "calls = said.reply.tool_calls if n + 1",
+        CUT,
+    ),
+    fault(
+        "cut_off_is_an_answer",
+        "a reply that ran out of room counts as the answer",
+        'outcome.ended if said.reply.complete else "length"',
+        "outcome.ended",
+        CUT,
+    ),
+    fault(
+        "results_as_user",
+        "results come back as the user's words, which are a new question: thoughts of the chain are dropped",
+        '{"role": "tool", "content": result} for result',
+        '{"role": "user", "content": result} for result',
+        CHAIN,
+    ),
+    fault(
+        "callers_list_grows",
+        "the caller's conversation is appended to",
+        "Outcome(list(messages))",
+        "Outcome(messages)",
+        CHAIN,
+    ),
+    fault(
+        "only_the_first_call",
+        "of several calls in one reply the first is run",
+        "for call in calls)",
+        "for call in calls[:1])",
+        ORDER,
+    ),
+    fault(
+        "no_room_goes_on",
+        "a conversation that fills the context is an exception instead of an end",
+        "if len(prompt) >= model.config.context_length:",
+        "if len(prompt) > 10**9:",
+        NANO,
+    ),
+]
