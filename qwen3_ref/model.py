@@ -31,9 +31,10 @@ from qwen3_ref.config import Qwen3Config
 from qwen3_ref.context.dual_chunk import DualChunkAttention
 from qwen3_ref.moe import route, run_experts
 from qwen3_ref.rope import Float64Array, frequencies
-from qwen3_ref.store.checkpoint import open_checkpoint, write_checkpoint
+from qwen3_ref.store.checkpoint import write_checkpoint
 from qwen3_ref.store.errors import quoted
 from qwen3_ref.store.progress import progress
+from qwen3_ref.store.quantized import open_weights
 
 
 @dataclass
@@ -360,14 +361,15 @@ class Qwen3(nn.Module):
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> Qwen3:
-        """Load a checkpoint directory, official or transformers 5's packed layout, one tensor at a time.
+        """Load a checkpoint directory, official or transformers 5's packed layout, one tensor at a time;
+        FP8, GPTQ and AWQ files (`store.quantized`) become plain weights.
 
         Raises ConfigError or CheckpointError, naming the file and the tensor; ValueError for a dtype
         that is no float, or a device that is not here.
         """
         device = require_device(device)
         config = Qwen3Config.from_pretrained(directory)
-        checkpoint = open_checkpoint(directory)
+        checkpoint = open_weights(directory)
         checkpoint.require(config.tensor_shapes())
         model = cls(config, device="meta", dtype=dtype).to_empty(device=device)
         for name, target in progress(dict(model.named_official_tensors()).items()):
@@ -399,6 +401,11 @@ class Qwen3(nn.Module):
                 "make it on another, or load it with Qwen3.from_pretrained."
             )
         tensors = dict(self.named_official_tensors())
+        if len(tensors) < len(self.config.tensor_shapes()):
+            raise ValueError(
+                "some weights of the model lie in codes, which have no official names; save the model "
+                "that it was packed from."
+            )
         dtype = self.dtype if dtype is None else dtype
         require_dtype(dtype)
         config = replace(self.config, torch_dtype=str(dtype).removeprefix("torch."))

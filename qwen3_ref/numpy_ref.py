@@ -23,8 +23,8 @@ from numpy.typing import DTypeLike, NDArray
 from qwen3_ref.arrays import require_ids
 from qwen3_ref.config import ConfigError, Qwen3Config
 from qwen3_ref.rope import cos_sin, frequencies
-from qwen3_ref.store.checkpoint import open_checkpoint
 from qwen3_ref.store.progress import progress
+from qwen3_ref.store.quantized import open_weights
 
 Array = NDArray[Any]
 
@@ -132,7 +132,7 @@ class NumpyQwen3:
     ) -> NumpyQwen3:
         """Load a checkpoint directory. Raises ConfigError or CheckpointError, naming file and tensor."""
         config = Qwen3Config.from_pretrained(directory)
-        checkpoint = open_checkpoint(directory)
+        checkpoint = open_weights(directory)
         shapes = config.tensor_shapes()
         checkpoint.require(shapes)
         return cls(config, {name: checkpoint.read(name, dtype) for name in progress(shapes)})

@@ -15,15 +15,17 @@ from qwen3_ref.store.files import write_atomically
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "qwen3_ref"
 ROOMS = {
-    "store": "errors files progress hub fingerprint shipped checkpoint",
-    "": "arrays facts rope context/chunks config numpy_ref moe cache context/dual_chunk "
+    "store": "errors files progress hub fingerprint shipped checkpoint quantized",
+    "": "arrays facts rope context/chunks config memory numpy_ref moe cache context/dual_chunk "
     "context/specification model tokenizer chat calls reply",
     "decode": "sampling budget profile generation tools dialogue",
+    "quantize": "rounding calibrated model kv_cache",
     "official": "snapshots verify",
     "tasks": "calculator numbers problems documents make_numbers",
     "train": "errors names lock state loop seeds corpus queries rollout recipes/pretrain recipes/balance "
     "recipes/sft recipes/grpo recipes/general_rl recipes/distill run stages export",
-    "measure": "names statistics accuracy table spread experts rows card balance_study",
+    "measure": "names statistics accuracy table spread experts rows card balance_study qk_norm "
+    "quantization",
     "course": "compare subject checks/judge checks/* plots/style plots/*",
     "commands": "common * line",
 }

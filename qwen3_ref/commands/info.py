@@ -12,6 +12,9 @@ known; later versions may add keys, none goes or changes its meaning:
   weight_bytes                    of the weights in bf16
   kv_cache_bytes                  in bf16, by tokens held: "4096", "32768", "131072"
   flops_per_token                 by tokens seen before: "0", "32768"
+  weight_bytes_by_format          by format: "bf16", "fp8", "int8", "int4-g128", "q4_k_m"
+  gpu                             with --gpu: name, memory_bytes, bandwidth, and by format at 32,768 tokens
+                                  total_bytes, cards (null: too large), tokens_per_second at most
 """
 
 from __future__ import annotations
@@ -27,8 +30,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from qwen3_ref import facts
-from qwen3_ref.commands.common import NAME_OR_DIR, local, narrow, official, stacked, unit
+from qwen3_ref import facts, memory
+from qwen3_ref.commands.common import NAME_OR_DIR, Misuse, local, narrow, official, stacked, unit
 from qwen3_ref.config import Qwen3Config
 from qwen3_ref.official.snapshots import find_official
 
@@ -79,7 +82,15 @@ def _print_family(out: Console) -> None:
     out.print("* config seen in copies only, not proved against the official file.")
 
 
-def _rows(config: Qwen3Config) -> list[tuple[str, str, str]]:
+def _on(config: Qwen3Config, card: memory.Card, kind: str) -> dict[str, Any]:
+    """One text of 32K tokens on a card, the weights in a format: `gpu` of the record has it."""
+    wanted = memory.need(config, _SEEN[1], kind=kind)
+    n = memory.cards_needed(config, wanted, card)
+    speed = None if n is None else memory.tokens_per_second(config, _SEEN[1], card, n, kind)
+    return {"total_bytes": wanted.total, "cards": n, "tokens_per_second": speed and round(speed, 1)}
+
+
+def _rows(config: Qwen3Config, card: memory.Card | None) -> list[tuple[str, str, str]]:
     """One model: (section, "" where it goes on; what; how much)."""
     c = config
     heads = f"{c.num_attention_heads} query, {c.num_key_value_heads} KV heads of {c.head_dim}"
@@ -106,6 +117,8 @@ def _rows(config: Qwen3Config) -> list[tuple[str, str, str]]:
         ("", "non-embedding", f"{c.num_non_embedding_parameters():,}"),
         ("Memory", "weights in bf16", f"{unit(c.weight_bytes(), 'B')} ({c.weight_bytes():,} bytes)"),
     ]
+    for kind in list(memory.FORMATS)[1:]:
+        rows.append(("", f"weights in {kind}", unit(memory.weight_bytes(c, kind), "B")))
     for length in _LENGTHS:
         beyond = " (beyond the context)" if length > c.context_length else ""
         size = unit(c.kv_cache_bytes(length), "B")
@@ -113,16 +126,24 @@ def _rows(config: Qwen3Config) -> list[tuple[str, str, str]]:
     for length, when in zip(_SEEN, ("the first of a text", "after 32K tokens"), strict=True):
         flops = unit(c.flops_per_token(length), "FLOP")
         rows.append(("" if length else "Work", "" if length else "to process a token", f"{flops}, {when}"))
+    for kind in memory.FORMATS if card else ():
+        assert card is not None
+        found = _on(c, card, kind)
+        said = f"{unit(found['total_bytes'], 'B')} with 32K tokens: "
+        said += "more than it can be split over" if found["cards"] is None else f"{found['cards']} x"
+        if found["cards"]:
+            said += f", at most {found['tokens_per_second']:.0f} tokens/s for one text"
+        rows.append((card.name if kind == "bf16" else "", kind, said))
     return rows
 
 
-def _print_model(out: Console, config: Qwen3Config) -> None:
+def _print_model(out: Console, config: Qwen3Config, card: memory.Card | None) -> None:
     table = Table(box=box.SIMPLE, show_header=False, pad_edge=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(no_wrap=True)
     table.add_column()
     blocks: dict[str, list[str]] = {}
-    for section, what, much in _rows(config):
+    for section, what, much in _rows(config, card):
         if section:
             table.add_section()
         table.add_row(section, what, much)
@@ -135,7 +156,9 @@ def _print_model(out: Console, config: Qwen3Config) -> None:
         out.print(table)
 
 
-def _record(name: str, config: Qwen3Config, directory: Path | None) -> dict[str, Any]:
+def _record(
+    name: str, config: Qwen3Config, directory: Path | None, card: memory.Card | None
+) -> dict[str, Any]:
     """What `--json` prints of one model; the keys stand in the help."""
     model = facts.official_models().get(name, {})
     return {
@@ -156,16 +179,30 @@ def _record(name: str, config: Qwen3Config, directory: Path | None) -> dict[str,
         "weight_bytes": config.weight_bytes(),
         "kv_cache_bytes": {str(length): config.kv_cache_bytes(length) for length in _LENGTHS},
         "flops_per_token": {str(length): config.flops_per_token(length) for length in _SEEN},
+        "weight_bytes_by_format": {kind: memory.weight_bytes(config, kind) for kind in memory.FORMATS},
+        "gpu": card
+        and {
+            "name": card.name,
+            "memory_bytes": int(card.memory),
+            "bandwidth": int(card.bandwidth),
+            "formats": {kind: _on(config, card, kind) for kind in memory.FORMATS},
+        },
     }
 
 
 def command(args: argparse.Namespace, out: Console) -> int:
     """The table of the family, or of one model."""
+    try:
+        card = None if args.gpu is None else memory.card(args.gpu)
+    except ValueError as error:
+        raise Misuse(f"--gpu: {error}") from None
     if args.model is None:
+        if card is not None and not args.json:
+            raise Misuse("--gpu asks about one model; name it, or add --json for the whole family.")
         if args.json:
             open_ones = [name for name, model in facts.official_models().items() if model["config"]]
             named = [(name, Qwen3Config.named(name), find_official(name)) for name in open_ones]
-            print(json.dumps([_record(*one) for one in named], indent=1))
+            print(json.dumps([_record(*one, card) for one in named], indent=1))
         else:
             _print_family(out)
         return 0
@@ -173,7 +210,7 @@ def command(args: argparse.Namespace, out: Console) -> int:
     if directory:
         config, title = Qwen3Config.from_pretrained(directory), args.model
         source = f"as found in {directory / 'config.json'}"
-        record = _record(args.model, config, directory) if args.json else {}
+        record = _record(args.model, config, directory, card) if args.json else {}
     else:
         title = official(args.model)
         config, model = Qwen3Config.named(title), facts.official_models()[title]
@@ -181,14 +218,14 @@ def command(args: argparse.Namespace, out: Console) -> int:
         source = f"official config of {model['repo']}, {model['config_status']}"
         source += f" (sha256 {proof[:12]}...)" if proof else ""
         found = find_official(title)
-        record = _record(title, config, found) if args.json else {}
+        record = _record(title, config, found, card) if args.json else {}
         title += f": {model['kind']}, {model['released']}"
         source += f"\nOn disk: {found or 'no'}"
     if args.json:
         print(json.dumps(record, indent=1))
         return 0
     out.print(Text(f"\n{title}", style="bold"), soft_wrap=True)
-    _print_model(out, config)
+    _print_model(out, config, card)
     for line in f"Source: {source}".splitlines():
         if narrow(out):  # a path is not broken, so that it can be copied, and stands on a line of its own
             line = textwrap.fill(line, out.width, break_long_words=False, break_on_hyphens=False)
@@ -201,4 +238,5 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "model", nargs="?", metavar="NAME_OR_DIR", help=f"{NAME_OR_DIR}; absent: the whole family"
     )
+    parser.add_argument("--gpu", metavar="NAME", help=f"on this card: {', '.join(memory.cards())}")
     parser.add_argument("--json", action="store_true", help="for programs: see above")

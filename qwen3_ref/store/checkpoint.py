@@ -41,7 +41,9 @@ T = TypeVar("T")
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 # BF16 has no NumPy type; its bits travel as uint16.
 _STORED: dict[str, DTypeLike] = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
-_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
+# What quantised checkpoints hold beside these (quantized.py makes floats of it); float8 travels as bytes.
+_CODES: dict[str, DTypeLike] = {"F8_E4M3": "u1", "I32": "<i4"}
+_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "I32": 4}
 # Bounds of what is read before it is parsed. The largest Qwen3 has 36,000 tensors: 5 MB of header.
 _LONGEST_HEADER, _LONGEST_INDEX = 25_000_000, 25_000_000
 _MOST_EXPERTS = 10_000  # in one packed tensor
@@ -111,7 +113,7 @@ class Checkpoint:
         it, which keeps the memory of a load at the size of the model.
         """
         stored = self._stored(name)
-        dtype, width = _STORED[stored.dtype], _BYTES[stored.dtype]
+        dtype, width = (_STORED | _CODES)[stored.dtype], _BYTES[stored.dtype]
         for start in range(0, math.prod(stored.shape), _BLOCK):
             part = slice(start, min(start + _BLOCK, math.prod(stored.shape)))
             try:
@@ -129,7 +131,7 @@ class Checkpoint:
     def read(self, name: str, dtype: DTypeLike | None = None) -> NDArray[Any]:
         """An owned copy in `dtype` (any NumPy float); BF16 is widened exactly, to float32 if None."""
         kind = self.dtype(name)
-        own = np.float32 if kind == "BF16" else _STORED[kind]
+        own = np.float32 if kind == "BF16" else (_STORED | _CODES)[kind]
         out = np.empty(self.shape(name), dtype=own if dtype is None else dtype)
         flat = out.reshape(-1)
         for part, values in self.blocks(name):

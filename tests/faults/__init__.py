@@ -26,6 +26,7 @@ def _catalogue() -> tuple[list[Fault], list[Fault]]:
         loading,
         measuring,
         norms_and_rope,
+        quantizing,
         reach,
         replies,
         serving,
@@ -48,6 +49,7 @@ def _catalogue() -> tuple[list[Fault], list[Fault]]:
     faults += reach.FAULTS
     faults += dual_chunk.FAULTS
     faults += tools.FAULTS
+    faults += quantizing.FAULTS
     return faults, equivalent.FAULTS
 
 

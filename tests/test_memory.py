@@ -1,0 +1,124 @@
+"""The memory calculator against published sizes, and the design card's claims."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from qwen3_ref import memory
+from qwen3_ref.commands.line import main
+from qwen3_ref.config import Qwen3Config
+
+GB = 1e9
+NAMED = Qwen3Config.named
+# GPU memory in MiB at one token, by Qwen3's own speed benchmark (transformers): bf16, FP8, AWQ-int4.
+PUBLISHED = {
+    "Qwen3-4B": (7973, None, 2915),
+    "Qwen3-8B": (15947, 9323, 6177),
+    "Qwen3-14B": (28402, 16012, 9962),
+    "Qwen3-32B": (62751, 33379, 19109),
+    "Qwen3-30B-A3B": (58462, 30296, None),
+}
+
+
+@pytest.mark.parametrize("name", [*PUBLISHED])
+def test_weights_are_what_was_measured_less_the_engine(name: str) -> None:
+    """Measured is the arithmetic and 220 to 700 MiB of the engine's own."""
+    for kind, measured in zip(("bf16", "fp8", "int4-g128"), PUBLISHED[name], strict=True):
+        if measured is not None:
+            assert 220 <= measured - memory.weight_bytes(NAMED(name), kind) / 2**20 <= 700, kind
+
+
+def test_formats_by_hand() -> None:
+    c = Qwen3Config(
+        vocab_size=1000, hidden_size=128, intermediate_size=256, num_hidden_layers=1, num_attention_heads=1,
+        num_key_value_heads=1, head_dim=128, rope_theta=1e4, tie_word_embeddings=True,
+    )  # fmt: skip
+    matrices = 4 * 128 * 128 + 3 * 128 * 256
+    rest = c.num_parameters() - matrices
+    assert memory.weight_bytes(c, "bf16") == 2 * (matrices + rest)
+    assert memory.weight_bytes(c, "fp8") == matrices + 4 * (4 + 6) + 2 * rest
+    assert memory.weight_bytes(c, "int4-g128") == matrices * 4.15625 / 8 + 2 * rest
+    assert memory.weight_bytes(c, "int8") == matrices + 2 * (4 * 128 + 2 * 256 + 128) + 2 * rest
+
+
+def test_routers_are_never_counted_as_rounded() -> None:
+    c = NAMED("Qwen3-30B-A3B")
+    routers = c.num_hidden_layers * 128 * c.hidden_size
+    fewer = replace(c, num_experts=127)
+    one = memory.weight_bytes(c, "fp8") - memory.weight_bytes(fewer, "fp8")
+    expert = 3 * c.hidden_size * 768
+    assert one == c.num_hidden_layers * (expert + 4 * 3 * 96 + 2 * routers // 48 // 128)
+
+
+def test_caches() -> None:
+    """8B at 32,768 tokens: 4.83 GB, a half of it in int8 and 1.36 at 4.5 bits."""
+    c = NAMED("Qwen3-8B")
+    sizes = {kind: memory.kv_bytes(c, 32_768, kind=kind) / GB for kind in memory.KV_FORMATS}
+    assert sizes["bf16"] == pytest.approx(4.83, abs=0.005) and sizes["fp8"] == sizes["bf16"] / 2
+    assert sizes["int8"] == pytest.approx(2.42 + 2.42 / 64, abs=0.01)
+    assert sizes["int4"] == pytest.approx(1.36 * 4.125 / 4.5, abs=0.02)
+    assert memory.kv_bytes(c, 100, 7) == 7 * memory.kv_bytes(c, 100)
+
+
+def test_activations_do_not_grow_beyond_a_chunk() -> None:
+    c = NAMED("Qwen3-8B")
+    assert memory.activation_bytes(c, 2048) == memory.activation_bytes(c, 32_768)
+    by_hand = 2 * 10 * (2 * 4096 + 3 * 12_288) + 4 * 151_936
+    assert memory.activation_bytes(c, 10) == by_hand
+    assert memory.activation_bytes(c, 0, 0) == 0
+
+
+def test_cards() -> None:
+    """The number of cards divides the query heads; speed is bandwidth over what a token reads."""
+    c, h100 = NAMED("Qwen3-235B-A22B"), memory.card("h100")
+    assert memory.cards_needed(c, memory.need(c, 32_768), h100) == 8  # not 6
+    assert memory.cards_needed(c, memory.need(c, 32_768, kind="fp8"), h100) == 4
+    assert memory.cards_needed(NAMED("Qwen3-8B"), memory.need(NAMED("Qwen3-8B"), 32_768), h100) == 1
+    assert memory.cards_needed(c, memory.need(c, 32_768, 10_000), memory.card("L4")) is None
+    small = NAMED("Qwen3-0.6B")
+    read = 2 * small.num_parameters()
+    assert memory.tokens_per_second(small, 0, h100) == pytest.approx(3350e9 / read)
+    sparse = NAMED("Qwen3-30B-A3B")
+    per_token = memory.read_bytes(sparse) / 2
+    assert per_token == sparse.num_active_parameters() - sparse.vocab_size * sparse.hidden_size
+
+
+def test_the_design_cards_table() -> None:
+    """Four of its eight numbers are wrong, by the ledger of facts."""
+    wrong = [claim.what for claim in memory.claims() if not claim.holds]
+    assert len(memory.claims()) == 8 and len(wrong) == 4
+    found = {claim.what: claim.computed for claim in memory.claims()}
+    assert found["KV cache, Qwen3-8B at 32K tokens"] / GB == pytest.approx(4.83, abs=0.005)
+    assert found["KV cache, Qwen3-235B-A22B at 32K tokens"] / GB == pytest.approx(6.31, abs=0.005)
+    assert found["active weights, Qwen3-30B-A3B"] / GB == pytest.approx(6.71, abs=0.005)
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda c: memory.weight_bytes(c, "int5"), "the format is 'int5'; "),
+        (lambda c: memory.kv_bytes(c, 5, kind="fp4"), "the format of the cache is 'fp4'; "),
+        (lambda c: memory.card("H10"), "'H10' is no card that is known here; did you mean h100"),
+        (lambda c: memory.need(c, -1), "length is -1"),
+    ],
+)
+def test_what_is_unknown(make: Any, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        make(NAMED("Qwen3-0.6B"))
+
+
+def test_info_shows_it(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", "Qwen3-8B", "--gpu", "rtx-4090"]) == 0
+    shown = capsys.readouterr().out
+    for text in ("weights in fp8", "weights in int4-g128", "RTX-4090", "1 x, at most"):
+        assert text in shown
+    assert main(["info", "Qwen3-235B-A22B", "--gpu", "H100", "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["gpu"]["formats"]["bf16"]["cards"] == 8
+    assert record["weight_bytes_by_format"]["bf16"] == record["weight_bytes"]
+    assert main(["info", "Qwen3-8B", "--gpu", "H10"]) != 0
+    assert "did you mean h100" in capsys.readouterr().err
