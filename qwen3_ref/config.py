@@ -15,7 +15,7 @@ from typing import Any
 from qwen3_ref import facts
 from qwen3_ref.arrays import require_whole
 from qwen3_ref.context.chunks import chunk_problem
-from qwen3_ref.rope import YARN_BOUNDS, scaling_problem
+from qwen3_ref.rope import BOUNDS, SETTINGS, rope_type, scaling_problem
 from qwen3_ref.store.errors import one_line, quoted
 from qwen3_ref.store.files import cut_off, read_json, write_atomically
 from qwen3_ref.store.shipped import directory_of
@@ -59,7 +59,7 @@ _FOREIGN: dict[str, Any] = {
     "scoring_func": "softmax",
     "num_nextn_predict_layers": 0,
 }
-_ROPE_KEYS = ("rope_type", "rope_theta", *YARN_BOUNDS, "truncate")
+_ROPE_KEYS = ("rope_type", "rope_theta", *BOUNDS, "truncate")
 # Written as architectures by whoever saved the decoder without its head: the tensors are the same.
 _HEADLESS = {"qwen3": "Qwen3Model", "qwen3_moe": "Qwen3MoeModel"}
 _ARCHITECTURES = {"qwen3": "Qwen3ForCausalLM", "qwen3_moe": "Qwen3MoeForCausalLM"}
@@ -290,9 +290,9 @@ class Qwen3Config:
 
     @property
     def context_length(self) -> int:
-        """How many tokens a prompt and its reply may have together: `max_position_embeddings`, or with
-        YaRN and position interpolation `factor` times the length that they stretch, which is what the
-        model card's setting means.
+        """How many tokens a prompt and its reply may have together: `max_position_embeddings`, or with a
+        rope_scaling `factor` times the length that it stretches, whatever `max_position_embeddings` says:
+        that is what the model card's setting means. (A "llama3" config may promise more, as Llama 3.1's.)
 
         With Dual Chunk Attention it is `max_position_embeddings` too (1,010,000 in the official configs).
         But its logits have a scale, of one stated length: `scale_length` in the block, absent from the
@@ -303,10 +303,19 @@ class Qwen3Config:
             original = chunks.get("original_max_position_embeddings") or self.max_position_embeddings
             return min(self.max_position_embeddings, max(original, chunks.get("scale_length") or 0))
         scaling = {k: v for k, v in (self.rope_scaling or {}).items() if v is not None}
-        if scaling.get("rope_type") not in ("yarn", "linear") or "factor" not in scaling:
-            return self.max_position_embeddings
         original = scaling.get("original_max_position_embeddings", self.max_position_embeddings)
-        return int(original * scaling["factor"])
+        stretched = int(original * scaling["factor"]) if "factor" in scaling else self.max_position_embeddings
+        more = scaling.get("rope_type") == "llama3"
+        return max(stretched, self.max_position_embeddings) if more else stretched
+
+    @property
+    def way_out_of_context(self) -> str:
+        """What whoever has a longer text can change, for the end of a sentence."""
+        if self.dual_chunk_attention_config is not None:
+            return "state a larger scale_length in dual_chunk_attention_config"
+        if self.rope_scaling is not None and rope_type(self.rope_scaling) != "default":
+            return "raise factor in rope_scaling"
+        return "stretch the context: qwen3_ref.context.stretch.for_length(config, length, original)"
 
     @property
     def num_token_ids(self) -> int:
@@ -447,7 +456,7 @@ def _foreign(values: Mapping[str, Any]) -> tuple[str, str] | None:
     for name, value in values.items():
         if value is None or name in known:
             continue
-        if name in _ROPE_KEYS or name == "type" and value in ("yarn", "default", "linear", "dynamic"):
+        if name in _ROPE_KEYS or name == "type" and value in tuple(SETTINGS):
             return name, "stands outside of rope_scaling, where nothing reads it; move it there."
         near = difflib.get_close_matches(name[:60], [*ours, "rope_parameters"], n=1, cutoff=0.85)
         if near and name not in ("pad_token_id", "sep_token_id"):
@@ -487,7 +496,7 @@ def _rope(values: Mapping[str, Any], source: str) -> dict[str, Any]:
     theta, kind = found.pop("rope_theta", None), found.get("rope_type", "default")
     if kind == "default" and (idle := [name for name in found if name != "rope_type"]):
         raise ConfigError(
-            f"{source}: {idle[0]} in {where[idle[0]]} does nothing without rope_type 'yarn' or 'linear'; "
+            f"{source}: {idle[0]} in {where[idle[0]]} does nothing without a rope_type such as 'yarn'; "
             f"give one, or remove it."
         )
     if theta is None:
@@ -567,7 +576,7 @@ def _impossible_rope(c: Qwen3Config, scaling: Any) -> str | None:
         return f"rope_scaling is {found}; it must be an object with a rope_type, or null."
     kind = scaling.get("rope_type")
     if kind is None:
-        return "rope_type is missing in rope_scaling; give 'yarn' or 'linear', or no rope_scaling."
+        return "rope_type is missing in rope_scaling; give one, such as 'yarn', or no rope_scaling."
     if unknown := [key for key in scaling if key not in _ROPE_KEYS]:
         return _unknown_rope_key(unknown[0])
     if scaling.get("rope_theta") not in (None, c.rope_theta):
@@ -575,10 +584,10 @@ def _impossible_rope(c: Qwen3Config, scaling: Any) -> str | None:
     if problem := scaling_problem(scaling, c.max_position_embeddings):
         return problem
     original = scaling.get("original_max_position_embeddings")
-    if kind == "yarn" and original is not None and original > c.max_position_embeddings:
+    if original is not None and original > c.max_position_embeddings:
         return (
             f"original_max_position_embeddings in rope_scaling is {original:,} and the whole "
-            f"max_position_embeddings {c.max_position_embeddings:,}; YaRN stretches a part of it or all, "
+            f"max_position_embeddings {c.max_position_embeddings:,}; {kind!r} stretches a part of it or all, "
             f"so take both from the official config.json."
         )
     if c.context_length > _LARGEST:

@@ -30,7 +30,7 @@ from qwen3_ref.cache import KVCache, require_device, require_dtype
 from qwen3_ref.config import Qwen3Config
 from qwen3_ref.context.dual_chunk import DualChunkAttention
 from qwen3_ref.moe import route, run_experts
-from qwen3_ref.rope import Float64Array, frequencies
+from qwen3_ref.rope import Float64Array, frequencies, rope_type
 from qwen3_ref.store.checkpoint import write_checkpoint
 from qwen3_ref.store.errors import quoted
 from qwen3_ref.store.progress import progress
@@ -240,6 +240,7 @@ class Decoder(nn.Module):
         self.inv_freq, self.rope_factor = frequencies(
             config.head_dim, config.rope_theta, config.rope_scaling, config.max_position_embeddings
         )
+        self.dynamic = rope_type(config.rope_scaling or {}) == "dynamic"
         # Made from a tensor, since drawing one on the meta device imports 800 modules (74 MB, 0.7 s).
         empty = torch.empty(config.vocab_size, config.hidden_size)
         self.embed_tokens = nn.Embedding.from_pretrained(empty, freeze=False)
@@ -253,6 +254,24 @@ class Decoder(nn.Module):
             for module in self.modules():
                 if isinstance(module, Attention):
                     module.attend, module.traced = chunked.attend, chunked.traced
+
+    def _frequencies(self, real: Tensor, cached: bool) -> Float64Array:
+        """Dynamic NTK's, of the length that these texts have; real (b, s).
+
+        Keys and values of a shorter text cannot serve a longer one: with other frequencies every layer's
+        input would have been another. So nothing is cached where the length changes them."""
+        c, lengths = self.config, sorted(set(real.sum(dim=1).tolist()))
+        if lengths[-1] <= c.max_position_embeddings:
+            return self.inv_freq
+        if cached or len(lengths) > 1:
+            reason = "a KV cache holds what shorter texts gave" if cached else "these rows differ in length"
+            raise ValueError(
+                f"rope_type 'dynamic' turns a text of {lengths[-1]:,} tokens unlike a shorter one, and "
+                f"{reason}; fix one length for all: context.stretch.stretched(config, 'ntk', factor)."
+            )
+        return frequencies(
+            c.head_dim, c.rope_theta, c.rope_scaling, c.max_position_embeddings, lengths[-1]
+        )[0]
 
     def _turn(self, x: Tensor, steps: Tensor) -> Tensor:
         """Queries (b, h, t, d) as they are so many positions (t,) farther on."""
@@ -292,7 +311,8 @@ class Decoder(nn.Module):
         positions = token_positions(real, start)
         if self.chunk_length is not None:
             positions = positions % self.chunk_length
-        cos, sin = rope_tables(positions, self.inv_freq, self.rope_factor, at_least_float32(x).dtype)
+        inv_freq = self._frequencies(real, cache is not None) if self.dynamic else self.inv_freq
+        cos, sin = rope_tables(positions, inv_freq, self.rope_factor, at_least_float32(x).dtype)
         for block in self.layers:
             if trace is not None:
                 trace.hidden_states.append(x)

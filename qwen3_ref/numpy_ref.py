@@ -162,7 +162,7 @@ class NumpyQwen3:
         x = self.weights["model.embed_tokens.weight"][ids]  # (b, t, D)
         c = self.config
         inv_freq, factor = frequencies(
-            c.head_dim, c.rope_theta, c.rope_scaling, c.max_position_embeddings
+            c.head_dim, c.rope_theta, c.rope_scaling, c.max_position_embeddings, int(positions.max()) + 1
         )
         positions = positions * (not self.chunked)  # where distances are written out, nothing is turned
         cos, sin = (a.astype(x.dtype) for a in cos_sin(positions, inv_freq, factor))  # (b, t, d/2)

@@ -3,14 +3,17 @@
 Pure functions of numbers in NumPy; `numpy_ref.py` and `model.py` both rotate with these frequencies.
 
 Sources: RoFormer (arXiv 2104.09864) for RoPE; Qwen3 technical report (arXiv 2505.09388) section 3.2
-for theta = 1,000,000 (ABF); position interpolation (arXiv 2306.15595), NTK-aware scaling (as the YaRN
-paper states it), YaRN (arXiv 2309.00071) and transformers' `modeling_rope_utils` for the scaled ones.
+for theta = 1,000,000 (ABF); position interpolation (arXiv 2306.15595), NTK-aware scaling, dynamic and by
+parts (as the YaRN paper states them), YaRN (arXiv 2309.00071) and transformers' `modeling_rope_utils` for
+the scaled ones. The paper's ramp is linear in the turns of a pair, that of every implementation, Qwen3's
+included, in the pair's index: the first is rope_type "llama3" with low_freq_factor 1 and high_freq_factor
+32, the second "yarn".
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -19,7 +22,6 @@ from numpy.typing import NDArray
 from qwen3_ref.store.errors import quoted
 
 Float64Array = NDArray[np.float64]
-ROPE_TYPES = ("default", "linear", "yarn")
 YARN_BOUNDS = {
     "factor": (1, 10**6),
     "original_max_position_embeddings": (1, 2**31 - 1),
@@ -30,6 +32,17 @@ YARN_BOUNDS = {
     "mscale_all_dim": (1e-6, 10**6),
 }
 """The numbers of YaRN and between what they make sense; beyond, powers and logarithms would overflow."""
+BOUNDS = YARN_BOUNDS | dict.fromkeys(("low_freq_factor", "high_freq_factor"), (1e-6, 10**6))
+"""The same of every number in a `rope_scaling`."""
+BY_PARTS = ("factor", "original_max_position_embeddings", "low_freq_factor", "high_freq_factor")
+SETTINGS: dict[str, tuple[str, ...]] = {
+    "default": (),
+    "linear": ("factor",),
+    "dynamic": ("factor",),
+    "llama3": BY_PARTS,
+    "yarn": (*YARN_BOUNDS, "truncate"),
+}
+"""What a `rope_scaling` of each type may say besides its type; all of it must be said but for YaRN's."""
 
 
 def default_frequencies(head_dim: int, theta: float) -> Float64Array:
@@ -53,6 +66,24 @@ def ntk_theta(head_dim: int, theta: float, factor: float) -> float:
     if head_dim < 4:
         raise ValueError(f"head_dim is {head_dim}; NTK-aware scaling needs at least 4, which is two pairs.")
     return theta * factor ** (head_dim / (head_dim - 2))
+
+
+def dynamic_factor(factor: float, length: int, original: int) -> float:
+    """How far dynamic NTK stretches a text of `length` tokens: `factor` is no stretch but a slope. With 1
+    it is length / original, with 4 a text four times as long is stretched 13 times."""
+    return factor * max(length, original) / original - (factor - 1)
+
+
+def by_parts_frequencies(head_dim: int, theta: float, scaling: Mapping[str, Any]) -> Float64Array:
+    """NTK by parts as the YaRN paper prints it (section 3.2), which is rope_type "llama3": a pair that
+    makes `high_freq_factor` turns within the original length keeps its frequency (head_dim / 2,), one that
+    makes `low_freq_factor` or fewer is slowed by the full factor, and between them the blend is linear in
+    the *turns*, where `yarn_frequencies` is linear in the pair's index."""
+    keep = default_frequencies(head_dim, theta)
+    turns = scaling["original_max_position_embeddings"] * keep / (2 * math.pi)
+    low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
+    kept = np.clip((turns - low) / (high - low), 0.0, 1.0)
+    return kept * keep + (1 - kept) * keep / scaling["factor"]
 
 
 def yarn_range(
@@ -94,7 +125,7 @@ def yarn_frequencies(
     if problem:
         raise ValueError(problem)
     given = {key: value for key, value in scaling.items() if value is not None}
-    original = given.get("original_max_position_embeddings", max_position_embeddings)
+    original = given["original_max_position_embeddings"]
     factor = given.get("factor", max_position_embeddings / original)
     low, high = yarn_range(
         head_dim,
@@ -109,41 +140,68 @@ def yarn_frequencies(
     return (1 - ramp) * keep + ramp * keep / factor, yarn_attention_factor(scaling, factor)
 
 
+def rope_type(scaling: Mapping[str, Any]) -> str:
+    """The type of a `rope_scaling`, in the new spelling ("rope_type") or the old ("type")."""
+    kind = scaling.get("rope_type", scaling.get("type"))
+    return "default" if kind is None else kind
+
+
 def scaling_problem(scaling: Mapping[str, Any], max_position_embeddings: int) -> str | None:
     """Why no frequencies follow from a `rope_scaling`, in one sentence, or None. Null is absent."""
-    kind = scaling.get("rope_type", "default")
-    if kind not in ROPE_TYPES:
-        return f"rope_type {quoted(kind)} in rope_scaling is not supported; use 'yarn', 'linear' or none."
+    kind = rope_type(scaling)
+    if not isinstance(kind, str) or kind not in SETTINGS:
+        known = ", ".join(map(repr, list(SETTINGS)[1:]))
+        return f"rope_type {quoted(kind)} in rope_scaling is not supported; use one of {known}, or none."
+    given = {key: value for key, value in scaling.items() if value is not None}
+    for name in given:
+        if name not in ("rope_type", "type", "rope_theta", *SETTINGS[kind]):
+            others = [repr(other) for other, names in SETTINGS.items() if name in names]
+            hint = f", or use {' or '.join(others)}" if others else ""
+            return f"{name} in rope_scaling does nothing with rope_type {kind!r}; remove it{hint}."
     if kind == "yarn":
         return yarn_problem(scaling, max_position_embeddings)
-    return linear_problem(scaling) if kind == "linear" else None
+    for name in SETTINGS[kind]:
+        if name not in given:
+            return (
+                f"{name} is missing in rope_scaling, and {kind!r} needs {', '.join(SETTINGS[kind])}; give "
+                f"all of them, or use 'yarn'."
+            )
+    if problem := _wrong_number(given, SETTINGS[kind]):
+        return problem
+    if kind == "llama3" and given["high_freq_factor"] <= given["low_freq_factor"]:
+        return (
+            f"high_freq_factor in rope_scaling is {given['high_freq_factor']}, which must be above "
+            f"low_freq_factor, {given['low_freq_factor']}; exchange them."
+        )
+    return None
 
 
-def linear_problem(scaling: Mapping[str, Any]) -> str | None:
-    """The same of position interpolation, which has a factor and nothing else."""
-    given = {key: value for key, value in scaling.items() if value is not None}
-    for name in (*YARN_BOUNDS, "truncate"):
-        if name in given and name != "factor":
-            return f"{name} in rope_scaling does nothing with rope_type 'linear'; remove it, or use 'yarn'."
-    if "factor" not in given:
-        return "factor is missing in rope_scaling, and 'linear' has nothing else; give one, such as 4.0."
-    return yarn_problem({"factor": given["factor"]}, max_position_embeddings=1)  # its rule of a factor
+def _wrong_number(given: Mapping[str, Any], names: Iterable[str]) -> str | None:
+    for name in names:
+        (least, most), value = BOUNDS[name], given.get(name, 1)
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or not least <= value <= most:
+            words = f"{'at least 1' if least == 1 else f'above 0 (from {least})'} and up to {most:,}"
+            return f"{name} in rope_scaling is {quoted(value)}; it must be a number, {words}."
+    return None
 
 
 def yarn_problem(scaling: Mapping[str, Any], max_position_embeddings: int) -> str | None:
     """Why YaRN cannot be computed from a `rope_scaling`, in one sentence, or None. Null is absent."""
     given = {key: value for key, value in scaling.items() if value is not None}
-    for name, (least, most) in YARN_BOUNDS.items():
-        value = given.get(name, 1)
-        if not isinstance(value, (int, float)) or isinstance(value, bool) or not least <= value <= most:
-            words = f"{'at least 1' if least == 1 else f'above 0 (from {least})'} and up to {most:,}"
-            return f"{name} in rope_scaling is {quoted(value)}; it must be a number, {words}."
+    if problem := _wrong_number(given, YARN_BOUNDS):
+        return problem
     if type(given.get("truncate", True)) is not bool:
         return f"truncate in rope_scaling is {quoted(given['truncate'])}; it must be true or false."
     fast, slow = given.get("beta_fast", 32.0), given.get("beta_slow", 1.0)
     if fast <= slow:
         return f"beta_fast in rope_scaling is {fast}, which must be above beta_slow, {slow}; exchange them."
-    original = given.get("original_max_position_embeddings", max_position_embeddings)
+    if "original_max_position_embeddings" not in given:  # transformers would take max_position_embeddings
+        return (
+            f"original_max_position_embeddings is missing in rope_scaling, and max_position_embeddings "
+            f"{max_position_embeddings:,} need not be the length that was trained; give that, which is "
+            f"32768 for Qwen3."
+        )
+    original = given["original_max_position_embeddings"]
     if "factor" not in given and original >= max_position_embeddings:
         return (
             f"factor is missing in rope_scaling and does not follow from an "
@@ -171,21 +229,31 @@ def frequencies(
     theta: float,
     scaling: Mapping[str, Any] | None = None,
     max_position_embeddings: int = 40_960,
+    length: int | None = None,
 ) -> tuple[Float64Array, float]:
-    """The frequencies (head_dim / 2,) in radians per token and the attention factor (1 if unscaled).
+    """The frequencies (head_dim / 2,) in radians per token and the attention factor (1 but for YaRN).
 
     `scaling` is a config's `rope_scaling`: None, or a mapping whose `rope_type` is "default", "linear"
-    (position interpolation: all pairs slowed alike) or "yarn". Raises ValueError for any other type, and
-    for what `scaling_problem` finds wrong.
+    (position interpolation: all pairs slowed alike), "dynamic" (NTK-aware, of the `length` that the text
+    has, beyond max_position_embeddings), "llama3" (NTK by parts) or "yarn". NTK-aware scaling of a fixed
+    factor is no type of its own but another `theta`: `ntk_theta`.
+    Raises ValueError for any other type, and for what `scaling_problem` finds wrong.
     """
     scaling = scaling or {}
     problem = scaling_problem(scaling, max_position_embeddings)
     if problem:
         raise ValueError(problem)
-    if scaling.get("rope_type") == "yarn":
+    kind = rope_type(scaling)
+    if kind == "yarn":
         return yarn_frequencies(head_dim, theta, scaling, max_position_embeddings)
+    if kind == "llama3":
+        return by_parts_frequencies(head_dim, theta, scaling), 1.0
+    if kind == "dynamic":
+        longest = max_position_embeddings if length is None else length
+        stretch = dynamic_factor(scaling["factor"], longest, max_position_embeddings)
+        return default_frequencies(head_dim, ntk_theta(head_dim, theta, stretch)), 1.0
     keep = default_frequencies(head_dim, theta)
-    return (keep / scaling["factor"] if scaling.get("rope_type") == "linear" else keep), 1.0
+    return (keep / scaling["factor"] if kind == "linear" else keep), 1.0
 
 
 def cos_sin(

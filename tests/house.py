@@ -17,7 +17,7 @@ PACKAGE = ROOT / "qwen3_ref"
 ROOMS = {
     "store": "errors files progress hub fingerprint shipped checkpoint quantized",
     "": "arrays facts rope context/chunks config memory numpy_ref moe cache context/dual_chunk "
-    "context/specification model tokenizer chat calls reply",
+    "context/specification model context/stretch tokenizer chat calls reply",
     "decode": "sampling budget profile generation tools dialogue",
     "quantize": "rounding calibrated model kv_cache",
     "official": "snapshots verify",
@@ -25,7 +25,7 @@ ROOMS = {
     "train": "errors names lock state loop seeds corpus queries rollout recipes/pretrain recipes/balance "
     "recipes/sft recipes/grpo recipes/general_rl recipes/distill run stages export",
     "measure": "names statistics accuracy table spread experts rows card balance_study qk_norm "
-    "quantization",
+    "quantization long_context",
     "course": "compare subject checks/judge checks/* plots/style plots/*",
     "commands": "common * line",
 }

@@ -237,7 +237,7 @@ WRONG: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     (DENSE, {"rope_scaling": YARN | {"factor": "4"}}, "factor in rope_scaling is '4'; .*a number"),
     (DENSE, {"rope_scaling": YARN | {"beta_fast": 0}}, "beta_fast in rope_scaling is 0; .*above 0"),
     (DENSE, {"rope_scaling": YARN | {"truncate": 1}}, "truncate in rope_scaling is 1; .*true or false"),
-    (DENSE, {"rope_scaling": {"rope_type": "yarn"}}, "factor is missing in rope_scaling"),
+    (DENSE, {"rope_scaling": {"rope_type": "yarn"}}, "original_max_position_embeddings is missing"),
     (DENSE, {"rope_scaling": YARN | {"original_max_position_embeddings": 40960}}, "factor is missing"),
     # settings that passed and failed in the first forward pass
     (DENSE, {"rope_scaling": YARN | {"factor": 10**20}}, "factor in rope_scaling is 1000.*up to 1,000,000"),
@@ -254,7 +254,7 @@ WRONG: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     (DENSE, {"rope_scaling": FOUR | {"beta_fst": 32}}, "'beta_fst' in rope_scaling .*mean beta_fast"),
     (DENSE, {"rope_scaling": FOUR | {"x": 1}}, "'x' in rope_scaling is no setting of RoPE; known: rope_type"),
     (DENSE, {"rope_parameters": {"full_attention": {}}}, "'full_attention' in rope_parameters"),
-    (DENSE, {"rope_scaling": {"factor": 4.0}}, "factor in rope_scaling does nothing without"),
+    (DENSE, {"rope_scaling": {"factor": 4.0}}, "factor in rope_scaling does nothing without a rope_type"),
     (DENSE, {"rope_parameters": FOUR, "rope_scaling": FOUR | {"factor": 8}}, "factor is 4.0 in .* and 8 in "),
     (DENSE, {"rope_parameters": {"rope_theta": 1e4}}, "is 10000.0 in rope_parameters and 1000000 on top"),
     (DENSE, {"rope_scaling": FOUR | {"type": "linear"}}, "rope_type is 'yarn' in rope_scaling and 'linear'"),
@@ -379,7 +379,7 @@ def test_yarn_makes_room() -> None:
     assert replace(config, rope_scaling=FOUR | {"factor": 1.5}).context_length == 49_152
     lengths = replace(config, rope_scaling=YARN, max_position_embeddings=131_072)
     assert lengths.context_length == 131_072
-    assert replace(config, rope_scaling={"rope_type": "yarn", "factor": 2}).context_length == 81_920
+    assert replace(config, rope_scaling={"rope_type": "linear", "factor": 2}).context_length == 81_920
     assert replace(config, rope_scaling={"rope_type": "default"}).context_length == 40_960
 
 

@@ -145,7 +145,7 @@ def require_request(model: Qwen3, prompts: Any, max_new_tokens: object) -> list[
         if len(prompt) >= room:
             raise ValueError(
                 f"prompt {i} has {len(prompt)} tokens and the model's context is {room}, so nothing "
-                f"can follow it; shorten the prompt, or configure YaRN (rope_scaling)."
+                f"can follow it; shorten the prompt, or {model.config.way_out_of_context}."
             )
     return taken
 

@@ -24,6 +24,7 @@ def _catalogue() -> tuple[list[Fault], list[Fault]]:
         first_hour,
         forward,
         loading,
+        long_context,
         measuring,
         norms_and_rope,
         quantizing,
@@ -47,6 +48,7 @@ def _catalogue() -> tuple[list[Fault], list[Fault]]:
     faults += arguments.FAULTS
     faults += family.FAULTS
     faults += reach.FAULTS
+    faults += long_context.FAULTS
     faults += dual_chunk.FAULTS
     faults += tools.FAULTS
     faults += quantizing.FAULTS

@@ -21,8 +21,8 @@ FAULTS = [
         name="yarn_makes_no_room",
         words="with YaRN the context stays max_position_embeddings",
         module="config",
-        right='return int(original * scaling["factor"])',
-        wrong="return self.max_position_embeddings",
+        right='int(original * scaling["factor"]) if',
+        wrong="self.max_position_embeddings if",
         by=("test_config:test_yarn_makes_room",),
     ),
     Fault(

@@ -150,8 +150,8 @@ FORWARD = [
         "frequencies_derived_again",
         "each pass derives the frequencies, and judges YaRN, anew",
         "model",
-        "rope_tables(positions, self.inv_freq, self.rope_factor,",
-        "rope_tables(positions, *frequencies(6, self.config.rope_theta),",
+        "if self.dynamic else self.inv_freq",
+        "if self.dynamic else frequencies(6, self.config.rope_theta)[0]",
         ONCE,
     ),
     fault(

@@ -324,8 +324,8 @@ ROPE = [
         rows="35",
         words="rope_scaling is not read at all",
         module="rope",
-        right='if scaling.get("rope_type") == "yarn":',
-        wrong="if False:",
+        right='if kind == "yarn":\n        return yarn_frequencies',
+        wrong="if False:\n        return yarn_frequencies",
         by=("rope_tables_official",),
     ),
     Fault(

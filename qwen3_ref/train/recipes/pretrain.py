@@ -17,15 +17,15 @@ import functools
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from qwen3_ref.cache import KVCache
 from qwen3_ref.config import Qwen3Config
+from qwen3_ref.context import stretch
+from qwen3_ref.context.stretch import Method
 from qwen3_ref.model import Qwen3
-from qwen3_ref.rope import ntk_theta
 from qwen3_ref.store.progress import progress
 from qwen3_ref.tasks.documents import look_up_document
 from qwen3_ref.tasks.problems import make_problems
@@ -129,35 +129,21 @@ def student_config() -> Qwen3Config:
 
 def with_rope_theta(model: Qwen3, rope_theta: float) -> Qwen3:
     """The same weights under another RoPE base: all that ABF changes."""
-    return _with_config(model, replace(model.config, rope_theta=rope_theta))
+    return with_config(model, replace(model.config, rope_theta=rope_theta))
 
 
-def _with_config(model: Qwen3, config: Qwen3Config) -> Qwen3:
+def with_config(model: Qwen3, config: Qwen3Config) -> Qwen3:
+    """The same weights (shared, not copied) under another config of the same shapes."""
     changed = Qwen3(config, device="meta")
     changed.load_state_dict(model.state_dict(), assign=True)
     return changed
 
 
-Method = Literal["plain", "linear", "ntk", "yarn"]
-
-
 def stretched(model: Qwen3, method: Method, factor: float, original: int | None = None) -> Qwen3:
     """The same weights, made to read `factor` times the `original` length (of S3, if absent) without
-    further training.
-
-    plain: the context grows and nothing else. linear: position interpolation. ntk: NTK-aware, another
-    rope_theta. yarn: as the official model cards write it. Raises ConfigError for a factor below 1.
-    """
+    further training: `context.stretch.stretched`."""
     original = MIXES["s3"].context if original is None else original
-    config = replace(model.config, max_position_embeddings=original, rope_scaling=None)
-    if method in ("plain", "ntk"):
-        theta = ntk_theta(config.head_dim, config.rope_theta, factor if method == "ntk" else 1)
-        room = int(original * factor)
-        return _with_config(model, replace(config, rope_theta=theta, max_position_embeddings=room))
-    scaling: dict[str, object] = {"rope_type": method, "factor": factor}
-    if method == "yarn":
-        scaling["original_max_position_embeddings"] = original
-    return _with_config(model, replace(config, rope_scaling=scaling))
+    return with_config(model, stretch.stretched(model.config, method, factor, original))
 
 
 def pack(tokenizer: Tokenizer, documents: Sequence[str]) -> Tensor:

@@ -1,0 +1,68 @@
+"""Retrieval by depth and length: where the lines stand, what is asked, and what the results say."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from qwen3_ref.measure import long_context
+from qwen3_ref.model import Qwen3
+from qwen3_ref.store.shipped import find_nano
+from qwen3_ref.tokenizer import Tokenizer
+from qwen3_ref.train.recipes.pretrain import with_config
+
+RESULT = Path(long_context.__file__).parents[1] / "data" / "nano" / "measured" / "long_context.json"
+
+
+@functools.cache
+def nano_tokenizer() -> Tokenizer:
+    return Tokenizer.from_pretrained(find_nano("qwen3-nano-base"))
+
+
+@pytest.mark.parametrize("length", [512, 4096])
+def test_lines_stand_at_their_depths(length: int) -> None:
+    tokenizer = nano_tokenizer()
+    for one in long_context.lists(tokenizer, length, 3):
+        times = Counter(line[:2] for line in one.lines)
+        for number, ((key, value), depth) in enumerate(zip(one.asked, one.depths, strict=True)):
+            assert times[key] == 1, "asked once, there once"
+            place = one.lines.index(f"{key}={value}")
+            assert place / (len(one.lines) - 1) == pytest.approx(depth, abs=3.5 / len(one.lines))
+            assert depth == long_context.DEPTHS[number // long_context.QUESTIONS]
+        assert not {key for key, _ in one.absent} & set(times)
+        text = len(tokenizer.encode("\n".join(one.lines)))
+        assert length - 60 < text <= length
+
+
+def test_every_cell_is_there_and_follows_from_the_shipped_weights() -> None:
+    """One list of one cell, asked again; and each cell has all its questions."""
+    result = json.loads(RESULT.read_text(encoding="utf-8"))
+    count = result["settings"]["lists"]
+    a_list = len(long_context.DEPTHS) * long_context.QUESTIONS
+    for cell in long_context.CELLS:
+        assert len(result["price"][cell]) == len(result["price"]["plain"])
+        for length in long_context.LENGTHS:
+            marks = result["cells"][f"{cell}, {length}"]
+            assert [len(m) for m in marks["right"]] == [a_list] * count
+            assert [len(m) for m in marks["absent"]] == [long_context.ABSENT] * count
+    place = find_nano(long_context.BASE)
+    tokenizer, base = Tokenizer.from_pretrained(place), Qwen3.from_pretrained(place)
+    found = long_context.lists(tokenizer, 1024, count)[:1]
+    for cell in ("linear", "yarn", "dual-chunk, m"):
+        model = with_config(base, long_context.changed(base.config, cell, 1024))
+        again = long_context.asked(model, tokenizer, found)
+        kept = result["cells"][f"{cell}, 1024"]
+        # Another machine rounds otherwise: a tie may fall to the other side.
+        different = sum(a != b for a, b in zip(again["right"][0], kept["right"][0], strict=True))
+        assert different <= 1, cell
+
+
+def test_results_of_other_settings_are_not_added_to(tmp_path: Path) -> None:
+    out = tmp_path / "long.json"
+    out.write_text(json.dumps({"settings": {"lists": 1}}), encoding="utf-8")
+    with pytest.raises(ValueError, match="is of other settings; choose another file"):
+        long_context.measure(out, 2)
