@@ -124,7 +124,10 @@ def test_notebook_gates(path: Path) -> None:
 OPENING = ("# ", "**The promise.** ", "**You will be able to**", "**You need** ", "**Time** ")
 SECTIONS = ["Why", "In NumPy", "In PyTorch", "Check", "See it", "Break it", "Exercises", "Sources"]
 # Text has no tensors: there the two ways to build it have other names.
-RENAMED = {"01_tokenizer": {"In NumPy": "In Python", "In PyTorch": "In Rust"}}
+RENAMED = {
+    "01_tokenizer": {"In NumPy": "In Python", "In PyTorch": "In Rust"},
+    "11_hybrid_thinking": {"In NumPy": "By hand", "In PyTorch": "With a model"},
+}
 LESSONS = [p for p in NOTEBOOKS if re.match(r"(?!00)\d\d_", p.name) and p.parent.name == "notebooks"]
 
 

@@ -56,7 +56,7 @@ def _call(name: str, **arguments: Any) -> str:
 
 
 def _ask(*texts: str, **options: Any) -> Outcome:
-    return ask_with_tools(scripted_speaker(*texts), QUESTION, TOOLS, **options)
+    return ask_with_tools(scripted_speaker(*texts), [*QUESTION], TOOLS, **options)
 
 
 @functools.cache
@@ -117,11 +117,12 @@ def test_no_tool_without_a_name_or_twice_of_one() -> None:
 def test_a_chain_of_calls_keeps_its_thoughts_and_the_next_question_drops_them() -> None:
     first = "<think>\nI need it.\n</think>\n\nLooking.\n" + _call("weather", city="Ulm")
     second = "<think>\nNow the sum.\n</think>\n\n" + _call("calculator", expression="1+1")
-    out = _ask(first, second, "<think>\nDone.\n</think>\n\nSun, and 2.")
+    script, asked = scripted_speaker(first, second, "<think>\nDone.\n</think>\n\nSun, and 2."), [*QUESTION]
+    out = ask_with_tools(script, asked, TOOLS)
     assert (out.ended, out.answer) == ("answer", "Sun, and 2.")
     assert [r.results for r in out.rounds] == [('{"city": "Ulm", "sun": [true]}',), ("2",), ()]
     assert [m["role"] for m in out.messages] == ["user", *["assistant", "tool"] * 2, "assistant"]
-    assert QUESTION == [{"role": "user", "content": "Weather in Ulm?"}], "the caller's list is not changed"
+    assert asked == QUESTION, "the caller's list is not changed"
     tok = _tokenizer()
     prompt = tok.decode(encode_chat(tok, out.messages[:-1]))
     assert "I need it." in prompt and "Now the sum." in prompt
