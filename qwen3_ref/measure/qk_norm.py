@@ -47,7 +47,7 @@ MIX = pretrain.Mix(
     mixture=dict.fromkeys(DOMAINS, 1 / len(DOMAINS)),
     plan=Plan(steps=300, learning_rate=3e-3, warmup=30, floor=0.1, save_every=100),
 )
-HELD_OUT = 8192
+HELD_OUT = 1024
 """Tokens of each domain that are measured on."""
 
 Result = dict[str, Any]
