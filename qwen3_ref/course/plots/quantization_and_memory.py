@@ -164,7 +164,7 @@ def qk_norm(study: Mapping[str, Any]) -> Drawing:
             y = [max(v, 1e-5) for v in rises[name][way]]
             axes.semilogy(x, y, mark, color=colour, markersize=5, label=name if i == 0 else None)
     axes.set_xticks(range(len(ways)), [way.replace(" ", "\n", 1) for way in ways], fontsize=8)
-    axes.set(ylabel="rise of the loss, nats a token")
+    axes.set(ylabel="rise of the loss, nats a token\n(0 or less: at the bottom)")
     axes.grid(axis="x", visible=False)
     axes.legend(fontsize=8.5)
     apart = sum(n["low"] > 0 or n["high"] < 0 for ways_ in study["paired"].values() for n in ways_.values())
