@@ -18,7 +18,7 @@ ROOMS = {
     "store": "errors files progress hub fingerprint shipped checkpoint quantized",
     "": "arrays facts rope context/chunks config memory numpy_ref moe cache context/dual_chunk "
     "context/specification model context/stretch tokenizer chat calls reply",
-    "decode": "sampling budget profile generation tools dialogue",
+    "decode": "sampling speculative budget profile generation tools dialogue",
     "quantize": "rounding calibrated model kv_cache",
     "official": "snapshots verify",
     "tasks": "calculator numbers problems documents make_numbers",

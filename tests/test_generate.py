@@ -435,7 +435,7 @@ def test_a_tokenizer_of_ids_that_the_model_lacks_is_refused() -> None:
 def test_generate_and_stream_take_the_same_options() -> None:
     """One that is new to `_Asked` is offered by both, and means the same where it is not given."""
     found = {}
-    for function, own in ((generate, {"batch_size", "on_token"}), (stream, {"cache"})):
+    for function, own in ((generate, {"batch_size", "on_token", "cache"}), (stream, {"cache"})):
         options = inspect.signature(function).parameters.values()
         named = {p.name: p.default for p in options if p.kind is p.KEYWORD_ONLY}
         assert own <= set(named)

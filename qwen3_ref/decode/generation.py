@@ -1,5 +1,5 @@
-"""From logits to tokens: greedy and sampled, batched over uneven prompts, streamed, seeded, and with
-a thinking budget.
+"""From logits to tokens: greedy and sampled, batched over uneven prompts, streamed, seeded, drafted, and
+with a thinking budget.
 
 Recommended settings: Qwen3 documentation, quickstart, and technical report section 4.6;
 generation_config.json of the 2507 and Coder models. Thinking budget: report section 4.3.
@@ -15,11 +15,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from qwen3_ref.arrays import is_whole, require_list, require_whole
 from qwen3_ref.cache import KVCache
 from qwen3_ref.decode.budget import Budget, BudgetIds
 from qwen3_ref.decode.sampling import Sampling, draw, probabilities
+from qwen3_ref.decode.speculative import Cycle, Draft, accepts, residual
 from qwen3_ref.model import Qwen3
 from qwen3_ref.reply import Splitter
 from qwen3_ref.tokenizer import Tokenizer
@@ -41,6 +43,7 @@ class Generated(list[int]):
     with the last `</think>` there; empty in a well-formed reply. Generation does not intervene, and
     the ids stay in `answer`, so that a strict reader sees what was said; a lenient one drops them:
     `answer[len(second_thought):]`.
+    `cycles`: with a draft, what was drafted for each pass of the model, and what became of it.
     """
 
     def __init__(self) -> None:
@@ -52,6 +55,7 @@ class Generated(list[int]):
         self.reasoning: list[int] = []
         self.answer: list[int] = []
         self.second_thought: list[int] = []
+        self.cycles: list[Cycle] = []
 
     @property
     def forced_tokens(self) -> int:
@@ -193,6 +197,7 @@ class _Asked:
     generator: torch.Generator | None
     thinking_budget: int | Budget | None
     tokenizer: Tokenizer | None
+    draft: Draft | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.sampling, Sampling | None):
@@ -203,6 +208,9 @@ class _Asked:
                 f"tokenizer is a {type(self.tokenizer).__name__}; give a Tokenizer, such as "
                 f"Tokenizer.from_pretrained(directory)."
             )
+        if not isinstance(self.draft, Draft | None):
+            kind = type(self.draft).__name__
+            raise ValueError(f"draft is a {kind}; give a Draft, such as Draft(small_model), or None.")
 
 
 @dataclass
@@ -213,6 +221,7 @@ class _Batch:
     sampling: Sampling
     absent: Tensor  # ids that no token has: padding rows of the embedding
     rows: list[Row]
+    draft: Draft | None = None
 
     @classmethod
     def of(cls, model: Qwen3, prompts: Any, asked: _Asked) -> _Batch:
@@ -223,6 +232,8 @@ class _Batch:
                 f"the tokenizer has ids up to {tokenizer.ids[-1]} and the model's embedding "
                 f"{config.vocab_size} rows; use the model's own tokenizer."
             )
+        if asked.draft is not None:
+            asked.draft.require_fit(config, tokenizer)
         budget = Budget.of(asked.thinking_budget).on(tokenizer)
         ends = _stop_ids(asked.stop_ids, config.vocab_size)
         absent: Sequence[int] = range(config.num_token_ids, config.vocab_size)
@@ -235,12 +246,33 @@ class _Batch:
             room = min(int(asked.max_new_tokens), config.context_length - len(prompt))
             rows.append(Row(i, prompt, own, room, budget, ends))
         sampling = asked.sampling or Sampling.greedy()
-        return cls(model, sampling, torch.tensor(absent, dtype=torch.long), rows)
+        return cls(model, sampling, torch.tensor(absent, dtype=torch.long), rows, asked.draft)
+
+    def replies(self, rows: list[Row], cache: KVCache | None = None) -> Iterator[tuple[int, int]]:
+        """Yield (row index, id) for rows that run together. `cache`, a row for each, may hold a beginning
+        that their prompts share."""
+        if self.draft is None:
+            return self.run(rows, cache)
+        (row,) = rows  # of several, each would accept another number
+        return self.speculate(row, self.draft, cache)
+
+    def distributions(
+        self, logits: Tensor, rows: Sequence[Row], ahead: Sequence[Sequence[int]] = ()
+    ) -> Tensor:
+        """What each row's next id is drawn from; `ahead`: ids that are to stand behind its reply first."""
+        replies = [[*row.reply, *a] for row, a in zip(rows, ahead, strict=True)] if ahead else None
+        return probabilities(
+            logits,
+            self.sampling,
+            replies or [row.reply for row in rows],
+            [row.prompt for row in rows],
+            self.absent,
+        )
 
     @torch.inference_mode()
     def run(self, rows: list[Row], cache: KVCache | None = None) -> Iterator[tuple[int, int]]:
         """Yield (row index, id) for rows that run together: left-padded, one cache; finished rows leave
-        the tensors when half are finished. `cache` may hold the beginning of a lone row's prompt."""
+        the tensors when half are finished. `cache` may hold a beginning that their prompts share."""
         model = self.model
         longest = max(len(row.prompt) for row in rows)
         if cache is None:
@@ -248,8 +280,8 @@ class _Batch:
             cache = KVCache(model.config, len(rows), length, model.dtype, model.device)
         known = cache.length
         pads = [longest - len(row.prompt) for row in rows]
-        ids = [([0] * pad + row.prompt)[known:] for pad, row in zip(pads, rows, strict=True)]
-        mask = [([0] * pad + [1] * len(row.prompt))[known:] for pad, row in zip(pads, rows, strict=True)]
+        ids = [[0] * pad + row.prompt[known:] for pad, row in zip(pads, rows, strict=True)]
+        mask = [[0] * pad + [1] * (longest - known - pad) for pad in pads]
         while True:
             logits = model(
                 torch.tensor(ids, device=model.device),
@@ -258,13 +290,7 @@ class _Batch:
                 logits_to_keep=1,
             )[:, -1]
             alive = [i for i, row in enumerate(rows) if not row.reply.ended]
-            p = probabilities(
-                logits[alive],
-                self.sampling,
-                [rows[i].reply for i in alive],
-                [rows[i].prompt for i in alive],
-                self.absent,
-            )
+            p = self.distributions(logits[alive], [rows[i] for i in alive])
             greedy = self.sampling.temperature == 0
             drawn = p.argmax(-1).tolist() if greedy else draw(p, [rows[i].generator for i in alive])
             for i, token in zip(alive, drawn, strict=True):
@@ -277,6 +303,55 @@ class _Batch:
                 cache = cache.select(running)
             ids = [[row.reply[-1]] for row in rows]
             mask = [[0 if row.reply.ended else 1] for row in rows]
+
+    @torch.inference_mode()
+    def speculate(self, row: Row, draft: Draft, cache: KVCache | None = None) -> Iterator[tuple[int, int]]:
+        """The same for one row, with a draft: each pass of the model judges some drafted ids and yields
+        those that it keeps, and one more of its own. `cache` may hold the beginning of the prompt."""
+        model, reply, most = self.model, row.reply, len(row.prompt) + row.room
+        if cache is None:
+            cache = KVCache(model.config, 1, most, model.dtype, model.device)
+        drafter = draft.begin(most)
+        while not reply.ended:
+            ids, at = row.prompt + reply, len(reply)
+            drafted, rows = drafter.propose(
+                ids,
+                min(draft.tokens, row.room - at - 1),
+                lambda logits, ahead: self.distributions(logits, [row], [ahead]),
+                row.generator,
+            )
+            new = torch.tensor([[*ids, *drafted][cache.length :]], device=model.device)
+            logits = model(new, cache=cache, logits_to_keep=len(drafted) + 1)[0]
+            ahead = [drafted[:i] for i in range(len(drafted) + 1)]
+            p = self.distributions(logits, [row] * len(ahead), ahead)
+            q = torch.stack(rows) if rows else one_hot(torch.tensor(drafted).long(), p.shape[1]).double()
+            accepted, refused = 0, False
+            for i in range(len(drafted) + 1):
+                follows = p[i]
+                if i < len(drafted):
+                    u = float(torch.rand((), dtype=torch.float64, generator=row.generator))
+                    refused = not accepts(p[i], q[i], drafted[i], u)
+                    follows = residual(p[i], q[i])
+                kept = i < len(drafted) and not refused
+                token = drafted[i] if kept else draw(follows[None], [row.generator])[0]
+                row.take(token)
+                if len(reply.forced) and reply.forced[-1] == len(reply) - 1:
+                    break  # the thought had no room for it
+                accepted += kept
+                if refused or reply.ended:
+                    break
+            while row.forced and not reply.ended:
+                row.take(token)
+            reply.cycles.append(Cycle(at, tuple(drafted), accepted, refused))
+            true = len(ids) + accepted
+            drafter.truncate(true)
+            given = 0
+            try:
+                for token in reply[at:]:
+                    given += 1
+                    yield row.index, token
+            finally:  # whoever leaves in the middle has not seen the rest
+                cache.truncate(min(true, len(ids) + given - 1))
 
 
 def generate(
@@ -291,6 +366,8 @@ def generate(
     on_token: Callable[[int, int], None] | None = None,
     thinking_budget: int | Budget | None = None,
     tokenizer: Tokenizer | None = None,
+    draft: Draft | None = None,
+    cache: KVCache | None = None,
 ) -> list[Generated]:
     """Continue each prompt; returns the new ids of each, a stop id (if one came) included.
 
@@ -311,6 +388,14 @@ def generate(
     `tokenizer` tells the marks; with it alone, parts are told apart and nothing is cut. Ids that it has
     no text for (padding rows of the embedding, gaps between added tokens) are never drawn.
 
+    draft: speculative decoding, see `Draft`. What is said has the same distribution, and greedy is the
+    same text (but where two logits are so close that the rounding of another batch shape decides); each
+    pass of the model may yield several ids, and `Generated.cycles` says how many. Penalties and filters
+    are applied to the draft's distribution too. Rows run one after another.
+    cache: one of batch 1. What the prompts have in common at their beginning (a system message; all but
+    the last id, where they are one prompt several times) is computed once, in it, and only as far as it
+    is not there yet; each row goes on from a copy. It is left holding that common beginning.
+
     Raises ValueError for an empty or over-long prompt, arguments of the wrong kind, a budget for a
     tokenizer without think tokens, or logits that hold NaN or infinity.
     """
@@ -318,12 +403,19 @@ def generate(
         raise ValueError(f"on_token is a {type(on_token).__name__}; give a function of a row and an id.")
     if batch_size is not None:
         batch_size = require_whole("batch_size", batch_size, 1, ", or None for all at once")
-    asked = _Asked(max_new_tokens, sampling, stop_ids, generator, thinking_budget, tokenizer)
+    asked = _Asked(max_new_tokens, sampling, stop_ids, generator, thinking_budget, tokenizer, draft)
     batch = _Batch.of(model, prompts, asked)
     rows = batch.rows
-    step = batch_size or max(len(rows), 1)
+    step = 1 if draft else batch_size or max(len(rows), 1)
+    if cache is not None and rows:
+        _share(model, cache, [row.prompt for row in rows])
     for first in range(0, len(rows), step):
-        for row, token in batch.run(rows[first : first + step]):
+        some = rows[first : first + step]
+        own = None
+        if cache is not None:
+            own = cache.select([0] * len(some))
+            own.reserve(max(len(row.prompt) for row in some) + max(row.room for row in some))
+        for row, token in batch.replies(some, own):
             if on_token is not None:
                 on_token(row, token)
     return [row.reply for row in rows]
@@ -339,6 +431,7 @@ def stream(
     generator: torch.Generator | None = None,
     thinking_budget: int | Budget | None = None,
     tokenizer: Tokenizer | None = None,
+    draft: Draft | None = None,
     cache: KVCache | None = None,
 ) -> Iterator[int]:
     """The ids that `generate` gives for one prompt, each as soon as it is known.
@@ -348,12 +441,28 @@ def stream(
     Afterwards it holds the prompt and all of the reply but its last id. Raises ValueError as `generate`
     does (at the call, but for the logits), and for a cache that holds another text.
     """
-    asked = _Asked(max_new_tokens, sampling, stop_ids, generator, thinking_budget, tokenizer)
+    asked = _Asked(max_new_tokens, sampling, stop_ids, generator, thinking_budget, tokenizer, draft)
     batch = _Batch.of(model, [prompt], asked)
     if cache is not None:
-        if not hasattr(cache, "reserve"):
-            raise ValueError(f"the cache is a {type(cache).__name__}; give a KVCache of the model's config.")
+        _require_cache(cache)
         row = batch.rows[0]
         cache.keep(row.prompt, strict=True)
         cache.reserve(len(row.prompt) + row.room - 1)
-    return (token for _, token in batch.run(batch.rows, cache))
+    return (token for _, token in batch.replies(batch.rows, cache))
+
+
+def _require_cache(cache: object) -> None:
+    if not hasattr(cache, "reserve"):
+        raise ValueError(f"the cache is a {type(cache).__name__}; give a KVCache of the model's config.")
+
+
+@torch.inference_mode()
+def _share(model: Qwen3, cache: KVCache, prompts: list[list[int]]) -> None:
+    """Bring a cache to hold what all prompts begin with, and no more; each keeps an id to go on from."""
+    _require_cache(cache)
+    first, most = prompts[0], min(map(len, prompts)) - 1
+    common = next((i for i in range(most) if any(p[i] != first[i] for p in prompts)), most)
+    known = cache.keep(first[: common + 1])
+    cache.reserve(common)
+    if new := first[known:common]:
+        model(torch.tensor([new], device=model.device), cache=cache, logits_to_keep=1)

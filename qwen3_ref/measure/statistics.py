@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from statistics import NormalDist, fmean, variance
+from typing import NamedTuple
+
+import torch
 
 
 def wilson(share: float, n: float, confidence: float = 0.95) -> tuple[float, float]:
@@ -39,3 +42,37 @@ def pass_at_k(n: int, correct: int, k: int) -> float:
     if not 1 <= k <= n or not 0 <= correct <= n:
         raise ValueError(f"pass@{k} needs 1 <= k <= n and 0 <= correct <= n, not n {n}, correct {correct}.")
     return 1 - math.comb(n - correct, k) / math.comb(n, k)
+
+
+class ChiSquare(NamedTuple):
+    """Pearson's test: its statistic, degrees of freedom, and how often chance alone gives as much."""
+
+    statistic: float
+    freedom: int
+    p_value: float
+
+
+def chi_square(counts: Sequence[int], probabilities: Sequence[float], least: float = 5.0) -> ChiSquare:
+    """Whether counts are draws from a distribution. Cells of which fewer than `least` are expected are
+    taken together, rarest first, or the test would not hold (Cochran's rule). A count where the
+    probability is 0 gives a p-value of 0.
+
+    Raises ValueError for lists of different lengths, without counts, or no distribution.
+    """
+    n = sum(counts)
+    if len(counts) != len(probabilities) or n == 0 or abs(sum(probabilities) - 1) > 1e-6:
+        raise ValueError("chi_square() needs as many probabilities as counts, a sum of 1, and counts.")
+    cells: list[list[float]] = []  # seen, expected
+    for expected, seen in sorted((n * p, c) for p, c in zip(probabilities, counts, strict=True)):
+        if expected == 0 and seen:
+            return ChiSquare(math.inf, 0, 0.0)
+        if cells and cells[-1][1] < least:
+            cells[-1] = [cells[-1][0] + seen, cells[-1][1] + expected]
+        else:
+            cells.append([seen, expected])
+    freedom = len(cells) - 1
+    statistic = sum((seen - expected) ** 2 / expected for seen, expected in cells)
+    if freedom == 0:
+        return ChiSquare(statistic, 0, 1.0)
+    halves = (torch.tensor(x / 2, dtype=torch.float64) for x in (freedom, statistic))
+    return ChiSquare(statistic, freedom, float(torch.special.gammaincc(*halves)))
