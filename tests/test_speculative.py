@@ -112,7 +112,7 @@ def drawn(n: int, length: int, draft: Draft, sampling: Sampling, target: Any) ->
         (1, Sampling()),
         (3, Sampling()),
         (2, Sampling(temperature=0.7, top_k=3, top_p=0.8)),
-        (2, Sampling(min_p=0.2, repetition_penalty=1.5)),
+        (2, Sampling(min_p=0.02, presence_penalty=2.0, repetition_penalty=3.0)),
     ],
     ids=str,
 )

@@ -17,6 +17,7 @@ def _catalogue() -> tuple[list[Fault], list[Fault]]:
         attention_and_experts,
         balancing,
         decoding,
+        drafting,
         dual_chunk,
         equivalent,
         family,
@@ -52,6 +53,7 @@ def _catalogue() -> tuple[list[Fault], list[Fault]]:
     faults += dual_chunk.FAULTS
     faults += tools.FAULTS
     faults += quantizing.FAULTS
+    faults += drafting.FAULTS
     return faults, equivalent.FAULTS
 
 

@@ -162,8 +162,8 @@ PADDING = [
         rows="30",
         words="prompts are padded on the right, unmasked; the last logit is a pad's",
         module="decode.generation",
-        right="[0] * pad + row.prompt)",
-        wrong="row.prompt + [0] * pad)",
+        right="[0] * pad + row.prompt[known:] for pad",
+        wrong="row.prompt[known:] + [0] * pad for pad",
         by=(GREEDY,),
     ),
 ]
@@ -209,8 +209,8 @@ GENERATION = [
         rows="33",
         words="generation does not say which ids exist",
         module="decode.generation",
-        right="                self.absent,\n",
-        wrong="                None,\n",
+        right="            self.absent,\n",
+        wrong="            None,\n",
         by=(PADDING_ROWS,),
     ),
     Fault(

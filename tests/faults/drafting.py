@@ -1,0 +1,138 @@
+"""Faults of speculative decoding."""
+
+from __future__ import annotations
+
+from tests.faults.switch import Fault
+
+TESTS = "test_speculative:test_"
+
+FAULTS = [
+    Fault(
+        name="draft_ratio_upside_down",
+        words="a drafted id stays with probability q / p",
+        module="decode.speculative",
+        right="bool(u * q[token] < p[token])",
+        wrong="bool(u * p[token] < q[token])",
+        by=(f"{TESTS}the_rule_by_hand",),
+    ),
+    Fault(
+        name="draft_kept_when_refused",
+        words="the comparison of u with the ratio is turned round",
+        module="decode.speculative",
+        right="bool(u * q[token] < p[token])",
+        wrong="bool(u * q[token] >= p[token])",
+        by=(f"{TESTS}the_rule_by_hand",),
+    ),
+    Fault(
+        name="draft_residual_is_p",
+        words="a refused id is drawn anew from p",
+        module="decode.speculative",
+        right="return missing / total if total > 0 else p",
+        wrong="return p",
+        by=(f"{TESTS}the_rule_by_hand",),
+    ),
+    Fault(
+        name="draft_residual_not_normalised",
+        words="what is missing is not made to sum to 1",
+        module="decode.speculative",
+        right="return missing / total if total > 0 else p",
+        wrong="return missing if total > 0 else p",
+        by=(f"{TESTS}the_rule_by_hand",),
+    ),
+    Fault(
+        name="draft_residual_of_q",
+        words="the residual is what the draft has beyond the model",
+        module="decode.speculative",
+        right="missing = (p - q).clip(0)",
+        wrong="missing = (q - p).clip(0)",
+        by=(f"{TESTS}the_rule_by_hand",),
+    ),
+    Fault(
+        name="draft_expectation_without_bonus",
+        words="the model's own token of each pass is not counted",
+        module="decode.speculative",
+        right="range(tokens + 1)",
+        wrong="range(tokens)",
+        by=(f"{TESTS}expected_tokens",),
+    ),
+    Fault(
+        name="draft_ratio_before_filters",
+        words="drafts are drawn through the filters and judged by a ratio without them",
+        module="decode.speculative",
+        right="rows.append(q[0])",
+        wrong="rows.append(logits[0, -1].double().softmax(-1))",
+        by=(f"{TESTS}texts_of_five_words_have_the_models_distribution",),
+    ),
+    Fault(
+        name="draft_of_another_vocabulary",
+        words="a draft of another vocabulary is taken",
+        module="decode.speculative",
+        right="if own != config.num_token_ids:",
+        wrong="if own < 0:",
+        by=(f"{TESTS}drafts_that_are_refused",),
+    ),
+    Fault(
+        name="draft_of_another_tokenizer",
+        words="two tokenizers of one size are taken for the same",
+        module="decode.speculative",
+        right="tokenizer.fingerprint() != self.tokenizer.fingerprint()",
+        wrong="tokenizer.num_ids != self.tokenizer.num_ids",
+        by=(f"{TESTS}drafts_that_are_refused",),
+    ),
+    Fault(
+        name="draft_look_up_earliest",
+        words="the first place where the last ids stood is taken",
+        module="decode.speculative",
+        right="range(len(ids) - n - 1, -1, -1)",
+        wrong="range(len(ids) - n)",
+        by=(f"{TESTS}looking_up_the_prompt",),
+    ),
+    Fault(
+        name="draft_bonus_from_last_row",
+        words="the token behind a block that was kept is drawn from the row before",
+        module="decode.generation",
+        right="follows = p[i]",
+        wrong="follows = p[max(0, min(i, len(drafted) - 1))]",
+        by=(f"{TESTS}texts_of_five_words_have_the_models_distribution",),
+    ),
+    Fault(
+        name="draft_one_u_a_block",
+        words="all ids of a block are judged by one uniform number",
+        module="decode.generation",
+        right="u = float(torch.rand((), dtype=torch.float64, generator=row.generator))",
+        wrong="u = float(torch.rand((), dtype=torch.float64, generator=torch.Generator().manual_seed(at)))",
+        by=(f"{TESTS}texts_of_five_words_have_the_models_distribution",),
+    ),
+    Fault(
+        name="draft_penalties_blind",
+        words="penalties do not see the drafted ids before",
+        module="decode.generation",
+        right="ahead = [drafted[:i] for i in range(len(drafted) + 1)]",
+        wrong="ahead = [drafted[:0] for i in range(len(drafted) + 1)]",
+        by=(f"{TESTS}texts_of_five_words_have_the_models_distribution",),
+    ),
+    Fault(
+        name="draft_budget_at_the_end_of_a_block",
+        words="a thought that is cut in a block goes on to its end",
+        module="decode.generation",
+        right="break  # the thought had no room for it",
+        wrong="pass",
+        by=(f"{TESTS}greedy_is_greedy_to_the_letter",),
+    ),
+    Fault(
+        name="draft_stop_inside_a_block",
+        words="a stop id in a block does not end it",
+        module="decode.generation",
+        right="if refused or reply.ended:",
+        wrong="if refused:",
+        by=(f"{TESTS}stop_ids_and_the_limit_inside_a_block",),
+    ),
+    Fault(
+        name="draft_left_in_the_middle",
+        words="whoever leaves in a block's middle leaves its rest in the cache",
+        module="decode.generation",
+        right="cache.truncate(min(true, len(ids) + given - 1))",
+        wrong="cache.truncate(true)",
+        by=(f"{TESTS}both_caches_hold_what_was_said_and_nothing_else",),
+    ),
+]
