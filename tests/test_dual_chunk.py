@@ -336,7 +336,7 @@ def test_not_together_with_yarn() -> None:
         replace(
             CONFIG,
             dual_chunk_attention_config=BLOCK,
-            rope_scaling={"rope_type": "yarn", "factor": 4.0},
+            rope_scaling={"rope_type": "linear", "factor": 4.0},
         )
 
 
