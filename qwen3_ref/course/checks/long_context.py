@@ -130,7 +130,7 @@ def chunked(answer: Answer) -> Verdict:
             i, j = np.arange(n)[:, None], np.arange(n)[None, :]
             back, key = i // s - j // s, j % s
 
-            def table(successive: np.ndarray, inter: np.ndarray | int) -> np.ndarray:
+            def table(successive: np.ndarray | int, inter: np.ndarray | int) -> np.ndarray:
                 query = np.where(back == 0, i % s, np.where(back == 1, successive, inter))  # noqa: B023
                 return np.where(i >= j, query - key, -1)  # noqa: B023
 
