@@ -96,7 +96,8 @@ def factor(answer: Answer) -> Verdict:
     def trials(rng: np.random.Generator) -> Iterator[Trial]:
         for long in (True, False, True):
             original = int(rng.integers(1_000, 40_000))
-            length = int(original * (rng.uniform(1.5, 9) if long else rng.uniform(0.1, 0.9)))
+            some, many = rng.uniform(1.2, 1.9), rng.uniform(4.2, 7.8)  # never rounded up to 4
+            length = int(original * (rng.choice([some, many]) if long else rng.uniform(0.1, 0.9)))
             s = max(1.0, length / original)
             up = float(math.ceil(length / original))
             whole = 2.0 ** math.ceil(math.log2(length / original)) if long else 0.5
