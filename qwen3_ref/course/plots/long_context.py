@@ -37,9 +37,9 @@ def share(marks: Marks, part: slice = slice(None)) -> tuple[float, float, float]
 
 
 def gain(new: Marks, old: Marks) -> tuple[float, float, float]:
-    """(mean change, low, high) over lists, each against itself."""
+    """(mean change, low, high) over the lists that both have read, each against itself."""
     changes = [
-        fmean(int(a) - int(b) for a, b in zip(x, y, strict=True)) for x, y in zip(new, old, strict=True)
+        fmean(int(a) - int(b) for a, b in zip(x, y, strict=True)) for x, y in zip(new, old, strict=False)
     ]
     return mean(changes)
 
