@@ -105,7 +105,7 @@ def entropies(rows: Mapping[str, NDArray[Any]]) -> Drawing:
     axes.set(xlabel=f"entropy of a head, {first} (nats)", ylabel="entropy of the same head (nats)")
     axes.set(xlim=(0, most), ylim=(0, most))
     axes.legend(fontsize=9, loc="upper left")
-    axes.set_title("m sharpens what a longer list spreads")
+    axes.set_title("A longer list spreads attention; m brings it back")
     return figure, dict(rows)
 
 
@@ -156,7 +156,7 @@ def scales(cells: Mapping[str, Any], methods: Sequence[str], lengths: Sequence[i
             axes.plot([x, x], [100 * low, 100 * high], color="black", linewidth=1.2)
     axes.set_xticks(range(len(lengths)), [f"{n:,} tokens" for n in lengths])
     axes.set(ylabel="look-ups right (%)", ylim=(0, 105))
-    axes.legend(fontsize=8.5, loc="lower left", framealpha=0.9, frameon=True)
+    axes.legend(fontsize=8.5, ncol=3, loc="upper center", bbox_to_anchor=(0.5, -0.08))
     axes.set_title("The scale m earns its place in both techniques (lines: 95%)")
     return figure, {"lengths": lengths, **data}
 
@@ -164,7 +164,7 @@ def scales(cells: Mapping[str, Any], methods: Sequence[str], lengths: Sequence[i
 def matrices(tables: Mapping[str, NDArray[Any]], farthest: int) -> Drawing:
     """Distances (t, t) that a model is shown, a panel a technique; -1 for keys after the query. What lies
     beyond `farthest`, which training never saw, is hatched red."""
-    figure, grid = new_figure(1, len(tables), figsize=(8.4, 3.2), sharey=True)
+    figure, grid = new_figure(1, len(tables), figsize=(8.4, 3.9), sharey=True)
     most = max(float(table.max()) for table in tables.values())
     for axes, (name, table) in zip(grid[0], tables.items(), strict=True):
         shown = np.ma.masked_less(table, 0)
