@@ -27,7 +27,7 @@ ROOMS = {
     "measure": "names statistics accuracy table spread experts rows card balance_study qk_norm "
     "quantization long_context modes",
     "course": "compare subject checks/judge checks/* plots/style plots/*",
-    "commands": "common * line",
+    "commands": "common slash * line",
 }
 """From the ground up, in reading order: "" is the core, the others are rooms. A file imports only from
 those before it; `*` are files that know nothing of each other. A room/file among the core's stands where

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from qwen3_ref.decode.dialogue import Dialogue
 
 
-def _show(dialogue: Dialogue, text: str, out: Console) -> None:
-    """Stream one reply: thoughts dimmed where the terminal can, else between their marks."""
+def _show(dialogue: Dialogue, text: str | None, out: Console) -> None:
+    """Stream one reply, to a text or (None) to the last one again: thoughts dimmed where the terminal can,
+    else between their marks."""
     profile, control = dialogue.profile, dialogue.tokenizer.control_tokens
     begin, end = control.get(profile.opening), control.get(profile.closing)
     decoder = StreamDecoder(dialogue.tokenizer)
@@ -40,7 +41,7 @@ def _show(dialogue: Dialogue, text: str, out: Console) -> None:
             write(f"{profile.opening}\n")
     try:
         # Closed at once, so that a reply cut short by Ctrl-C is in the history before the next message.
-        with contextlib.closing(dialogue.ask(text)) as reply:
+        with contextlib.closing(dialogue.retry() if text is None else dialogue.ask(text)) as reply:
             for token in reply:
                 if token == begin and dims:
                     style = "dim"
@@ -63,6 +64,7 @@ def command(args: argparse.Namespace, out: Console) -> int:
     tokenizer = Tokenizer.from_pretrained(directory)
     import torch
 
+    from qwen3_ref.commands import slash
     from qwen3_ref.decode.dialogue import Dialogue
     from qwen3_ref.decode.profile import Profile
     from qwen3_ref.model import Qwen3
@@ -92,17 +94,24 @@ def command(args: argparse.Namespace, out: Console) -> int:
     for note in [*([warning] if profile.base else []), *profile.guesses]:
         errors.print(Text(note, style="dim"), soft_wrap=True)
     if interactive:
-        hello = f"{args.model} in {dtype} on {device}. /new starts over, /exit or Ctrl-D leaves."
+        hello = f"{args.model} in {dtype} on {device}. /help lists commands, /exit or Ctrl-D leaves."
         errors.print(Text(hello, style="dim"), soft_wrap=True)
+    known = set(slash.COMMANDS) if interactive else {"/new", "/exit"}  # a pipe's lines are messages
     for line in _lines(interactive):
-        if line == "/exit":
-            break
-        if line == "/new":
-            dialogue.messages.clear()
-            continue
+        said: str | None = line
         try:
-            _show(dialogue, line, out)
-        except ValueError as error:
+            if line in known or (interactive and slash.is_command(line)):
+                try:
+                    errors.print(Text(slash.run(dialogue, line), style="dim"), soft_wrap=True)
+                    continue
+                except slash.Again:
+                    said = None
+            _show(dialogue, said, out)
+            if interactive:
+                errors.print(Text(f"{dialogue.last}", style="dim"), soft_wrap=True)
+        except slash.Leave:
+            break
+        except (ValueError, OSError) as error:
             if not interactive:
                 raise
             errors.print(Text(str(error)), style="red")
@@ -113,22 +122,42 @@ def command(args: argparse.Namespace, out: Console) -> int:
 
 
 def _lines(interactive: bool) -> Iterator[str]:
-    """What the user says, without blank lines, until the input ends."""
+    """What the user says, without blank messages, until the input ends. In a terminal a line that ends in a
+    backslash goes on, and lines of three quotes enclose several; a pipe has a message a line."""
     if interactive:
         try:
             import readline  # noqa: F401  (gives input() its history and editing; absent on Windows)
         except ImportError:
             pass
+    parts: list[str] = []
+    quoting = False
     while True:
         try:
-            line = input("> ") if interactive else sys.stdin.readline()
+            line = input(". " if parts or quoting else "> ") if interactive else sys.stdin.readline()
         except EOFError:
             print()
             return
+        except KeyboardInterrupt:  # of the message that is being written
+            if not parts and not quoting:
+                raise
+            print()
+            parts, quoting = [], False
+            continue
         if not interactive and not line:
             return
-        if line.strip():
-            yield line.strip()
+        if interactive and line.strip() == '"""':
+            quoting = not quoting
+        elif quoting:
+            parts.append(line)
+        elif interactive and line.endswith("\\"):
+            parts.append(line[:-1])
+            continue
+        else:
+            parts.append(line)
+        if not quoting:
+            message, parts = "\n".join(parts).strip(), []
+            if message:
+                yield message
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

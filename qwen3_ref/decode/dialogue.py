@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+import time
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,6 +17,24 @@ from qwen3_ref.decode.profile import Profile
 from qwen3_ref.model import Qwen3
 from qwen3_ref.reply import parse_reply
 from qwen3_ref.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What replies took: `tokens` written, those of them inside thoughts, and seconds."""
+
+    tokens: int = 0
+    thinking: int = 0
+    seconds: float = 0.0
+
+    def __add__(self, other: Spent) -> Spent:
+        return Spent(
+            self.tokens + other.tokens, self.thinking + other.thinking, self.seconds + other.seconds
+        )
+
+    def __str__(self) -> str:
+        speed = f", {self.tokens / self.seconds:.0f} a second" if self.seconds and self.tokens else ""
+        return f"{self.tokens:,} tokens, {self.thinking:,} of them thinking{speed}"
 
 
 class Dialogue:
@@ -41,6 +61,10 @@ class Dialogue:
         self.messages: list[dict[str, Any]] = []
         self.prefilled = 0
         """Prompt tokens computed so far, in all turns."""
+        self.prompted = 0
+        """Prompt tokens so far, computed or found in the cache."""
+        self.last, self.total = Spent(), Spent()
+        """What the last reply took, and all of them."""
         self.cache: KVCache | None = None
         """What has been computed: the last prompt and its reply."""
 
@@ -68,7 +92,7 @@ class Dialogue:
             if room < 1:
                 raise ValueError(
                     f"the conversation has {len(prompt)} tokens and the model's context is {context}; "
-                    f"start another with /new."
+                    f"start another with /clear."
                 )
             reply = stream(
                 self.model,
@@ -85,7 +109,7 @@ class Dialogue:
             self.messages.pop()
             raise
         said: list[int] = []
-        failed = False
+        failed, start = False, time.perf_counter()
         try:
             for token in reply:
                 said.append(token)
@@ -94,6 +118,8 @@ class Dialogue:
             failed = True
             raise
         finally:
+            self.last = Spent(len(said), self._thinking(said), time.perf_counter() - start)
+            self.total += self.last
             if failed and not said:
                 self.messages.pop()
             else:
@@ -105,6 +131,54 @@ class Dialogue:
                 )
                 self.messages.append(turn.message())
 
+    def _thinking(self, said: Sequence[int]) -> int:
+        """How many of a reply's tokens stand inside its thought; the marks do not count."""
+        control, profile = self.tokenizer.control_tokens, self.profile
+        begin, end = control.get(profile.opening), control.get(profile.closing)
+        inside, count = profile.template == "qwen3-thinking-2507", 0
+        for token in said:
+            if token in (begin, end):
+                inside = token == begin
+            elif token not in profile.stop_ids:
+                count += inside
+        return count
+
+    # -- going back ----------------------------------------------------------------------------
+
+    def last_question(self) -> str:
+        """The last message that was answered. Raises ValueError if there is none."""
+        if not self.messages or self.messages[-1]["role"] != "assistant":
+            raise ValueError("nothing has been said yet; say something first.")
+        question: str = self.messages[-2]["content"]
+        return question
+
+    def retry(self) -> Generator[int]:
+        """Another reply to the last message, in place of the first; its prompt costs one token. If it gets
+        no word, the old reply stays. Raises ValueError as `ask` does, or if there is none."""
+        question, old = self.last_question(), self.messages[-2:]
+        del self.messages[-2:]
+        before = len(self.messages)
+        try:
+            yield from self.ask(question)
+        finally:
+            if len(self.messages) == before:
+                self.messages += old
+
+    def undo(self) -> str:
+        """Take back the last message and its reply; returns the message. Raises ValueError without one."""
+        question = self.last_question()
+        del self.messages[-2:]
+        return question
+
+    def clear(self) -> None:
+        """Start over, with the same system message."""
+        self.messages = [m for m in self.messages[:1] if m["role"] == "system"]
+
+    def set_system(self, text: str) -> None:
+        """What the model is told before all else; "" for nothing."""
+        turns = [message for message in self.messages if message["role"] != "system"]
+        self.messages = [{"role": "system", "content": text}, *turns] if text else turns
+
     def _ready(self, prompt: list[int], room: int) -> KVCache:
         """The cache with room for a reply, holding no more than what this prompt begins with: history
         drops earlier thoughts, so a prompt leaves the last one where the last reply began."""
@@ -115,4 +189,5 @@ class Dialogue:
         if self.cache.capacity < needed:  # twice as much, so that growing costs little in all
             self.cache.reserve(min(max(needed, 2 * self.cache.capacity), most))
         self.prefilled += len(prompt) - self.cache.keep(prompt)
+        self.prompted += len(prompt)
         return self.cache

@@ -34,6 +34,7 @@ def _catalogue() -> tuple[list[Fault], list[Fault]]:
         serving,
         specification,
         stages,
+        talking,
         text,
         tools,
         training,
@@ -52,6 +53,7 @@ def _catalogue() -> tuple[list[Fault], list[Fault]]:
     faults += long_context.FAULTS
     faults += dual_chunk.FAULTS
     faults += tools.FAULTS
+    faults += talking.FAULTS
     faults += quantizing.FAULTS
     faults += drafting.FAULTS
     return faults, equivalent.FAULTS
