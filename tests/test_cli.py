@@ -379,7 +379,7 @@ def test_a_full_context_is_refused_and_forgotten(small: Path) -> None:
     d = dialogue(small)
     list(d.ask("hello"))
     held = list(d.messages)
-    with pytest.raises(ValueError, match="context is 256; start another with /new"):
+    with pytest.raises(ValueError, match="context is 256; start another with /clear"):
         list(d.ask("long " * 300))
     assert d.messages == held
     d.max_new_tokens = 10_000
@@ -465,7 +465,7 @@ def test_chat_in_a_terminal(small: Path) -> None:
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         where = "bfloat16 on cuda" if torch.cuda.is_available() else "float32 on cpu"
-        terminal.expect_exact(f"in {where}. /new starts over, /exit or Ctrl-D leaves.")
+        terminal.expect_exact(f"in {where}. /help lists commands, /exit or Ctrl-D leaves.")
         terminal.expect_exact("> ")
         return terminal
 

@@ -102,7 +102,9 @@ def command(args: argparse.Namespace, out: Console) -> int:
         try:
             if line in known or (interactive and slash.is_command(line)):
                 try:
-                    errors.print(Text(slash.run(dialogue, line), style="dim"), soft_wrap=True)
+                    done = slash.run(dialogue, line)
+                    if interactive:
+                        errors.print(Text(done, style="dim"), soft_wrap=True)
                     continue
                 except slash.Again:
                     said = None
