@@ -37,7 +37,7 @@ class Scripted:
     def __init__(self, context: int = 200) -> None:
         self.config: Any = SimpleNamespace(
             context_length=context, vocab_size=TOK.num_ids, num_token_ids=TOK.num_ids,
-            num_hidden_layers=1, num_key_value_heads=1, head_dim=1,
+            num_hidden_layers=1, num_key_value_heads=1, head_dim=1, way_out_of_context="wait",
         )  # fmt: skip
         self.dtype, self.device = torch.float32, torch.device("cpu")
         self.computed = 0

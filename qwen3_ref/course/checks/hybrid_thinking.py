@@ -32,19 +32,23 @@ def last_flag(answer: Answer) -> Verdict:
         def turn(*flags: str) -> str:
             return " ".join([*rng.choice(words, size=int(rng.integers(1, 4))), *flags])
 
+        # The first kinds tell the mistakes apart: each of them is wrong in one where no earlier one is.
         kinds: list[list[str]] = [
-            [turn()],
-            [turn("/no_think")],
             [turn("/think")],
+            [turn()],
             [turn("/no_think"), turn()],
+            [turn("/think"), turn("/no_think")],
+            [turn("/think"), turn("/no_think"), turn("/think")],
+            [turn("/no_think"), turn("/think", "/no_think")],
+            [turn("/no_think", "now")],
+            [turn("/no_think", "src/think")],
+            [turn("/no_think")],
             [turn("/no_think"), turn("/think"), turn()],
             [turn("/think"), turn("/no_think"), turn(), turn()],
             [turn("/no_think"), turn("/think")],
             [turn("/think", "/no_think")],
             [turn("/no_think", "/think")],
-            [turn("/no_think", "now")],
             [turn("/thinking", "aloud"), turn("/no_thinking")],
-            [turn("/no_think"), turn("see", "src/think")],
         ]
         again = rng.integers(0, len(kinds), size=16)  # so that a list of answers does not pass
         for i in [*range(len(kinds)), *again]:
@@ -63,8 +67,8 @@ def last_flag(answer: Answer) -> Verdict:
                 ("without a flag the model thinks: that is the default", bool(all_flags) and want),
                 ("a /think that comes later takes a /no_think back", plain),
                 ("of two flags in one turn the last one counts", _first_of_turns(said)),
-                ("a flag may stand anywhere in a turn, not only at its end", at_end),
                 ("a flag is a word of its own; it is not part of a longer one", raw),
+                ("a flag may stand anywhere in a turn, not only at its end", at_end),
                 ("you have it the wrong way round: True is for thinking", not want),
             ]
             yield Trial((said,), np.asarray(want), _wrong(want, others))
@@ -87,15 +91,19 @@ def kept_thoughts(answer: Answer) -> Verdict:
         word = lambda: str(rng.choice(["sun", "rain", "snow", "fog", "wind"]))  # noqa: E731
         user, said, tool = "user", "assistant", "tool"
         result = f"<tool_response>\n{word()}\n</tool_response>"
+        before = [(user, word()), (said, word()), (user, word()), (said, "call")]
+        # The first patterns tell the mistakes apart: each of them is wrong in one where no earlier one is.
         patterns: list[list[tuple[str, str]]] = [
-            [(user, word()), (said, word()), (user, word())],
+            [(user, word()), (said, word())],
+            [(said, word()), (user, word()), (said, word()), (user, word())],
             [(user, word()), (said, "call"), (tool, word())],
             [(user, word()), (said, "call"), (tool, word()), (said, "call"), (tool, word())],
-            [(user, word()), (said, word()), (user, word()), (said, "call"), (tool, word())],
+            [*before, (user, f"see {result} there")],
+            [*before, (user, f"{result} what is that?")],
+            [*before, (user, f"look: {result}")],
+            [*before, (user, result)],
+            [*before, (tool, word())],
             [(user, word()), (said, "call"), (user, result)],
-            [(user, word()), (said, word()), (user, word()), (said, "call"), (user, result)],
-            [(user, word()), (said, "call"), (user, f"look: {result}")],
-            [(user, word()), (said, "call"), (user, f"{result} what is that?")],
             [("system", word()), (user, word()), (said, "call"), (tool, word()), (tool, word())],
         ]
         for i in [*range(len(patterns)), *rng.integers(0, len(patterns), size=8)]:
@@ -115,10 +123,10 @@ def kept_thoughts(answer: Answer) -> Verdict:
             last_said = max(j for j, (role, _) in enumerate(turns) if role == said)
             any_role = max(j for j, (role, _) in enumerate(turns) if role in (user, tool))
             others = [
-                ("thoughts of a chain of calls are kept, until the user asks again", [False] * n),
                 ("before the last question all thoughts are dropped", after(-1)),
                 ("a user's turn that is wholly a tool response asks nothing", after(users[-1])),
                 ("a tool's result is no question", after(any_role)),
+                ("thoughts of a chain of calls are kept, until the user asks again", [False] * n),
                 ("one that only begins as a tool response is a question", after(begins)),
                 ("one that only ends as a tool response is a question", after(ends)),
                 ("one that holds a tool response among its words is a question",

@@ -67,7 +67,7 @@ def rope_wavelengths(config: Qwen3Config, yarn: Mapping[str, Any]) -> Drawing:
     d, theta, limit = config.head_dim, config.rope_theta, config.max_position_embeddings
     old, _ = frequencies(d, 10_000.0)
     plain, _ = frequencies(d, theta)
-    scaled, factor = frequencies(d, theta, yarn, limit)
+    scaled, factor = frequencies(d, theta, {k: v for k, v in yarn.items() if k != "source"}, limit)
     original = yarn["original_max_position_embeddings"]
     low, high = yarn_range(d, theta, original)
     figure, ((axes,),) = new_figure()
