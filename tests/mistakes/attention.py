@@ -142,7 +142,9 @@ CACHE: list[Mistake] = [
     ("head_dim is hidden_size / heads", lambda c, n: size(c | {"head_dim": by_hidden(c)}, n)),
     ("you use hidden_size", lambda c, n: 4 * c["num_hidden_layers"] * c["hidden_size"] * n),
     ("that is one layer", lambda c, n: size(c | {"num_hidden_layers": 1}, n)),
-    ("that is one token", lambda c, n: size(c, 1)),
+    ("the cache holds all of them", lambda c, n: size(c, 1)),
+    ("one token short", lambda c, tokens: size(c, tokens - 1)),
+    ("one token too many", lambda c, tokens: size(c, tokens + 1)),
 ]
 GROUPED: list[Mistake] = [
     ("neighbours share (yours are tiled)", lambda q, k, v: attend(q, k, v, tiled="kv")),

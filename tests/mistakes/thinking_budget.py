@@ -100,6 +100,9 @@ THOUGHT: list[Mistake] = [
     ("belongs to it", lambda d, b, c, s: [*d[:b], *s] if len(free_of(d, c)) > b else free_of(d, c)),
     ("you go on into the answer", lambda d, b, c, s: [*d[:b], *s] if len(free_of(d, c)) > b else d),
     ("you do not cut", lambda d, b, c, s: d),
+    ("a budget of 0 is a budget", lambda d, b, c, s: cut_from(0)(d, b, c, s) if b else [*free_of(d, c), c]),
+    ("a budget of 0 is a budget", lambda d, b, c, s: cut_from(0)(d, b or 10**6, c, s)),
+    ("a budget of 0 is a budget", lambda d, b, c, s: cut_from(0)(d, b, c, s) if b else d),
 ]
 STILL_OPEN: list[Mistake] = [
     ("non-thinking mode", lambda prompt, o, c: o in prompt),

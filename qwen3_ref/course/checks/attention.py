@@ -17,7 +17,8 @@ def cache_bytes(answer: Answer) -> Verdict:
     def trials(rng: np.random.Generator) -> Iterator[Trial]:
         for _ in range(3):
             kv, group, layers = map(int, rng.choice([3, 5, 7, 11], size=3, replace=False))
-            heads, tokens = kv * group, int(rng.integers(1_000, 50_000))
+            # So few that one token more or less lies beyond the tolerance.
+            heads, tokens = kv * group, int(rng.integers(100, 2_000))
             hidden = heads * int(rng.choice([48, 80, 96]))  # never head_dim times heads
             config = {
                 "hidden_size": hidden, "num_hidden_layers": layers, "num_attention_heads": heads,
@@ -33,6 +34,8 @@ def cache_bytes(answer: Answer) -> Verdict:
                 ("you use hidden_size for KV heads times head_dim", want / (kv * 128) * hidden),
                 ("that is one layer; every layer has keys and values of its own", want / layers),
                 ("that is one token; the cache holds all of them", want / tokens),
+                ("that is one token short: every one of the tokens is kept", want / tokens * (tokens - 1)),
+                ("that is one token too many", want / tokens * (tokens + 1)),
             ]
             yield Trial((config, tokens), np.asarray(want), [(r, np.asarray(w)) for r, w in mistakes])
 

@@ -56,8 +56,9 @@ def thought(answer: Answer) -> Verdict:
 
     def trials(rng: np.random.Generator) -> Iterator[Trial]:
         stop = [HURRY, CLOSE, *_words(rng, 1)]
-        for more in (7, 1, 0, -1, -5):  # how many ids the thought has beyond the budget
-            budget = int(rng.integers(8, 15))
+        some = int(rng.integers(8, 15))
+        # (budget, how many ids the thought has beyond it); a budget of 0 is one too
+        for budget, more in ((some, 7), (some, 1), (some, 0), (some, -1), (some, -5), (0, 6), (0, 0)):
             n = budget + more
             free = _words(rng, n)
             drawn = [*free, CLOSE, *_words(rng, 4), END]
@@ -65,13 +66,21 @@ def thought(answer: Answer) -> Verdict:
                 want = [*free[:budget], *stop]
                 wrong = [
                     ("the id beyond the budget is dropped; you keep it", [*free[: budget + 1], *stop]),
-                    ("you cut one id too early", [*free[: budget - 1], *stop]),
-                    ("you count the early-stop text; it is forced, and free", [*free[: budget - 3], *stop]),
+                    ("you cut one id too early", [*free[: max(budget - 1, 0)], *stop]),
+                    ("you count the early-stop text; it is forced, and free",
+                     [*free[: max(budget - 3, 0)], *stop]),
                     ("the thought is not closed: the early-stop text is missing", free[:budget]),
                     ("you close with the mark alone; the text goes first", [*free[:budget], CLOSE]),
                     ("you do not cut", [*free, CLOSE]),
                     ("you do not cut", drawn),
-                ]
+                ]  # fmt: skip
+                wrong = [(remark, other) for remark, other in wrong if other != want]
+                if budget == 0:
+                    uncut = ([*free, CLOSE], [*free, *stop], drawn)
+                    wrong = [
+                        ("a budget of 0 is a budget: the early-stop text comes at once", other)
+                        for other in uncut
+                    ]
             else:
                 closes = "it closes by itself, so nothing is forced"
                 exactly = f"a thought of exactly the budget is not cut: {closes}"
