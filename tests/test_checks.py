@@ -68,6 +68,13 @@ MISTAKES: dict[tuple[str, str], list[Mistake]] = {
     for path in LESSONS
     for name, mistakes in importlib.import_module(f"tests.mistakes.{topic(path)}").MISTAKES.items()
 }
+RIGHT: dict[tuple[str, str], list[Callable[..., Any]]] = {
+    (topic(path), name): answers
+    for path in LESSONS
+    for name, answers in getattr(
+        importlib.import_module(f"tests.mistakes.{topic(path)}"), "ALSO_RIGHT", {}
+    ).items()
+}
 
 
 def check(key: tuple[str, str]) -> Callable[..., Verdict]:
@@ -101,6 +108,12 @@ def test_solution(key: tuple[str, str]) -> None:
         assert verdict and repr(verdict) == "ok"
 
 
+@pytest.mark.parametrize(("key", "right"), [(key, f) for key, answers in RIGHT.items() for f in answers])
+def test_right_answer_written_differently(key: tuple[str, str], right: Callable[..., Any]) -> None:
+    for _ in range(TIMES):
+        assert repr(check(key)(right)) == "ok"
+
+
 @pytest.mark.parametrize(
     ("key", "remark", "wrong"),
     [(key, *mistake) for key, mistakes in MISTAKES.items() for mistake in mistakes],
@@ -131,8 +144,11 @@ def test_every_remark_has_its_mistake(key: tuple[str, str], monkeypatch: pytest.
     assert remarks and not untried, f"no mistake gets the remark {sorted(untried)}"
 
 
-def test_at_least_three_mistakes_an_exercise() -> None:
-    assert all(len(mistakes) >= 3 for mistakes in MISTAKES.values())
+def test_at_least_so_many_mistakes_an_exercise() -> None:
+    """Eight in the lessons that have right answers written differently too, three in the others."""
+    sworn = {lesson for lesson, _ in RIGHT}
+    assert all(len(mistakes) >= (8 if key[0] in sworn else 3) for key, mistakes in MISTAKES.items())
+    assert all(RIGHT.get(key) for key in MISTAKES if key[0] in sworn)
 
 
 # -- what nobody gets past -------------------------------------------------------------------------

@@ -37,6 +37,77 @@ def attend(
     return shares(np.where(mask, scores, -np.inf), axis) @ v
 
 
+def head(q: Any, k: Any, v: Any, i: int) -> Any:
+    """One query head, (t, d)."""
+    own = i // (len(q) // len(k))
+    scores = q[i] @ k[own].T / np.sqrt(q.shape[-1])
+    return shares(np.where(np.tri(len(scores), dtype=bool), scores, -np.inf)) @ v[own]
+
+
+def broadcast(q: Any, k: Any, v: Any) -> Any:
+    """The right answer, with a group axis."""
+    (h, t, d), n = q.shape, len(k)
+    scores = q.reshape(n, h // n, t, d) @ k[:, None].swapaxes(-1, -2) / np.sqrt(d)
+    weights = shares(np.where(np.tri(t, dtype=bool), scores, -np.inf))
+    return (weights @ v[:, None]).reshape(h, t, d)
+
+
+def again(a: Any, h: int) -> Any:
+    return a.repeat(h // len(a), 0)
+
+
+def attend_with_repeat(q: Any, k: Any, v: Any) -> Any:
+    from numpy import repeat as again
+
+    return broadcast(q, again(k, len(q) // len(k), 0), again(v, len(q) // len(v), 0))
+
+
+def concatenated(q: Any, k: Any, v: Any) -> Any:
+    group = len(q) // len(k)
+    k, v = np.concatenate([k[:, None]] * group, 1), np.concatenate([v[:, None]] * group, 1)
+    return broadcast(q, k.reshape(q.shape), v.reshape(q.shape))
+
+
+def gathered(q: Any, k: Any, v: Any) -> Any:
+    own = np.arange(len(q)) // (len(q) // len(k))
+    return broadcast(q, k[own], v[own])
+
+
+def spread(q: Any, k: Any, v: Any) -> Any:
+    n, t, d = k.shape
+    wide = np.broadcast_to(k[:, None], (n, len(q) // n, t, d)).reshape(q.shape)
+    return broadcast(q, wide, np.broadcast_to(v[:, None], (n, len(q) // n, t, d)).reshape(q.shape))
+
+
+def head_by_head(q: Any, k: Any, v: Any) -> Any:
+    return np.stack([head(q, k, v, i) for i in range(len(q))])
+
+
+def group_by_group(q: Any, k: Any, v: Any) -> Any:
+    out, group = np.empty_like(q), len(q) // len(k)
+    i = 0
+    while i < len(k):
+        own = slice(i * group, (i + 1) * group)
+        out[own] = broadcast(q[own], k[i : i + 1], v[i : i + 1])
+        i += 1
+    return out
+
+
+def by_einsum(q: Any, k: Any, v: Any) -> Any:
+    (h, t, d), n = q.shape, len(k)
+    scores = np.einsum("ngtd,nsd->ngts", q.reshape(n, h // n, t, d), k) / d**0.5
+    scores[..., ~np.tri(t, dtype=bool)] = -np.inf
+    return np.einsum("ngts,nsd->ngtd", shares(scores), v).reshape(q.shape)
+
+
+def groups_in_a_column(q: Any, k: Any, v: Any) -> Any:
+    """The queries of a group stand below one another: (n, group t, d)."""
+    n, t = k.shape[:2]
+    scores = (q.reshape(n, -1, q.shape[-1]) @ k.swapaxes(1, 2)).reshape(n, -1, t, t) / np.sqrt(q.shape[-1])
+    weights = shares(np.where(np.arange(t) <= np.arange(t)[:, None], scores, -np.inf))
+    return (weights.reshape(n, -1, t) @ v).reshape(q.shape)
+
+
 def only_before(q: Any, k: Any, v: Any) -> Any:
     """A mask without the diagonal; what that leaves of the first row is mopped up."""
     group, t = len(q) // len(k), q.shape[1]
@@ -88,6 +159,16 @@ def future(real: Any, start: int) -> Any:
     return real | (key == query)
 
 
+def new_only(real: Any, start: int) -> Any:
+    key, query = grid(real, start)
+    return (real & (key <= query) & (key >= start)) | (key == query)
+
+
+def sociable_padding(real: Any, start: int) -> Any:
+    key, query = grid(real, start)
+    return (real & (key <= query)) | ((key <= query) & ~real[start:, None])
+
+
 def cache_and_itself(real: Any, start: int) -> Any:
     key, query = grid(real, start)
     return (real & (key < start)) | (key == query)
@@ -130,6 +211,20 @@ def root(a: Any) -> Any:
     return np.sqrt((a * a).mean(-1, keepdims=True))
 
 
+def columns(real: Any) -> Any:
+    return np.arange(real.shape[1]) + np.zeros_like(real, dtype=int)
+
+
+def shipped_positions(real: Any, start: int) -> Any:
+    if start == 0:
+        return np.cumsum(np.ones_like(real, dtype=int), axis=1) - 1
+    return real.sum(axis=1, keepdims=True) - 1
+
+
+def last_column(real: Any, start: int) -> Any:
+    return real.sum(axis=1, keepdims=True) - 1 if start else count(real, 0)
+
+
 def count(real: Any, start: int) -> Any:
     return np.maximum(np.cumsum(real, axis=1) - 1, 0)[:, start:]
 
@@ -145,6 +240,9 @@ CACHE: list[Mistake] = [
     ("the cache holds all of them", lambda c, n: size(c, 1)),
     ("one token short", lambda c, tokens: size(c, tokens - 1)),
     ("one token too many", lambda c, tokens: size(c, tokens + 1)),
+    ("1 GB is 1e9 bytes", lambda c, n: size(c, n) / 1e9),
+    ("a byte has eight", lambda c, n: 8 * size(c, n)),
+    ("should be", lambda c, n: 147_456 * n),  # the example of the text, typed in
 ]
 GROUPED: list[Mistake] = [
     ("neighbours share (yours are tiled)", lambda q, k, v: attend(q, k, v, tiled="kv")),
@@ -162,6 +260,16 @@ GROUPED: list[Mistake] = [
     ("set shares to zero after the softmax", lambda q, k, v: zeroed(q, k, v, before=False)),
     ("masked scores are 0 in your softmax", lambda q, k, v: zeroed(q, k, v, before=True)),
     ("runs over the queries", lambda q, k, v: attend(q, k, v, axis=1)),
+    ("every query head reads KV head 0", lambda q, k, v: attend(q, k[:1], v[:1])),
+    ("average the values", lambda q, k, v: attend(q, k, 0 * v + v.mean(0))),
+    ("right, but `repeat` copies", attend_with_repeat),
+    ("right, but `repeat` copies", lambda q, k, v: broadcast(q, again(k, len(q)), again(v, len(q)))),
+    ("right, but `concatenate` copies", concatenated),
+    ("right, but an index that is an array copies", gathered),
+    ("right, but `broadcast_to` copies", spread),
+    ("right, but in a loop", head_by_head),
+    ("right, but in a loop", group_by_group),
+    ("right, but in a loop", lambda q, k, v: np.array([*map(lambda i: head(q, k, v, i), np.arange(len(q)))])),
     (
         "that calls qwen3_ref.numpy_ref.attention",
         lambda q, k, v: numpy_ref.attention(q[None], k[None], v[None], np.tri(q.shape[1])[None] > 0)[0][0],
@@ -177,6 +285,8 @@ MASK: list[Mistake] = [
     ("upside down", lambda real, start: ~right_mask(real, start)),
     ("rows for the cached tokens too", lambda real, start: right_mask(real, 0)),
     ("leave out the columns of the cache", lambda real, start: right_mask(real, start)[:, start:]),
+    ("do not see the cache", new_only),
+    ("yours sees the tokens before it too", sociable_padding),
     (
         "that calls qwen3_ref.numpy_ref.positions_and_mask",
         lambda real, start: numpy_ref.positions_and_mask(real[None], start)[1][0],
@@ -230,6 +340,13 @@ POSITIONS: list[Mistake] = [
         "you add the columns of the cache",
         lambda real, start: start + count(real[:, start:], 0) if start else count(real, 0),
     ),
+    ("those are columns", shipped_positions),  # the lesson's own bug, as it is
+    ("nothing below", lambda real, start: np.arange(start, real.shape[1]) - (~real).sum(1, keepdims=True)),
+    ("is 0, not its column", lambda real, start: np.where(real, count(real, 0), columns(real))[:, start:]),
+    ("one for each of its columns", last_column),  # right for the prompt, wrong for a chunk
+    ("one number a row", lambda real, start: last_column(real, start)[:, 0] if start else count(real, 0)),
+    ("one for each of its columns", lambda real, start: real.sum(1) - 1),  # bare numbers, at once
+    ("the shape ()", lambda real, start: real.sum() - 1),
 ]
 MISTAKES = {
     "cache_bytes": CACHE,
@@ -237,4 +354,26 @@ MISTAKES = {
     "mask": MASK,
     "queries": QUERIES,
     "positions": POSITIONS,
+}
+ALSO_RIGHT = {
+    "cache_bytes": [
+        lambda c, n: size(c, n),
+        lambda c, n: 4.0 * n * c["head_dim"] * c["num_key_value_heads"] * c["num_hidden_layers"],
+    ],
+    "grouped": [broadcast, by_einsum, groups_in_a_column],
+    "mask": [
+        right_mask,
+        lambda real, start: np.where(np.eye(len(real)) > 0, 1, np.tri(len(real)) * real)[start:],
+    ],
+    "queries": [
+        lambda x, w, g, cos, sin, eps: turn(norm(split(x @ w.T, g), g, eps), cos, sin),
+        lambda x, w, g, cos, sin, eps: turn(
+            norm(np.stack(np.split(x @ w.T, len(w) // len(g), axis=1)), g, eps), cos, sin
+        ),
+    ],
+    "positions": [
+        count,
+        lambda real, start: np.maximum(columns(real) - real.argmax(1)[:, None], 0)[:, start:],
+        lambda real, start: ((np.cumsum(real, 1) - 1) * real)[:, start:],
+    ],
 }

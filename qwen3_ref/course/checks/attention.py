@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
-from qwen3_ref.course.checks.judge import Answer, Array, Trial, Verdict, judge
+from qwen3_ref.course.checks.judge import Answer, Array, Trial, Verdict, habits, judge
 from qwen3_ref.numpy_ref import attention, positions_and_mask, rms_norm, rotate, softmax
 from qwen3_ref.rope import cos_sin, default_frequencies
 
@@ -36,6 +37,8 @@ def cache_bytes(answer: Answer) -> Verdict:
                 ("that is one token; the cache holds all of them", want / tokens),
                 ("that is one token short: every one of the tokens is kept", want / tokens * (tokens - 1)),
                 ("that is one token too many", want / tokens * (tokens + 1)),
+                ("bytes, not GB: 1 GB is 1e9 bytes", want / 1e9),
+                ("those are bits; a byte has eight", want * 8),
             ]
             yield Trial((config, tokens), np.asarray(want), [(r, np.asarray(w)) for r, w in mistakes])
 
@@ -75,10 +78,44 @@ def grouped(answer: Answer) -> Verdict:
                 (zeros, softmax(scores * mask) @ wide_v),
                 ("your softmax runs over the queries; each query's shares sum to one", upright @ wide_v),
                 ("your mask is upside down: key <= query", mixed(mask=mask.T)),
+                ("every query head reads KV head 0; a group has its own", mixed(k=k[:1], v=v[:1])),
+                ("you average the values of all KV heads; a group has its own",
+                 mixed(v=np.broadcast_to(v.mean(0), v.shape))),
             ]  # fmt: skip
             yield Trial((q, k, v), mixed(), mistakes)
 
-    return judge(answer, trials)
+    verdict = judge(answer, trials)
+    road = _copies(answer) if verdict else None
+    return verdict if road is None else road
+
+
+COPIES = {"repeat", "tile", "take", "kron", "stack", "concatenate", "broadcast_to", "block", "einsum_path"}
+LOOPS = {"a loop", "map", "vectorize", "apply_along_axis", "apply_over_axes", "reduce", "fromiter"}
+
+
+class _Watched(np.ndarray[Any, Any]):
+    """An array that notes when it is copied row by row: `k[[0, 0, 1, 1]]`."""
+
+    gathered = False
+
+    def __getitem__(self, index: Any) -> Any:
+        parts = index if isinstance(index, tuple) else (index,)
+        _Watched.gathered |= any(isinstance(part, list | np.ndarray) for part in parts)
+        return super().__getitem__(index)
+
+
+def _copies(answer: Answer) -> Verdict | None:
+    """A right answer by a forbidden road: told, and not accepted."""
+    used = habits(answer)
+    q, k, v = np.ones((4, 3, 2)), np.ones((2, 3, 2)).view(_Watched), np.ones((2, 3, 2)).view(_Watched)
+    _Watched.gathered = False
+    answer(q, k, v)
+    if used & LOOPS:
+        return Verdict(False, "right, but in a loop; give q a group axis and let `@` do all heads at once")
+    if _Watched.gathered or used & COPIES:
+        how = ", ".join(f"`{name}`" for name in sorted(used & COPIES)) or "an index that is an array"
+        return Verdict(False, f"right, but {how} copies every KV head for its group; `k[:, None]` need not")
+    return None
 
 
 def _strict(scores: Array, mask: Array) -> Array:
@@ -113,6 +150,10 @@ def mask(answer: Answer) -> Verdict:
                 ("you return rows for the cached tokens too; only the new ones ask", square),
                 ("you leave out the columns of the cache", want[:, past:]),
                 ("new queries see the cache but not one another", (real & (key < past)) | (key == query)),
+                ("your queries do not see the cache; its tokens are real too",
+                 (real & (key <= query) & (key >= past)) | (key == query)),
+                ("a query that is padding sees itself alone; yours sees the tokens before it too",
+                 (real & (key <= query)) | ((key <= query) & ~real[past:, None])),
             ]  # fmt: skip
             yield Trial((real, past), want.astype(float), [(r, w.astype(float)) for r, w in mistakes])
 
@@ -193,6 +234,14 @@ def positions(answer: Answer) -> Verdict:
                  np.broadcast_to(np.arange(t), new.shape)),
                 ("one too many: the first token stands at position 0", count[:, past:]),
                 ("padding has no position; give it 0, not -1", count[:, past:] - 1),
+                ("padding has no position; give it 0, nothing below", columns - pads[:, None]),
+                ("the position of padding is 0, not its column", np.where(new, count[:, past:] - 1, columns)),
+                ("one number a row, without the axis of the columns: (b, t) is wanted, here t = 1",
+                 count[:, past] - 1 if t == 1 else np.zeros(0)),
+                ("that is the position of the last column; a chunk has one for each of its columns",
+                 count[:, -1:] - 1),
+                ("that is the position of the last column; a chunk has one for each of its columns",
+                 count[:, -1] - 1),
                 ("those are positions of all columns; wanted are the new ones, from start on",
                  np.maximum(count - 1, 0)),
             ]  # fmt: skip

@@ -9,10 +9,11 @@ plainly. Calling the package's own function instead of writing one is noticed.
 from __future__ import annotations
 
 import copy
+import dis
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from types import FrameType
+from types import CodeType, FrameType, FunctionType
 from typing import Any
 
 import numpy as np
@@ -96,6 +97,32 @@ def _remark(answer: Answer, trial: Trial) -> str:
     if value is None or value is ...:
         return "not written yet: it returns nothing"
     return _changed(given, trial.arguments) or _judged(value, trial)
+
+
+def habits(answer: Answer) -> set[str]:
+    """Names of all that the code of an answer reaches for, and "a loop" if it goes round anywhere.
+
+    For exercises that forbid a road, not a result. Functions of the student's own are followed; names
+    under which something was imported count under its own name too.
+    """
+    found: set[str] = set()
+    left = [(getattr(answer, "__code__", None), getattr(answer, "__globals__", {}))]
+    done: set[CodeType] = set()
+    while left:
+        code, scope = left.pop()
+        if code is None or code in done:
+            continue
+        done.add(code)
+        found.update(code.co_names)
+        jumps = (i for i in dis.get_instructions(code) if i.opcode in (*dis.hasjrel, *dis.hasjabs))
+        if any(isinstance(jump.argval, int) and jump.argval <= jump.offset for jump in jumps):
+            found.add("a loop")
+        left += [(inner, scope) for inner in code.co_consts if isinstance(inner, CodeType)]
+        for known in (scope.get(name) for name in code.co_names):
+            found.add(getattr(known, "__name__", ""))
+            if isinstance(known, FunctionType) and known.__module__ == getattr(answer, "__module__", ""):
+                left.append((known.__code__, known.__globals__))
+    return found
 
 
 def _changed(now: tuple[Any, ...], before: tuple[Any, ...]) -> str:
