@@ -10,7 +10,18 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from qwen3_ref.config import Qwen3Config
-from qwen3_ref.course.plots.style import BLUE, GREEN, GREY, ORANGE, PINK, RED, SKY, Drawing, new_figure
+from qwen3_ref.course.plots.style import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PINK,
+    RED,
+    SKY,
+    YELLOW,
+    Drawing,
+    new_figure,
+)  # fmt: skip
 from qwen3_ref.tasks.documents import maths_documents, solved
 from qwen3_ref.tasks.problems import FAMILIES, make_problems
 
@@ -222,6 +233,63 @@ def domains(counts: NDArray[Any], names: Sequence[str], apart: Sequence[float]) 
     return figure, {"share_of_picks": shares, "domains": list(names), "specialisation": list(apart)}
 
 
+def controls(by_layer: Mapping[str, NDArray[Any]]) -> Drawing:
+    """Two statistics of routing by layer, (draws, 2, L) for each kind of model, the trained one first."""
+    figure, grid = new_figure(1, 2, figsize=(8.4, 3.6))
+    looks = list(zip((BLUE, ORANGE, GREEN, GREY), ("D", "o", "s", "x"), strict=True))
+    names = ("specialisation by kind of text", "experts in common: equal tokens less any two")
+    for i, (axes, title) in enumerate(zip(grid[0], names, strict=True)):
+        for k, ((name, values), (colour, marker)) in enumerate(zip(by_layer.items(), looks, strict=False)):
+            layers = np.arange(values.shape[2]) + 0.13 * (k - 1.5)
+            for draw in values:
+                axes.plot(layers, draw[i], marker, color=colour, markersize=8 if k == 0 else 5, alpha=0.85)
+            axes.plot([], [], marker, color=colour, label=f"{name} ({len(values)})")
+        axes.set_xticks(range(values.shape[2]))
+        axes.set(xlabel="layer", ylabel="share", ylim=(0, None))
+        axes.set_title(title, fontsize=9.5, weight="normal")
+    grid[0][0].legend(fontsize=8, loc="lower right")
+    _heading(figure, "Kinds of text part under any router; the trained one holds on to the token more firmly")
+    return figure, {"by_layer": dict(by_layer)}
+
+
+def coloured_text(
+    pieces: Sequence[str], runs: Mapping[str, Mapping[int, NDArray[Any]]], excerpt: Sequence[int]
+) -> Drawing:
+    """A text coloured by each token's first expert: a column a run, a row a moment of training. pieces:
+    the tokens of `excerpt`, indices into the tokens of runs[name][step], (n, 2) experts, best first."""
+    figure, grid = new_figure(3, len(runs), figsize=(8.8, 6.6))
+    palette = (BLUE, ORANGE, GREEN, RED, PINK, SKY, YELLOW, GREY)
+    width = 46
+    shares: dict[str, dict[int, Any]] = {name: {} for name in runs}
+    for column, (name, steps) in enumerate(runs.items()):
+        for axes, (step, experts) in zip(grid[:, column], steps.items(), strict=True):
+            share = np.bincount(experts.ravel(), minlength=len(palette)) / experts.size
+            shares[name][step] = share
+            x, y = 0, 0
+            for piece, expert in zip(pieces, experts[list(excerpt), 0], strict=True):
+                shown = piece.replace("\n", "\u21b5").replace(" ", "\u00b7")
+                if x + len(shown) > width:
+                    x, y = 0, y + 1
+                box = Rectangle((x, y), len(shown), 1, fc=palette[expert], alpha=0.55, edgecolor="white")
+                axes.add_patch(box)
+                axes.text(x + len(shown) / 2, y + 0.55, shown, family="monospace", fontsize=7.5,
+                          ha="center", va="center")  # fmt: skip
+                x += len(shown)
+            left = 0.0
+            for expert in np.argsort(-share, kind="stable"):  # the bar below: the picks of all texts
+                length = width * share[expert]
+                axes.add_patch(Rectangle((left, y + 1.6), length, 0.8, facecolor=palette[expert], alpha=0.8))
+                left += length
+            axes.set(xlim=(0, width), ylim=(y + 2.6, -0.2), xticks=[], yticks=[])
+            axes.spines[:].set_visible(False)
+            axes.grid(visible=False)
+            axes.set_title(f"{name}, step {step}: the busiest has {100 * share.max():.0f}% of the picks",
+                           fontsize=9, weight="normal")  # fmt: skip
+    figure.supxlabel("colour: a token's first expert; bars: each expert's share of all picks", fontsize=9)
+    _heading(figure, "A pattern is there before any training; what balancing changes is the bars")
+    return figure, {"share_of_picks": shares}
+
+
 def load(counts: NDArray[Any], factors: Sequence[float], dropped: Mapping[str, Sequence[float]]) -> Drawing:
     """Load of every expert by layer (counts (L, E)), and the share of picks a capacity limit drops."""
     figure, ((left, right),) = new_figure(1, 2, figsize=(8.4, 3.6))
@@ -246,30 +314,35 @@ def load(counts: NDArray[Any], factors: Sequence[float], dropped: Mapping[str, S
     return figure, {"load": relative, "capacity_factors": factors, "dropped": dict(dropped)}
 
 
-def pairs(together: NDArray[Any], layer: int) -> Drawing:
-    """Co-activation (L, E, E) of one layer, over what independent choices of the same loads would give."""
-    counts = np.asarray(together[layer], float)
-    alone = np.diag(counts)
-    apart = ~np.eye(len(counts), dtype=bool)
-    chance = np.outer(alone, alone) * apart
-    chance *= counts[apart].sum() / chance.sum()
-    shown = np.where(apart, counts / np.where(chance > 0, chance, 1), np.nan)
-    figure, ((axes,),) = new_figure(figsize=(6.4, 4.9))
-    limit = max(2.0, float(np.nanmax(shown)))
-    image = axes.imshow(shown, cmap="PuOr_r", norm=_around_one(limit))
-    axes.set_xticks(range(len(counts)))
-    axes.set_yticks(range(len(counts)))
-    axes.tick_params(length=0, labelsize=8)
-    axes.grid(visible=False)
-    axes.set(xlabel="expert", ylabel="expert")
-    bar = figure.colorbar(image, ax=axes, pad=0.02)
+def pairs(routers: Mapping[str, NDArray[Any]]) -> Drawing:
+    """Co-activation (E, E) of one layer under several routers, over what independent choices of the same
+    loads would give."""
+    figure, grid = new_figure(1, len(routers), figsize=(8.6, 4.7), sharey=True)
+    over = {name: _over_chance(np.asarray(counts, float)) for name, counts in routers.items()}
+    limit = max(2.0, *(float(np.nanmax(shown)) for shown in over.values()))
+    image: Any = None
+    for axes, (name, shown) in zip(grid[0], over.items(), strict=True):
+        image = axes.imshow(shown, cmap="PuOr_r", norm=_around_one(limit))
+        axes.set_xticks(range(0, len(shown), 3))
+        axes.set_yticks(range(0, len(shown), 3))
+        axes.tick_params(length=0, labelsize=8)
+        axes.grid(visible=False)
+        axes.set_xlabel("expert")
+        axes.set_title(f"{name}: at most {np.nanmax(shown):.1f} times", fontsize=9.5, weight="normal")
+    grid[0][0].set_ylabel("expert")
+    bar = figure.colorbar(image, ax=list(grid[0]), pad=0.02, shrink=0.7)
     bar.set_label("together, over what chance would give", fontsize=8.5)
     bar.ax.tick_params(labelsize=8)
-    i, j = np.unravel_index(int(np.nanargmax(shown)), shown.shape)
-    axes.set_title(
-        f"Experts {min(i, j)} and {max(i, j)} meet {shown[i, j]:.1f} times as often as chance says", x=-0.12
-    )
-    return figure, {"layer": layer, "over_chance": shown, "never": int((counts[apart] == 0).sum()) // 2}
+    _heading(figure, "Some pairs of experts meet far more often than by chance, under a random router too")
+    never = {name: int((shown == 0).sum()) // 2 for name, shown in over.items()}
+    return figure, {"over_chance": over, "never": never}
+
+
+def _over_chance(counts: NDArray[Any]) -> NDArray[Any]:
+    alone, apart = np.diag(counts), ~np.eye(len(counts), dtype=bool)
+    chance = np.outer(alone, alone) * apart
+    chance *= counts[apart].sum() / chance.sum()
+    return np.where(apart, counts / np.where(chance > 0, chance, 1), np.nan)
 
 
 def _around_one(limit: float) -> Any:
@@ -279,35 +352,30 @@ def _around_one(limit: float) -> Any:
 
 
 def ties(panels: Mapping[str, tuple[NDArray[Any], NDArray[Any]]]) -> Drawing:
-    """Margins of the choice and which choices flip: each panel has margins (n,), in logits, between
-    the last expert chosen and the first left out, and flipped (n,) bool."""
-    figure, grid = new_figure(1, len(panels), figsize=(8.4, 3.5))
+    """Margins of the choice and which choices flip: each panel has margins (n,), in steps of bfloat16,
+    between the last expert chosen and the first left out, and flipped (n,) bool."""
+    figure, grid = new_figure(1, len(panels), figsize=(8.6, 3.2), sharey=True)
     data: dict[str, Any] = {}
+    bins = np.geomspace(2**-5, 2**10, 16)
     for axes, (title, (margins, flipped)) in zip(grid[0], panels.items(), strict=True):
-        bins = np.geomspace(1e-4, 10, 26)
-        shown = np.clip(margins, bins[0], bins[-1])
-        every, changed = (np.histogram(a, bins)[0] / len(margins) for a in (shown, shown[flipped]))
-        axes.bar(bins[:-1], 100 * every, np.diff(bins), align="edge", color=SKY, label="tokens")
-        axes.set(xscale="log", xlabel="margin of the choice, logits (log scale)", ylim=(0, 20))
-        right = axes.twinx()
-        filled = every * len(margins) > 4.5  # a share of fewer than five says nothing
-        middle, part = np.sqrt(bins[:-1] * bins[1:])[filled], (changed[filled] / every[filled])
-        right.plot(middle, 100 * part, "o-", color=RED, markersize=3.5, linewidth=1.4)
-        right.set_ylim(0, 110)
-        right.grid(visible=False)
-        right.spines["right"].set_visible(True)
-        axes.plot([], [], "o-", color=RED, markersize=3.5, label="of these, choice changes (right)")
-        axes.legend(fontsize=8.5, loc="upper right")
-        if axes is grid[0][0]:
-            axes.set_ylabel("tokens, %")
-        else:
-            right.set_ylabel("choice changes, % of the bar")
+        shown = np.clip(margins, bins[0], bins[-1] * 0.999)
+        every, changed = (100 * np.histogram(a, bins)[0] / len(margins) for a in (shown, shown[flipped]))
+        axes.bar(bins[:-1], every, np.diff(bins), align="edge", color=SKY, label="all choices")
+        axes.bar(bins[:-1], changed, np.diff(bins), align="edge", color=RED, label="change when rounded")
+        axes.axvline(1, color="black", linewidth=0.9)
+        axes.set_xscale("log", base=2)
+        axes.set_xticks([2**-5, 1, 32, 1024], ["1/32", "1", "32", "1024"])
+        axes.minorticks_off()
+        axes.tick_params(labelsize=8.5)
         rate = float(flipped.mean())
-        axes.set_title(f"{title}: {100 * rate:.1f}% change", fontsize=9.5, weight="normal")
-        data[title] = {
-            "flips": rate, "bins": bins, "all": every, "changed": changed, "median": np.median(margins),
-        }  # fmt: skip
-    _heading(figure, "Only near-ties change sides, and the more experts, the more near-ties")
+        axes.set_title(f"{title}:\n{100 * rate:.1f}% change", fontsize=9, weight="normal")
+        below = float((margins <= 1).mean())
+        data[title] = {"flips": rate, "below_one_step": below, "median": np.median(margins)}
+    grid[0][0].set_ylabel("choices, %")
+    grid[0][0].legend(fontsize=7.5, loc="upper left", handlelength=1)
+    grid[0][0].set_ylim(0, 1.22 * grid[0][0].get_ylim()[1])
+    figure.supxlabel("margin of the choice, in steps of bfloat16 (log scale)", fontsize=9)
+    _heading(figure, "Only margins below one step change sides; more experts make more of them")
     return figure, data
 
 

@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from typing import Any
 
 import numpy as np
 
 from qwen3_ref.course.plots.style import BLUE, COLOURS, GREEN, GREY, ORANGE, Drawing, new_figure
+from qwen3_ref.course.plots.style import measured as measured
 
 Point = Mapping[str, Any]
 METHODS = {"rtn": ("nearest", "o-"), "gptq": ("GPTQ", "s--"), "awq": ("AWQ", "^:")}
-
-
-def measured(name: str) -> dict[str, Any]:
-    """What a command of `qwen3_ref.measure` found, as it ships: "quantization" or "qk_norm"."""
-    folder = files("qwen3_ref").joinpath("data", "nano", "measured")
-    found: dict[str, Any] = json.loads(folder.joinpath(f"{name}.json").read_text(encoding="utf-8"))
-    return found
 
 
 def errors(found: Sequence[Mapping[str, Any]], inputs: int, at: tuple[int, int] = (4, 32)) -> Drawing:

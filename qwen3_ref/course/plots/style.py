@@ -7,6 +7,7 @@ import json
 import math
 import os
 from collections.abc import Mapping
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -129,3 +130,11 @@ def _difference(kept: Any, now: Any, where: str = "") -> str:
 
 
 # -- drawings -------------------------------------------------------------------------------------
+
+
+def measured(name: str) -> dict[str, Any]:
+    """What a command of `qwen3_ref.measure` found, as it ships, such as
+    "quantization" or "balancing"."""
+    folder = files("qwen3_ref").joinpath("data", "nano", "measured")
+    found: dict[str, Any] = json.loads(folder.joinpath(f"{name}.json").read_text(encoding="utf-8"))
+    return found
