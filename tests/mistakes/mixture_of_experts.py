@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -154,4 +155,78 @@ MISTAKES = {
     "stack": STACK,
     "combine": COMBINE,
     "global_losses": GLOBAL_LOSSES,
+}
+
+
+def by_matrices(D: int, F: int, E: int, K: int) -> list[int]:
+    """Counted tensor by tensor, and in another type."""
+    shapes = [(E, D)] + [(F, D), (F, D), (D, F)] * E
+    used = shapes[: 1 + 3 * K]
+    return [int(sum(np.prod(shape) for shape in some)) for some in (shapes, used)]
+
+
+def by_loop(logits: Any, top_k: int, normalize: bool) -> Any:
+    """Token by token, with Python's own sort."""
+    out = []
+    for row in logits.tolist():
+        powers = [math.exp(x - max(row)) for x in row]
+        p = [x / sum(powers) for x in powers]
+        kept = sorted(range(len(p)), key=lambda e: -p[e])[:top_k]
+        total = sum(p[e] for e in kept) if normalize else 1.0
+        out.append([p[e] / total if e in kept else 0.0 for e in range(len(p))])
+    return out
+
+
+def masked(logits: Any, top_k: int, normalize: bool) -> Any:
+    """In PyTorch; the softmax of the kept logits, as long as they are to be normalised."""
+    x = torch.tensor(logits)
+    kept = torch.zeros_like(x).scatter(-1, x.topk(top_k).indices, 1)
+    if normalize:
+        return x.masked_fill(kept == 0, -math.inf).softmax(-1)
+    return x.softmax(-1) * kept
+
+
+def stacked_by_max(tensors: Any) -> Any:
+    """Filled in as the names come."""
+    count = 1 + max(int(name.split(".")[1]) for name in tensors)
+    F, D = tensors["experts.0.gate_proj.weight"].shape
+    out = np.empty((count, 2 * F, D))
+    for name, matrix in tensors.items():
+        e, part = int(name.split(".")[1]), name.split(".")[2]
+        if part != "down_proj":
+            out[e, F * (part == "up_proj") :][:F] = matrix
+    return out
+
+
+def combined_by_sorting(out: Any, order: Any, weights: Any) -> Any:
+    """Rows back in the order of picks, then summed over each token's."""
+    picks = np.empty_like(out)
+    picks[order] = out
+    return np.einsum("nkd,nk->nd", picks.reshape(*weights.shape, -1), weights)
+
+
+def combined_by_loop(out: Any, order: Any, weights: Any) -> Any:
+    y = np.zeros((len(weights), out.shape[1]))
+    for row, pick in zip(out, order, strict=True):
+        n, k = divmod(int(pick), weights.shape[1])
+        y[n] += weights[n, k] * row
+    return y
+
+
+def losses_in_torch(logits: Any, top_k: int) -> Any:
+    x = torch.tensor(logits)
+    m, n, E = x.shape
+    counts = torch.bincount(x.topk(top_k).indices.flatten(), minlength=E)
+    return [E * float((counts / (m * n)) @ batch.softmax(-1).mean(0)) for batch in x]
+
+
+ALSO_RIGHT = {
+    "stored_and_used": [
+        by_matrices,
+        lambda D, F, E, K: np.array([E * (D + 3 * D * F), E * D + K * 3 * D * F], float),
+    ],
+    "dense_weights": [by_loop, masked],
+    "stack": [stacked_by_max, lambda t: torch.tensor(stacked(t, numbers(t)))],
+    "combine": [combined_by_sorting, combined_by_loop],
+    "global_losses": [losses_in_torch, lambda x, k: tuple(losses(x, k))],
 }
