@@ -6,6 +6,8 @@ import codecs
 from collections import Counter
 from typing import Any
 
+import numpy as np
+
 from qwen3_ref import tokenizer
 from tests.mistakes import Mistake
 
@@ -41,6 +43,40 @@ def from_the_right(ids: list[int], pair: Any, new: int) -> list[int]:
     return joined(ids[::-1], pair[::-1], new)[::-1]
 
 
+def in_text(ids: list[int], pair: Any, new: int, blank: str = "") -> list[int]:
+    """Replaced in a text of numbers."""
+    text = " " + " ".join(map(str, ids)) + " "
+    old = f"{blank}{pair[0]} {pair[1]}{blank}"
+    return [int(word) for word in text.replace(old, f"{blank}{new}{blank}").split()]
+
+
+def in_characters(ids: list[int], pair: Any, new: int) -> list[int]:
+    return [ord(c) for c in "".join(map(chr, ids)).replace("".join(map(chr, pair)), chr(new))]
+
+
+def by_popping(ids: list[int], pair: Any, new: int) -> list[int]:
+    rest, out = list(ids), []
+    while rest:
+        first = rest.pop(0)
+        if rest and (first, rest[0]) == pair:
+            rest.pop(0)
+            first = new
+        out.append(first)
+    return out
+
+
+def as_array(ids: list[int], pair: Any, new: int) -> Any:
+    out: list[int] = []
+    half = False  # whether the last id of `out` may still be the first of a pair
+    for i in ids:
+        if half and (out[-1], i) == tuple(pair):
+            out[-1], half = new, False
+        else:
+            out.append(i)
+            half = True
+    return np.array(out)
+
+
 def pairs(words: list[list[int]], counts: list[int]) -> Counter[Any]:
     found: Counter[Any] = Counter()
     for word, count in zip(words, counts, strict=True):
@@ -65,6 +101,45 @@ def across(words: list[list[int]], counts: list[int]) -> Any:
     return top(Counter(zip(text, text[1:], strict=False)))
 
 
+def across_repeated(words: list[list[int]], counts: list[int]) -> Any:
+    text = [i for word, count in zip(words, counts, strict=True) for i in word * count]
+    return top(Counter(zip(text, text[1:], strict=False)))
+
+
+def with_borders(words: list[list[int]], counts: list[int], weigh: Any) -> Any:
+    """Pairs within words, and the last id of each word with the first of the next, weighed by two counts."""
+    found = pairs(words, counts)
+    for n in range(len(words) - 1):
+        found[words[n][-1], words[n + 1][0]] += weigh(counts[n], counts[n + 1])
+    return top(found)
+
+
+def mirrored(words: list[list[int]], counts: list[int]) -> Any:
+    found: Counter[Any] = Counter()
+    for (a, b), count in pairs(words, counts).items():
+        found[frozenset((a, b))] += count
+    return tuple(top(found))
+
+
+def spread_out(words: list[list[int]], counts: list[int]) -> list[Any]:
+    every = [
+        p
+        for word, n in zip(words, counts, strict=True)
+        for p in zip(word, word[1:], strict=False)
+        for _ in range(n)
+    ]
+    return list(max(set(every), key=every.count))
+
+
+def by_sorting(words: list[list[int]], counts: list[int]) -> Any:
+    found: dict[Any, int] = {}
+    for n in range(len(words)):
+        for k in range(len(words[n]) - 1):
+            pair = words[n][k], words[n][k + 1]
+            found[pair] = found.get(pair, 0) + counts[n]
+    return np.array(sorted(found, key=lambda pair: -found[pair])[0])
+
+
 def two_ids(words: list[list[int]], counts: list[int]) -> Any:
     single = Counter(i for word, n in zip(words, counts, strict=True) for i in word * n)
     return [i for i, _ in single.most_common(2)]
@@ -86,7 +161,7 @@ def leftmost(known: Any, key: Any) -> Any:
 
 def longest(ids: list[int], merges: Any) -> list[int]:
     spelled = {i: [i] for i in ids}
-    for (a, b), new in merges.items():
+    for (a, b), new in aged(merges):
         spelled[new] = [*spelled.get(a, [a]), *spelled.get(b, [b])]
     out = []
     while ids:
@@ -94,6 +169,57 @@ def longest(ids: list[int], merges: Any) -> list[int]:
         out.append(best)
         ids = ids[len(spelled[best]) :]
     return out
+
+
+def one_at_a_time(ids: list[int], merges: Any) -> list[int]:
+    """A stack: whatever is known is joined as soon as it is met, again and again from the left."""
+    ids, i = list(ids), 0
+    while i < len(ids) - 1:
+        if (ids[i], ids[i + 1]) in merges:
+            ids[i : i + 2] = [merges[ids[i], ids[i + 1]]]
+            i = 0
+        else:
+            i += 1
+    return ids
+
+
+def one_walk(ids: list[int], merges: Any) -> list[int]:
+    out, i = [], 0
+    while i < len(ids):
+        pair = tuple(ids[i : i + 2])
+        out.append(merges.get(pair, ids[i]))
+        i += 2 if pair in merges else 1
+    return out
+
+
+def in_turn(ids: list[int], merges: Any, how: Any = joined) -> list[int]:
+    for pair, new in merges:
+        ids = how(ids, pair, new)
+    return ids
+
+
+def aged(merges: Any) -> Any:
+    return sorted(merges.items(), key=lambda item: item[1])
+
+
+def first_if_any(ids: list[int], pair: Any, new: int) -> list[int]:
+    return first_only(ids, pair, new) if pair in zip(ids, ids[1:], strict=False) else ids
+
+
+def oldest_place_by_place(ids: list[int], merges: Any) -> list[int]:
+    """Right: the oldest merge at its leftmost place, then look again."""
+    ids = list(ids)
+    while places := [
+        (merges[pair], i) for i, pair in enumerate(zip(ids, ids[1:], strict=False)) if pair in merges
+    ]:
+        new, i = min(places)
+        ids[i : i + 2] = [new]
+    return ids
+
+
+def recursive(ids: list[int], merges: Any) -> Any:
+    known = {merges[pair]: pair for pair in zip(ids, ids[1:], strict=False) if pair in merges}
+    return recursive(joined(ids, known[min(known)], min(known)), merges) if known else np.array(ids)
 
 
 def hold_everything(tokens: list[bytes]) -> list[str]:
@@ -118,6 +244,27 @@ def whole_again(tokens: list[bytes], new: bool) -> list[str]:
     return out
 
 
+def by_hand(tokens: list[bytes]) -> list[str]:
+    """Right: cut off up to three bytes of an unfinished character."""
+    held, out = b"", []
+    for token in tokens:
+        held += token
+        for tail in range(4):
+            try:
+                out.append(held[: len(held) - tail].decode())
+            except UnicodeDecodeError:
+                continue
+            held = held[len(held) - tail :]
+            break
+    return out
+
+
+def prefixes(tokens: list[bytes]) -> tuple[str, ...]:
+    """Right: all text so far, without the unfinished character, less what was shown before."""
+    shown = [b"".join(tokens[:n]).decode(errors="ignore") for n in range(len(tokens) + 1)]
+    return tuple(b[len(a) :] for a, b in zip(shown, shown[1:], strict=False))
+
+
 def stray(tokens: list[bytes]) -> list[str]:
     decoder = codecs.getincrementaldecoder("utf-8")()
     return [decoder.decode(token).upper() for token in tokens]
@@ -135,6 +282,17 @@ GOOD_TESTS = {
 def found(cut: Any, **others: Any) -> list[bool]:
     """What tests make of a port: a text and how Qwen3 cuts it, the good tests or others."""
     return [cut(text) != want for text, want in (GOOD_TESTS | others).values()]
+
+
+def longer_tests(cut: Any) -> list[int]:
+    """Right: other texts, and a look at one thing in what comes back."""
+    return [
+        int("\u00fc" not in cut("u\u0308")),
+        int("47" in cut("47")),
+        int("'Re" not in cut("Mac'Reilly")),
+        int(cut("(a") != ["(a"]),
+        int("):" in cut("):\n")),
+    ]
 
 
 ONE_TEXT = "e\u030112O'Dy.x;\n"
@@ -161,18 +319,39 @@ JOIN: list[Mistake] = [
     ("from right to left", from_the_right),
     ("as they were", lambda ids, pair, new: ids),
     ("one by one", lambda ids, pair, new: [new if i in pair else i for i in ids]),
+    ("its new id is not there", lambda ids, pair, new: [i for i in joined(ids, pair, new) if i != new]),
+    ("you replace digits", in_text),
+    ("share a blank", lambda ids, pair, new: in_text(ids, pair, new, " ")),
+    ("ValueError", lambda ids, pair, new: list(bytes(ids).replace(bytes(pair), bytes([new])))),
 ]
 MOST_FREQUENT: list[Mistake] = [
     ("multiply by its count", lambda words, counts: top(pairs(words, [1] * len(words)))),
     ("twice in a word counts twice", once_a_word),
     ("from one word into the next", across),
+    ("from one word into the next", across_repeated),
+    ("from one word into the next", lambda words, counts: with_borders(words, counts, min)),
+    ("from one word into the next", lambda words, counts: with_borders(words, counts, lambda n, m: n)),
+    ("from one word into the next", lambda words, counts: with_borders(words, counts, lambda n, m: m)),
     ("wanted are neighbours", two_ids),
+    ("mirror image", mirrored),
+    ("wrong way round", lambda words, counts: top(pairs(words, counts))[::-1]),
+    ("the largest pair", lambda words, counts: max(pairs(words, counts))),
     ("not how often", lambda words, counts: [pairs(words, counts).most_common(1)[0][1]]),
     ("the shape (); wanted is (2,)", lambda words, counts: pairs(words, counts).most_common(1)[0][1]),
 ]
 ENCODE: list[Mistake] = [
     ("you take the youngest merge", lambda ids, merges: encoded(ids, merges, max)),
     ("you take the leftmost pair", lambda ids, merges: encoded(ids, merges, leftmost)),
+    ("you take the leftmost pair", one_at_a_time),
+    ("you walk through once", one_walk),
+    ("the order of the dict", lambda ids, merges: in_turn(ids, merges.items())),
+    (
+        "the order of the dict",
+        lambda ids, merges: encoded(ids, merges, lambda known, key: next(p for p in merges if p in known)),
+    ),
+    ("the pairs themselves", lambda ids, merges: encoded(ids, merges, lambda known, key: min(known))),
+    ("only the first occurrence", lambda ids, merges: in_turn(ids, aged(merges), first_if_any)),
+    ("from right to left", lambda ids, merges: in_turn(ids, aged(merges), from_the_right)),
     ("longest token that fits", longest),
     ("you stop after one merge", lambda ids, merges: encoded(ids, merges, min, 1)),
     ("as they were", lambda ids, merges: ids),
@@ -206,11 +385,26 @@ DIAGNOSE: list[Mistake] = [
     ("you see the contractions", lambda cut: found(cut, capitals=("O'Donnell", ["O'Donnell"]))),
     ("you see that signs do not join", lambda cut: found(cut, sign=(" .x", [" .x"]))),
     ("you see that signs leave", lambda cut: found(cut, line=("; \n", ["; \n"]))),
+    (  # right on every bug alone, and on half of all ports: signs that do not join hide it
+        "you do not see the contractions",
+        lambda cut: [*found(cut)[:2], "'Donnell" in cut("O'Donnell"), *found(cut)[3:]],
+    ),
     ("your tests see no bug at all", one_text),
     ("you do not see", lambda cut: ["".join(cut(t)) != t for t in ("caf\u00e9", "12", "DON'T", ".x", ";\n")]),
     ("the shape (); wanted is (5,)", lambda cut: any(found(cut))),
     ("that calls qwen3_ref.tokenizer.pre_tokenize", lambda cut: [tokenizer.pre_tokenize("a") != cut("a")]),
 ]
+ALSO_RIGHT: dict[str, list[Any]] = {
+    "join": [in_characters, by_popping, as_array],
+    "most_frequent": [
+        lambda words, counts: top(pairs(words, counts)),
+        spread_out,
+        by_sorting,
+    ],
+    "encode": [oldest_place_by_place, recursive, lambda ids, merges: in_turn(ids, aged(merges))],
+    "stream": [by_hand, prefixes],
+    "diagnose": [found, lambda cut: np.array(found(cut)), longer_tests],
+}
 MISTAKES = {
     "join": JOIN,
     "most_frequent": MOST_FREQUENT,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import codecs
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import pairwise
+from operator import itemgetter
 
 import numpy as np
 import regex
@@ -28,26 +30,40 @@ def _join(ids: Ids, pair: Pair, new: int, *, behind: int = 2, times: int = 10**9
     return joined
 
 
+def _as_text(ids: Ids, pair: Pair, new: int, blanks: str) -> Ids:
+    """`ids` with the pair replaced in a text of numbers; blanks: what stands around what is sought."""
+    text = f" {' '.join(map(str, ids))} "
+    sought, put = (f"{blanks}{numbers}{blanks}" for numbers in (f"{pair[0]} {pair[1]}", str(new)))
+    return [int(number) for number in text.replace(sought, put).split()]
+
+
 def join(answer: Answer) -> Verdict:
     """answer(ids, pair, new) -> ids with every occurrence of the pair as the one id `new`."""
 
     def trials(rng: np.random.Generator) -> Iterator[Trial]:
         overlap = "you use an id twice: after a join, go on behind both ids"
-        for alike in (True, False):
-            a, b, c, new = map(int, rng.choice(90, 4, replace=False))
+        for alike in (False, True):
+            a, b, c = map(int, rng.choice(np.arange(1, 10), 3, replace=False))
+            new, like_a = int(rng.integers(1000, 2000)), 10 * int(rng.integers(30, 90)) + a
             pair = (a, a) if alike else (a, b)
             run = [a] * int(rng.choice([3, 5])) if alike else [a, b, a, b]
-            ids = [c, *run, b, *pair, *([c] * int(rng.integers(1, 4)))]
+            ids = [c, *run, c, like_a, pair[1], c, *pair, *([c] * int(rng.integers(1, 4)))]
             backwards = _join(ids[::-1], (pair[1], pair[0]), new)[::-1]
+            gone = [i for i in _join(ids, pair, new) if i != new]
             mistakes = [
                 ("you join only the first occurrence", _join(ids, pair, new, times=1)),
                 (overlap, _join(ids, pair, new, behind=1)),
                 (overlap, _join(ids, pair, new, behind=1)[:-1]),
                 ("you lose the last id, which has no neighbour behind it", _join(ids, pair, new)[:-1]),
                 ("your ids come back as they were", ids),
+                ("the pair is gone, but its new id is not there", gone),
                 ("you take the ids of the pair one by one", [new if i in pair else i for i in ids]),
                 ("you join from right to left; in a run of three the first two belong together", backwards),
-            ]
+                ("you replace digits: 311 ends like 11 and like 1, but ids are whole numbers",
+                 _as_text(ids, pair, new, "")),
+                ("you replace in a text, where two pairs in a row share a blank: one is missed",
+                 _as_text(ids, pair, new, " ")),
+            ]  # fmt: skip
             yield _trial((ids, pair, new), _join(ids, pair, new), mistakes)
 
     return judge(answer, trials)
@@ -68,39 +84,54 @@ def most_frequent(answer: Answer) -> Verdict:
 
     def trials(rng: np.random.Generator) -> Iterator[Trial]:
         for _ in range(3):
-            label = rng.permutation(np.arange(1, 90)).tolist()
-            a, b, c, d, e, f, g, h, i, z = label[:10]  # (a, b) will be right
-            spare = iter(label[10:])
+            label = rng.permutation(np.arange(1, 89)).tolist()
+            a, b, d, e, f, g, h, i, p, q, u = label[:11]  # (a, b) will be right
+            z, spare = 89, iter(label[11:])  # the largest pair begins with z
             often = int(rng.integers(20, 40))
-            more = often + int(rng.integers(5, often - 5))
-            words, counts = (
-                [[a, b, c, a, b], [f, g], [z, next(spare), z, next(spare), z]],
-                [often, more, often],
-            )
-            words, counts = [*words, [a, next(spare)]], [*counts, 1]
-            for middle in ([d, e],) * 6 + ([],) * 4:  # many rare words: d before e, and h before the next i
-                words.append([i, next(spare), *middle, next(spare), h])
-                counts.append(1)
-            inside = [list(zip(word, word[1:], strict=False)) for word in words]
-            text = sum(words, [])
-            single = Counter(i for word, n in zip(words, counts, strict=True) for i in word * n)
-            repeated = [pair for pairs, n in zip(inside, counts, strict=True) for pair in pairs * n]
-            once = [
-                pair for pairs, n in zip(inside, counts, strict=True) for pair in [*dict.fromkeys(pairs)] * n
+            few = often // 4 + 1
+            more = int(rng.integers(6 * few + 1, 2 * often))  # more than often, fewer than twice
+            table = [
+                ([u], 5 * often),  # a word that is one token already
+                ([a, b, next(spare), a, b], often),
+                ([f, g], more),
+                ([p, q], often + 1),
+                ([q, p], often + 1),
+                ([z, next(spare), z, next(spare), z, next(spare), z], often),
+                ([a, next(spare)], 1),
             ]
-            mistakes: list[tuple[str, Numbers]] = [
-                ("you count each word once; multiply by its count", _top(sum(inside, []))),
-                ("a pair that is twice in a word counts twice", _top(once)),
-                ("your pairs reach from one word into the next", _top(zip(text, text[1:], strict=False))),
-                (
-                    "you return the two most frequent ids; wanted are neighbours",
-                    [*dict(single.most_common(2))],
-                ),
-                ("wanted is the pair, not how often it occurs", [2 * often]),
-            ]
-            yield _trial((words, counts), _top(repeated), mistakes)
+            for middle in ([d, e],) * 6 + ([],) * 4:  # d before e six times, and h before the next i
+                table.append(([i, next(spare), *middle, next(spare), h], few))
+            words, counts = [word for word, _ in table], [count for _, count in table]
+            yield _trial((words, counts), (a, b), _miscounts(table, (a, b), 2 * often))
 
     return judge(answer, trials)
+
+
+def _miscounts(table: list[tuple[Ids, int]], right: Pair, times: int) -> list[tuple[str, Numbers]]:
+    """What goes wrong when pairs of (word, count) are counted; right: the right pair, times: how often."""
+    inside = [(list(pairwise(word)), count) for word, count in table]
+    weighed = [pair for pairs, count in inside for pair in pairs * count]
+    text, all_text = sum((word for word, _ in table), []), sum((word * count for word, count in table), [])
+    borders = [((one[-1], two[0]), n, m) for (one, n), (two, m) in pairwise(table)]
+    single = Counter(all_text)
+    across = "your pairs reach from one word into the next"
+    return [
+        ("you count each word once; multiply by its count",
+         _top(pair for pairs, _ in inside for pair in pairs)),
+        ("a pair that is twice in a word counts twice",
+         _top(pair for pairs, count in inside for pair in [*dict.fromkeys(pairs)] * count)),
+        (across, _top(pairwise(text))),
+        (across, _top(pairwise(all_text))),
+        (across, _top(weighed + [pair for pair, n, _ in borders for pair in [pair] * n])),
+        (across, _top(weighed + [pair for pair, _, m in borders for pair in [pair] * m])),
+        (across, _top(weighed + [pair for pair, n, m in borders for pair in [pair] * min(n, m)])),
+        ("you return the two most frequent ids; wanted are neighbours", [*dict(single.most_common(2))]),
+        ("wanted is the pair, not how often it occurs", [times]),
+        ("your pair is the wrong way round", right[::-1]),
+        ("you count a pair and its mirror image as one", mirrored := _top((min(p), max(p)) for p in weighed)),
+        ("you count a pair and its mirror image as one", mirrored[::-1]),
+        ("that is the largest pair; wanted is the one that occurs most often", max(weighed)),
+    ]  # fmt: skip
 
 
 Choice = Callable[[list[Pair], dict[Pair, int]], Pair]
@@ -108,7 +139,7 @@ Choice = Callable[[list[Pair], dict[Pair, int]], Pair]
 
 def _encode(ids: Ids, merges: dict[Pair, int], choose: Choice, times: int = 10**9) -> Ids:
     """BPE with a rule for which of the known pairs to join next; times: how many joins."""
-    while times and (known := [pair for pair in zip(ids, ids[1:], strict=False) if pair in merges]):
+    while times and (known := [pair for pair in pairwise(ids) if pair in merges]):
         pair = choose(known, merges)
         ids, times = _join(ids, pair, merges[pair]), times - 1
     return ids
@@ -132,36 +163,111 @@ def _longest(ids: Ids, merges: dict[Pair, int]) -> Ids:
     return found
 
 
+def _one_at_a_time(ids: Ids, merges: dict[Pair, int]) -> Ids:
+    """The leftmost known pair, at this one place, until none is left."""
+    while at := [i for i, pair in enumerate(pairwise(ids)) if pair in merges]:
+        ids = [*ids[: at[0]], merges[ids[at[0]], ids[at[0] + 1]], *ids[at[0] + 2 :]]
+    return ids
+
+
+def _one_walk(ids: Ids, merges: dict[Pair, int]) -> Ids:
+    """Every known pair, in one walk from left to right."""
+    found, i = [], 0
+    while i < len(ids):
+        new = merges.get((ids[i], ids[i + 1])) if i + 1 < len(ids) else None
+        found.append(ids[i] if new is None else new)
+        i += 1 if new is None else 2
+    return found
+
+
+def _in_turn(ids: Ids, merges: Iterable[tuple[Pair, int]], times: int = 10**9) -> Ids:
+    """Each merge once, in the order given; times: how many of its occurrences."""
+    for pair, new in merges:
+        ids = _join(ids, pair, new, times=times)
+    return ids
+
+
+def _from_the_right(ids: Ids, merges: dict[Pair, int]) -> Ids:
+    for (a, b), new in sorted(merges.items(), key=itemgetter(1)):
+        ids = _join(ids[::-1], (b, a), new)[::-1]
+    return ids
+
+
+# Little pieces, each cut wrongly by other mistakes, and their merges by age, the oldest first. In the
+# first the older merge stands on the right, in the second on the left; then come a token of three that
+# the leftmost pair spoils, a run, a pair that is there twice, and a merge of what a merge has made.
+CUTS = [
+    *[("xyz", [("y", "z"), ("x", "y")])] * 3,
+    *[("xyz", [("x", "y"), ("y", "z")])] * 3,
+    ("xyz", [("y", "z"), ("x", "yz"), ("x", "y")]),
+    ("xxx", [("x", "x")]),
+    ("xyzxy", [("x", "y")]),
+    ("xyz", [("x", "y"), ("xy", "z")]),
+]
+
+
+def _piece(rng: np.random.Generator) -> tuple[Ids, dict[Pair, int]]:
+    """All of CUTS, in any order and with ids of their own, as one piece; its merges in no order."""
+    label = iter(rng.permutation(np.arange(1, 90)).tolist())
+    ids: Ids = []
+    waiting, known = [], []
+    for n in rng.permutation(len(CUTS)):
+        text, merges = CUTS[n]
+        names = {letter: next(label) for letter in "xyz"}
+        ids += [*(names[letter] for letter in text), next(label)]
+        waiting.append(list(merges))
+        known.append(names)
+    made: dict[Pair, int] = {}
+    for new in sorted(rng.choice(np.arange(256, 999), sum(map(len, waiting)), replace=False).tolist()):
+        n = int(rng.choice([n for n, merges in enumerate(waiting) if merges]))
+        left, right = waiting[n].pop(0)
+        made[known[n][left], known[n][right]] = known[n][left + right] = new
+    pairs = list(made)
+    return ids, {pairs[i]: made[pairs[i]] for i in rng.permutation(len(pairs))}  # a dict has no age
+
+
 def encode(answer: Answer) -> Verdict:
     """answer(ids, merges) -> the tokens of one piece; merges: pair -> new id, older are smaller."""
-
-    def youngest(known: list[Pair], merges: dict[Pair, int]) -> Pair:
-        return max(known, key=lambda pair: merges[pair])
-
-    def leftmost(known: list[Pair], merges: dict[Pair, int]) -> Pair:
-        return known[0]
 
     def trials(rng: np.random.Generator) -> Iterator[Trial]:
         for _ in range(2):
             while True:  # until every mistake gives another cut
-                merges: dict[Pair, int] = {}
-                for new in range(256, 264):
-                    pair = tuple(rng.choice([1, 2, 3, *merges.values()], size=2).tolist())
-                    merges.setdefault((pair[0], pair[1]), new)
-                ids = rng.integers(1, 4, size=14).tolist()
+                ids, merges = _piece(rng)
                 want = _encode(ids, merges, _oldest)
-                mistakes: list[tuple[str, Numbers]] = [
-                    ("you stop after one merge; go on", _encode(ids, merges, _oldest, 1)),
-                    ("you take the youngest merge; the oldest goes first", _encode(ids, merges, youngest)),
-                    ("you take the leftmost pair; the oldest goes first", _encode(ids, merges, leftmost)),
-                    ("you take the longest token that fits; BPE replays its merges", _longest(ids, merges)),
-                    ("your ids come back as they were", ids),
-                ]
-                if len({tuple(wrong) for _, wrong in mistakes} | {tuple(want)}) > len(mistakes):
+                mistakes = _miscuts(ids, merges)
+                told: dict[tuple[int, ...], set[str]] = {tuple(want): {"right"}}
+                for remark, wrong in mistakes:
+                    told.setdefault(tuple(wrong), set()).add(remark)
+                if all(len(remarks) == 1 for remarks in told.values()):
                     break
             yield _trial((ids, merges), want, mistakes)
 
     return judge(answer, trials)
+
+
+def _miscuts(ids: Ids, merges: dict[Pair, int]) -> list[tuple[str, Numbers]]:
+    """What goes wrong when a piece is cut by its merges, and a remark that belongs to each."""
+    by_age = sorted(merges.items(), key=itemgetter(1))
+    leftmost = "you take the leftmost pair; the oldest goes first"
+    order = "you trust the order of the dict; how old a merge is, its new id says"
+    return [
+        ("you stop after one merge; go on", _encode(ids, merges, _oldest, 1)),
+        ("you take the youngest merge; the oldest goes first",
+         _encode(ids, merges, lambda known, merges: max(known, key=lambda pair: merges[pair]))),
+        (leftmost, _encode(ids, merges, lambda known, merges: known[0])),
+        (leftmost, _one_at_a_time(ids, merges)),
+        ("you walk through once and join what you meet; the oldest goes first, then look again",
+         _one_walk(ids, merges)),
+        ("you take the longest token that fits; BPE replays its merges", _longest(ids, dict(by_age))),
+        (order, _encode(ids, merges, lambda known, merges: next(pair for pair in merges if pair in known))),
+        (order, _in_turn(ids, merges.items())),
+        ("you compare the pairs themselves; how old a merge is, its new id says",
+         _encode(ids, merges, lambda known, merges: min(known))),
+        ("you join only the first occurrence of a merge", _in_turn(ids, by_age, times=1)),
+        ("you join from right to left; in a run of three the first two belong together",
+         _from_the_right(ids, merges)),
+        ("your ids come back as they were", ids),
+    ]  # fmt: skip
 
 
 def stream(answer: Answer) -> Verdict:
@@ -248,9 +354,8 @@ def diagnose(answer: Answer) -> Verdict:
 
     def trials(rng: np.random.Generator) -> Iterator[Trial]:
         none = "your tests see no bug at all, and this port has several"
-        single = rng.permutation(np.eye(5, dtype=int))
-        all_five, none_at_all = np.ones(5, dtype=int), np.zeros(5, dtype=int)
-        for bugs in (*single, all_five, *rng.integers(0, 2, size=(6, 5)), none_at_all):
+        ports = rng.permutation([[n >> k & 1 for k in range(5)] for n in range(32)])  # all there are
+        for bugs in sorted(ports, key=lambda bugs: (bugs.sum() != 1, bugs.sum() != 5)):  # one alone first
             mistakes = [(none, 0 * bugs)] if bugs.sum() > 1 else []
             for k, name in enumerate(BUGS):
                 flipped = bugs.copy()

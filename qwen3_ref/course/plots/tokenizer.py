@@ -54,6 +54,43 @@ def spread(values: Sequence[float], gap: float) -> list[float]:
     return places
 
 
+def cuts(words: Mapping[str, Mapping[str, Sequence[bytes]]]) -> Drawing:
+    """Words, one a column, cut by growing vocabularies, one a row: a box a token, as wide as its bytes.
+
+    words: word -> name of the vocabulary -> the tokens.
+    """
+    widths = [sum(map(len, next(iter(rows.values())))) for rows in words.values()]
+    rows = list(next(iter(words.values())))
+    figure, grid = new_figure(
+        1, len(words), figsize=(9.2, 0.42 * len(rows) + 1.2), gridspec_kw={"width_ratios": widths}
+    )
+    for axes, (word, vocabularies), width in zip(grid[0], words.items(), widths, strict=True):
+        for row, tokens in enumerate(vocabularies.values()):
+            x, fill = 0, "#cfe3f1" if len(tokens) > 1 else "#fbe3b0"
+            for token in tokens:
+                axes.add_patch(Rectangle((x + 0.05, row + 0.1), len(token) - 0.1, 0.8, facecolor=fill,
+                                         edgecolor=GREY, linewidth=0.8))  # fmt: skip
+                axes.text(x + len(token) / 2, row + 0.5, shown(token), ha="center", va="center",
+                          fontsize=8.5 if len(shown(token)) <= len(token) else 7.5)  # fmt: skip
+                x += len(token)
+            axes.text(width + 0.25, row + 0.5, f"{len(tokens)}", va="center", fontsize=9, weight="bold")
+        axes.set(xlim=(0, width + 1.3), ylim=(len(rows), 0))
+        axes.set_xticks([])
+        axes.set_yticks([row + 0.5 for row in range(len(rows))], rows if axes is grid[0][0] else [])
+        axes.tick_params(length=0, labelsize=9)
+        axes.grid(visible=False)
+        for spine in axes.spines.values():
+            spine.set_visible(False)
+        axes.set_title(word, fontsize=10, weight="normal", loc="center")
+    figure.suptitle(
+        "The more merges, the fewer tokens; a frequent word ends as one (yellow), a rare one does not",
+        x=0.01, ha="left", weight="bold", fontsize=10.5,
+    )  # fmt: skip
+    cut = {word: {name: [shown(t) for t in tokens] for name, tokens in rows.items()}
+           for word, rows in words.items()}  # fmt: skip
+    return figure, {"tokens": cut}
+
+
 def merge_trees(words: Mapping[str, Sequence[Stage]], sizes: Sequence[int]) -> Drawing:
     """How words grow from bytes: each node as high as the number of the merge that is made there.
 
