@@ -257,7 +257,7 @@ def coloured_text(
 ) -> Drawing:
     """A text coloured by each token's first expert: a column a run, a row a moment of training. pieces:
     the tokens of `excerpt`, indices into the tokens of runs[name][step], (n, 2) experts, best first."""
-    figure, grid = new_figure(3, len(runs), figsize=(8.8, 6.6))
+    figure, grid = new_figure(3, len(runs), figsize=(8.8, 5.6))
     palette = (BLUE, ORANGE, GREEN, RED, PINK, SKY, YELLOW, GREY)
     width = 46
     shares: dict[str, dict[int, Any]] = {name: {} for name in runs}
@@ -312,43 +312,6 @@ def load(counts: NDArray[Any], factors: Sequence[float], dropped: Mapping[str, S
     right.set_title("if every expert had limited room", fontsize=9.5, weight="normal")
     _heading(figure, "The narrower the text, the less even the load, and the more a limit would drop")
     return figure, {"load": relative, "capacity_factors": factors, "dropped": dict(dropped)}
-
-
-def pairs(routers: Mapping[str, NDArray[Any]]) -> Drawing:
-    """Co-activation (E, E) of one layer under several routers, over what independent choices of the same
-    loads would give."""
-    figure, grid = new_figure(1, len(routers), figsize=(8.6, 4.7), sharey=True)
-    over = {name: _over_chance(np.asarray(counts, float)) for name, counts in routers.items()}
-    limit = max(2.0, *(float(np.nanmax(shown)) for shown in over.values()))
-    image: Any = None
-    for axes, (name, shown) in zip(grid[0], over.items(), strict=True):
-        image = axes.imshow(shown, cmap="PuOr_r", norm=_around_one(limit))
-        axes.set_xticks(range(0, len(shown), 3))
-        axes.set_yticks(range(0, len(shown), 3))
-        axes.tick_params(length=0, labelsize=8)
-        axes.grid(visible=False)
-        axes.set_xlabel("expert")
-        axes.set_title(f"{name}: at most {np.nanmax(shown):.1f} times", fontsize=9.5, weight="normal")
-    grid[0][0].set_ylabel("expert")
-    bar = figure.colorbar(image, ax=list(grid[0]), pad=0.02, shrink=0.7)
-    bar.set_label("together, over what chance would give", fontsize=8.5)
-    bar.ax.tick_params(labelsize=8)
-    _heading(figure, "Some pairs of experts meet far more often than by chance, under a random router too")
-    never = {name: int((shown == 0).sum()) // 2 for name, shown in over.items()}
-    return figure, {"over_chance": over, "never": never}
-
-
-def _over_chance(counts: NDArray[Any]) -> NDArray[Any]:
-    alone, apart = np.diag(counts), ~np.eye(len(counts), dtype=bool)
-    chance = np.outer(alone, alone) * apart
-    chance *= counts[apart].sum() / chance.sum()
-    return np.where(apart, counts / np.where(chance > 0, chance, 1), np.nan)
-
-
-def _around_one(limit: float) -> Any:
-    from matplotlib.colors import TwoSlopeNorm
-
-    return TwoSlopeNorm(vmin=0, vcenter=1, vmax=limit)
 
 
 def ties(panels: Mapping[str, tuple[NDArray[Any], NDArray[Any]]]) -> Drawing:
