@@ -290,30 +290,6 @@ def coloured_text(
     return figure, {"share_of_picks": shares}
 
 
-def load(counts: NDArray[Any], factors: Sequence[float], dropped: Mapping[str, Sequence[float]]) -> Drawing:
-    """Load of every expert by layer (counts (L, E)), and the share of picks a capacity limit drops."""
-    figure, ((left, right),) = new_figure(1, 2, figsize=(8.4, 3.6))
-    relative = counts / counts.mean(-1, keepdims=True)
-    looks = list(zip((BLUE, ORANGE, GREEN, PINK), ("o", "s", "^", "D"), strict=True))
-    for layer, (row, (colour, marker)) in enumerate(zip(relative, looks, strict=False)):
-        left.plot(np.sort(row)[::-1], marker, color=colour, markersize=4.5, label=f"layer {layer}")
-    left.axhline(1, color="black", linewidth=0.9)
-    left.text(counts.shape[1] - 1, 1.03, "balance", ha="right", fontsize=8.5)
-    left.set(xlabel="experts of a layer, busiest first", ylabel="load (1 is the mean)")
-    left.set_xticks(range(0, counts.shape[1], 3))
-    left.set_ylim(0, 1.12 * float(relative.max()))
-    left.legend(fontsize=8.5, loc="upper right")
-    left.set_title("all four domains together", fontsize=9.5, weight="normal")
-    lines = zip(dropped.items(), (BLUE, RED), ("-", "--"), strict=True)
-    for (name, values), colour, style in lines:
-        right.plot(factors, 100 * np.asarray(values), style, color=colour, label=name)
-    right.set(xlabel="capacity factor", ylabel="picks dropped, %", ylim=(0, None))
-    right.legend(fontsize=8.5)
-    right.set_title("if every expert had limited room", fontsize=9.5, weight="normal")
-    _heading(figure, "The narrower the text, the less even the load, and the more a limit would drop")
-    return figure, {"load": relative, "capacity_factors": factors, "dropped": dict(dropped)}
-
-
 def ties(panels: Mapping[str, tuple[NDArray[Any], NDArray[Any]]]) -> Drawing:
     """Margins of the choice and which choices flip: each panel has margins (n,), in steps of bfloat16,
     between the last expert chosen and the first left out, and flipped (n,) bool."""
