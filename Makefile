@@ -1,15 +1,18 @@
-# `make lab` opens the course, `make test` proves it. Both set up .venv from the lock first.
+# `make lab` opens the course, `make test` proves the package, `make course` the notebooks, `make check`
+# both. All set up .venv from the lock first.
 PYTHON ?= python3
 BIN := .venv/bin
 export OMP_NUM_THREADS := 1
 export MKL_NUM_THREADS := 1
 export TOKENIZERS_PARALLELISM := false
 export JUPYTER_PLATFORM_DIRS := 1
+# Empty: the suite starts dozens of processes, and each would compile the package and its tests again.
+export PYTHONDONTWRITEBYTECODE :=
 
 # Tests never touch the network; in the lab, `fetch` may.
-unit notebooks-test notebooks figures: export HF_HUB_OFFLINE := 1
+unit course notebooks figures: export HF_HUB_OFFLINE := 1
 
-.PHONY: lab test lint unit notebooks-test notebooks figures clean
+.PHONY: lab test course check lint unit notebooks figures clean
 .NOTPARALLEL:
 
 # Jupyter wants to hear from root, who is alone in a container, that it is meant. LAB holds more options:
@@ -18,16 +21,19 @@ lab: .venv/ready
 	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) \
 	    --LabApp.default_url=/lab/tree/notebooks/00_tour.ipynb $(LAB)
 
-test: lint unit notebooks-test
+check: test course
+
+test: lint unit
 
 lint: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+# Without nbval, whose import alone takes seconds in each of the three processes.
 unit: .venv/ready
-	$(BIN)/python -m pytest -n 2 --durations=10 tests
+	$(BIN)/python -m pytest -p no:nbval -n 2 --dist worksteal --durations=10 tests
 
-notebooks-test: .venv/ready
+course: .venv/ready
 	QWEN3_FIGURES=check $(BIN)/python -m pytest -n 2 --dist loadscope --nbval --nbval-current-env \
 	    --nbval-cell-timeout=300 notebooks
 

@@ -19,6 +19,13 @@ for name, value in {
 }.items():
     os.environ.setdefault(name, value)
 
+pytest_plugins = ["tests.passed"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Faults come last: by then most of the checks that they are held against have passed once."""
+    items.sort(key=lambda item: item.path.name == "test_faults.py")
+
 
 @pytest.fixture(scope="session")
 def corpus() -> Corpus:

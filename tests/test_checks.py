@@ -26,7 +26,7 @@ from tests.mistakes import Mistake
 from tests.mistakes.rope import tables, waves
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
-TIMES = 20
+TIMES = 10
 
 
 def exercises(path: Path) -> Iterator[tuple[str, Callable[..., Any]]]:

@@ -91,20 +91,19 @@ def test_public_names() -> None:
         qwen3_ref.nothing  # noqa: B018
 
 
-@pytest.mark.parametrize(
-    ("code", "torch_loaded"),
-    [
-        ("from qwen3_ref import NumpyQwen3, Qwen3Config, Tokenizer, CheckpointError, render_chat", False),
-        ("from qwen3_ref.numpy_ref import rms_norm; import qwen3_ref.official.verify", False),
-        ("from qwen3_ref.commands.line import main; main(['info', 'Qwen3-8B'])", False),
-        ("from qwen3_ref import Qwen3", True),
-        ("import qwen3_ref.decode.generation; from qwen3_ref import generate; generate.__call__", True),
-    ],
-)
-def test_torch_is_loaded_only_where_it_is_needed(code: str, torch_loaded: bool) -> None:
-    check = f"import sys; {code}; print('torch' in sys.modules)"
+def test_torch_is_loaded_only_where_it_is_needed() -> None:
+    """One process, in which torch is not there until something is asked for that needs it."""
+    lines = [
+        "from qwen3_ref import NumpyQwen3, Qwen3Config, Tokenizer, CheckpointError, render_chat",
+        "from qwen3_ref.numpy_ref import rms_norm; import qwen3_ref.official.verify",
+        "from qwen3_ref.commands.line import main; main(['info', 'Qwen3-8B'])",
+        "from qwen3_ref import Qwen3",
+        "import qwen3_ref.decode.generation; from qwen3_ref import generate; generate.__call__",
+    ]
+    check = "import sys\n" + "".join(f"{line}\nprint('torch?', 'torch' in sys.modules)\n" for line in lines)
     result = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
-    assert result.stdout.splitlines()[-1] == str(torch_loaded)
+    found = [line for line in result.stdout.splitlines() if line.startswith("torch?")]
+    assert found == ["torch? False"] * 3 + ["torch? True"] * 2
 
 
 def test_help_is_short_and_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
@@ -392,7 +391,9 @@ def test_padding_rows_are_never_said(small: Path) -> None:
     assert max(said) < d.tokenizer.num_ids < d.model.config.vocab_size
 
 
-def test_chat_from_a_pipe(small: Path) -> None:
+def test_chat_from_a_pipe(
+    small: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One message a line, blank lines skipped, /new forgets, /exit leaves; the seed decides."""
     talk = "hello\n\n  \nhow are you?\n/new\nhello\n/exit\nnever\n"
     greedy = ["chat", str(small), "--max-new-tokens", "9", "--temperature", "0", "--no-think"]
@@ -413,7 +414,8 @@ def test_chat_from_a_pipe(small: Path) -> None:
     sampled = ["chat", str(small), "--max-new-tokens", "9", "--no-think"]
     d = dialogue(small, enable_thinking=False, max_new_tokens=9, sampling=Sampling.non_thinking(), seed=7)
     said = d.tokenizer.decode(i for i in d.ask("hello") if i not in d.profile.stop_ids)
-    told = child(*sampled, "--seed", "7", input="hello\n").stdout
+    monkeypatch.setattr(sys, "stdin", io.StringIO("hello\n"))
+    told = run(capsys, *sampled, "--seed", "7")[1]
     assert told == re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", "", said) + "\n" != want[: len(told)]
 
 
@@ -441,11 +443,14 @@ def test_thoughts_are_dimmed_in_a_terminal_and_marked_in_a_pipe(small: Path) -> 
     assert "".join(dimmed.split()) == "hmé"
 
 
-def test_a_base_model_is_named_as_one(small: Path, tmp_path: Path) -> None:
+def test_a_base_model_is_named_as_one(
+    small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     base = shutil.copytree(small, tmp_path / "Tiny-Base")
-    result = child("chat", str(base), "--max-new-tokens", "2", input="hello\n")
-    assert result.returncode == 0
-    assert re.match(r"A Base model .* not trained on the marks of a chat.\nIt has no chat", result.stderr)
+    monkeypatch.setattr(sys, "stdin", io.StringIO("hello\n"))
+    code, _, err = run(capsys, "chat", str(base), "--max-new-tokens", "2")
+    assert code == 0
+    assert re.match(r"A Base model .* not trained on the marks of a chat.\nIt has no chat", err)
 
 
 def test_chat_in_a_terminal(small: Path) -> None:

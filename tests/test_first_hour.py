@@ -640,8 +640,9 @@ def test_make_says_what_the_interpreter_lacks(made: Path, script: str, says: str
 
 def test_the_slowest_tests_are_printed() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    assert "make test" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
-    assert re.search(r"^unit:.*\n\t.* --durations=10 tests$", makefile, re.MULTILINE)
+    assert "make check" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    for rule in ("check: test course", "test: lint unit", "unit:.*\n\t.* --durations=10 tests"):
+        assert re.search(rf"^{rule}$", makefile, re.MULTILINE), rule
 
 
 def test_the_wheel_holds_what_git_holds(tmp_path: Path) -> None:

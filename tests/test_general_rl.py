@@ -376,7 +376,7 @@ def test_a_mixed_run(tmp_path: Path) -> None:
 
     def few(tokenizer: Tokenizer, per_kind: int, **options: Any) -> list[general_rl.Task]:
         asked.append((per_kind, options))
-        return make_tasks(tokenizer, per_kind, **options)[:8]
+        return make_tasks(tokenizer, 2, **options)  # as many as are asked for take seconds to draw
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(general_rl, "make_tasks", few)

@@ -54,8 +54,9 @@ def test_every_kind_at_once() -> None:
 def test_mistakes_compile_and_change_one_place(file: str) -> None:
     source = (ROOT / "qwen3_ref" / file).read_text(encoding="utf-8")
     right = ast.dump(ast.parse(source))
+    found = list(mutants(file, source))
     count = 0
-    for mutant in list(mutants(file, source))[::7]:
+    for mutant in found[:: len(found) // 12]:
         wrong = mutant.applied(source)
         assert ast.dump(ast.parse(wrong)) != right, (mutant.before, mutant.after)
         assert mutant.before != mutant.after
@@ -96,9 +97,10 @@ def test_the_share_by_room() -> None:
 
 def test_the_equivalents_are_still_there() -> None:
     """Each is a mistake that could be drawn today, and has a reason."""
-    today = {(m.file, m.before, m.after) for m in everything()}
     entries = json.loads(Path(EQUIVALENT).read_text(encoding="utf-8"))
     keys = [(e["file"], e["before"], e["after"]) for e in entries]
+    files = sorted({e["file"] for e in entries})
+    today = {(m.file, m.before, m.after) for file in files for m in everything(file)}
     assert len(set(keys)) == len(keys)
     assert not (gone := set(keys) - today), gone
     assert all(len(e["why"].split()) > 3 for e in entries)

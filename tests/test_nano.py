@@ -184,8 +184,8 @@ def test_greedy_replies_in_transformers(name: str) -> None:
     prompts += [tok.encode("def mean(values):\n"), tok.encode("The")]
     ends = theirs.generation_config.eos_token_id  # one number or two, as official ones have it
     assert theirs.config.eos_token_id in tok.stop_ids
-    for i, prompt in enumerate(prompts):
-        (reply,) = generate(ours, [prompt], max_new_tokens=40, stop_ids=ends)
+    replies = generate(ours, prompts, max_new_tokens=40, stop_ids=ends)  # together: one at a time takes long
+    for i, (prompt, reply) in enumerate(zip(prompts, replies, strict=True)):
         if i in (0, len(TALKS)):
             whole = theirs.generate(torch.tensor([prompt]), max_new_tokens=40, do_sample=False)
             assert list(reply) == whole[0, len(prompt) :].tolist()

@@ -5,6 +5,7 @@ Packers know nothing of the reader: they place one code at a time with Python's 
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -68,12 +69,9 @@ def rounded(w: torch.Tensor, bits: int, group: torch.Tensor) -> tuple[np.ndarray
 
 
 def numbers(codes: np.ndarray, zeros: np.ndarray, scales: np.ndarray, group: torch.Tensor) -> torch.Tensor:
-    """(q - z) s, weight by weight."""
-    out = np.zeros(codes.shape, np.float32)
-    for (o, i), code in np.ndenumerate(codes):
-        g = int(group[i])
-        out[o, i] = np.float32(int(code) - int(zeros[o, g])) * np.float32(scales[o, g])
-    return torch.from_numpy(out)
+    """(q - z) s, each with its own group's z and s."""
+    g = group.numpy()
+    return torch.from_numpy((codes - zeros[:, g]).astype(np.float32) * scales[:, g].astype(np.float32))
 
 
 def gptq_parts(bits: int, version: int, act_order: bool) -> Make:
@@ -136,27 +134,34 @@ LAYOUTS: dict[str, tuple[dict[str, Any], Any]] = {
 }
 
 
-def written(
-    folder: Path, config: Qwen3Config, layout: str, change: Callable[[Parts], None] | None = None,
-    **settings: Any,
-) -> Qwen3:  # fmt: skip
-    """Write a checkpoint in a layout; returns a model of the numbers that it stands for."""
-    quantization, make = LAYOUTS[layout]
-    model = Qwen3(config)
+@functools.cache
+def packed(moe: bool, layout: str) -> tuple[Parts, Qwen3]:
+    """The tensors of a checkpoint in a layout, and a model of the numbers that they stand for."""
+    model = Qwen3(MOE if moe else DENSE)
     harden(model)
     tensors: Parts = {}
     for name, tensor in model.named_official_tensors():
         if not name.endswith("_proj.weight"):
             tensors[name] = tensor.clone()
             continue
-        parts, value = make(tensor.clone())
+        parts, value = LAYOUTS[layout][1](tensor.clone())
         tensors |= {f"{name.removesuffix('weight')}{part}": value for part, value in parts.items()}
         tensor.copy_(value)
+    return tensors, model
+
+
+def written(
+    folder: Path, config: Qwen3Config, layout: str, change: Callable[[Parts], None] | None = None,
+    **settings: Any,
+) -> Qwen3:  # fmt: skip
+    """Write a checkpoint in a layout; returns a model of the numbers that it stands for."""
+    whole, model = packed(config is MOE, layout)
+    tensors = dict(whole)
     if change:
         change(tensors)
     folder.mkdir(parents=True, exist_ok=True)
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    values = config.to_dict() | {"quantization_config": quantization | settings}
+    values = config.to_dict() | {"quantization_config": LAYOUTS[layout][0] | settings}
     (folder / "config.json").write_text(json.dumps(values), encoding="utf-8")
     return model
 

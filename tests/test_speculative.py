@@ -222,7 +222,7 @@ def test_the_nanos_first_word_has_its_distribution() -> None:
         logits = large(torch.tensor([prompt]), logits_to_keep=1)[:, -1]
     want = probabilities(logits, setting)[0]
     replies = generate(
-        large, [prompt] * 400, max_new_tokens=2, sampling=setting, draft=Draft(small, 1),
+        large, [prompt] * 200, max_new_tokens=2, sampling=setting, draft=Draft(small, 1),
         cache=KVCache(large.config, 1, 200),
     )  # fmt: skip
     found = torch.bincount(torch.tensor([r[0] for r in replies]), minlength=len(want))

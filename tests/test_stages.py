@@ -18,6 +18,7 @@ from torch import Tensor
 
 from qwen3_ref.commands.line import main
 from qwen3_ref.config import Qwen3Config
+from qwen3_ref.measure import card
 from qwen3_ref.model import Qwen3
 from qwen3_ref.store.shipped import NANO
 from qwen3_ref.tasks.problems import make_problems
@@ -68,6 +69,7 @@ def common(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, corpus: Corpus) -> l
         monkeypatch.setattr(stages, table, small)
     monkeypatch.setattr(sft, "ROWS", 8)
     monkeypatch.setattr(sft, "MAX_REPLY", 6)
+    monkeypatch.setattr(card, "MAX_REPLY", 6)
     # An untrained model solves nothing and is of no mode, and then there is nothing to train on.
     monkeypatch.setattr(rollout, "mean_rewards", lambda model, tok, asked, **_: [0.5] * len(asked))
     monkeypatch.setattr(sft, "reason_to_drop", lambda *_: None)

@@ -31,12 +31,19 @@ from qwen3_ref.train.recipes import pretrain, sft
 from qwen3_ref.train.state import STATE
 from tests.helpers import tiny
 
+Streams = tuple[pretrain.Streams, pretrain.Streams]
 PROBLEM = Problem("arithmetic", 2, "37+45-17 mod 100", "37+45=82\n82-17=65", "65")
 
 
 @pytest.fixture(scope="module")
 def tokenizer(corpus: Corpus) -> Tokenizer:
     return train_tokenizer(corpus)
+
+
+@pytest.fixture(scope="module")
+def made(tokenizer: Tokenizer, corpus: Corpus) -> Streams:
+    """The training streams and what is held out."""
+    return pretrain.make_streams(tokenizer, corpus)
 
 
 def data_loss(model: Qwen3, step: int) -> tuple[Tensor, dict[str, float]]:
@@ -319,9 +326,9 @@ def test_packing_by_hand(tokenizer: Tokenizer) -> None:
 
 
 @pytest.mark.parametrize("name", ["s1", "s3"])
-def test_rows_are_a_function_of_seed_and_step(name: str, tokenizer: Tokenizer, corpus: Corpus) -> None:
+def test_rows_are_a_function_of_seed_and_step(name: str, tokenizer: Tokenizer, made: Streams) -> None:
     stage = pretrain.MIXES[name]
-    streams, held_out = pretrain.make_streams(tokenizer, corpus)
+    streams, held_out = made
     rows = pretrain.make_rows(stage, tokenizer, streams, seed=0, step=5)
     assert rows.shape == (stage.rows, stage.context + 1)
     assert torch.equal(rows, pretrain.make_rows(stage, tokenizer, streams, seed=0, step=5))
@@ -331,9 +338,9 @@ def test_rows_are_a_function_of_seed_and_step(name: str, tokenizer: Tokenizer, c
         assert 0 < len(held_out[domain]) < len(streams[domain])
 
 
-def test_s3_has_the_length_mix(tokenizer: Tokenizer, corpus: Corpus) -> None:
+def test_s3_has_the_length_mix(tokenizer: Tokenizer, made: Streams) -> None:
     """75% of the rows hold documents of 512 to 1,024 tokens, 25% of 128 to 512."""
-    streams, _ = pretrain.make_streams(tokenizer, corpus)
+    streams, _ = made
     end = tokenizer.control_tokens["<|endoftext|>"]
     stage = replace(pretrain.MIXES["s3"], rows=400, context=2048)
     long = 0
@@ -347,10 +354,10 @@ def test_s3_has_the_length_mix(tokenizer: Tokenizer, corpus: Corpus) -> None:
     assert 0.68 < long / 400 < 0.82
 
 
-def test_domain_losses_of_a_model_that_knows_nothing(tokenizer: Tokenizer, corpus: Corpus) -> None:
+def test_domain_losses_of_a_model_that_knows_nothing(made: Streams) -> None:
     model = tiny()
     torch.nn.init.zeros_(model.model.embed_tokens.weight)
-    _, held_out = pretrain.make_streams(tokenizer, corpus)
+    _, held_out = made
     losses = pretrain.domain_losses(model, held_out, context=64, tokens=512)
     assert losses == {domain: pytest.approx(math.log(VOCAB_SIZE)) for domain in DOMAINS}
 

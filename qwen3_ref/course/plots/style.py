@@ -65,7 +65,7 @@ def save_figure(
     caption. made_from: the model or source, and the seed, behind the numbers.
 
     The environment variable QWEN3_FIGURES decides what happens to the files: "write" (`make
-    notebooks`) replaces them, "check" (`make test`) recomputes the numbers and raises ValueError
+    notebooks`) replaces them, "check" (`make course`) recomputes the numbers and raises ValueError
     where one differs from the JSON by more than 0.2%, and by default they are left alone, so that
     playing with a notebook changes nothing.
     """
