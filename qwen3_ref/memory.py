@@ -27,8 +27,8 @@ FORMATS: Mapping[str, str] = {
     "q4_k_m": "GGUF: 4.5 bits, and 6.5625 for the head and half of v_proj and down_proj; norms in float32",
 }
 """Formats of weights, in words."""
-KV_FORMATS: Mapping[str, float] = {"bf16": 16, "fp8": 8, "int8": 8 + 16 / 128, "int4": 4 + 16 / 128}
-"""Bits that a number in the KV cache takes; the integers have a 16-bit scale for each vector of 128."""
+KV_FORMATS: Mapping[str, int] = {"bf16": 16, "fp8": 8, "int8": 8, "int4": 4}
+"""Bits of a number in the KV cache; the integers have a 16-bit scale for each vector beside them."""
 CHUNK = 2048
 """Tokens that an engine reads of a prompt at a time."""
 USABLE = 0.9
@@ -128,7 +128,8 @@ def read_bytes(config: Qwen3Config, kind: str = "bf16") -> int:
 def kv_bytes(config: Qwen3Config, length: int, batch: int = 1, kind: str = "bf16") -> int:
     """Bytes of the KV cache of `length` tokens in `batch` rows, in one of KV_FORMATS."""
     _require("the format of the cache", kind, KV_FORMATS)
-    return round(config.kv_cache_bytes(length, batch, 1) * KV_FORMATS[kind] / 8)
+    scale = 16 / config.head_dim if kind.startswith("int") else 0
+    return round(config.kv_cache_bytes(length, batch, 1) * (KV_FORMATS[kind] + scale) / 8)
 
 
 def activation_bytes(config: Qwen3Config, length: int, batch: int = 1, chunk: int = CHUNK) -> int:

@@ -14,6 +14,7 @@ from qwen3_ref.config import Qwen3Config
 
 GB = 1e9
 NAMED = Qwen3Config.named
+CARDS = memory.cards()
 # GPU memory in MiB at one token, by Qwen3's own speed benchmark (transformers): bf16, FP8, AWQ-int4.
 PUBLISHED = {
     "Qwen3-4B": (7973, None, 2915),
@@ -62,6 +63,9 @@ def test_caches() -> None:
     assert sizes["int8"] == pytest.approx(2.42 + 2.42 / 64, abs=0.01)
     assert sizes["int4"] == pytest.approx(1.36 * 4.125 / 4.5, abs=0.02)
     assert memory.kv_bytes(c, 100, 7) == 7 * memory.kv_bytes(c, 100)
+    narrow = replace(c, head_dim=64)  # a scale for each vector weighs twice as much on shorter ones
+    assert memory.kv_bytes(narrow, 1, kind="int8") == 36 * 8 * 2 * (64 + 2)
+    assert memory.kv_bytes(narrow, 1, kind="int4") == 36 * 8 * 2 * (32 + 2)
 
 
 def test_activations_do_not_grow_beyond_a_chunk() -> None:
@@ -78,13 +82,20 @@ def test_cards() -> None:
     assert memory.cards_needed(c, memory.need(c, 32_768), h100) == 8  # not 6
     assert memory.cards_needed(c, memory.need(c, 32_768, kind="fp8"), h100) == 4
     assert memory.cards_needed(NAMED("Qwen3-8B"), memory.need(NAMED("Qwen3-8B"), 32_768), h100) == 1
-    assert memory.cards_needed(c, memory.need(c, 32_768, 10_000), memory.card("L4")) is None
+    assert memory.cards_needed(c, memory.need(c, 32_768, 10_000), memory.card("RTX-4060")) is None
     small = NAMED("Qwen3-0.6B")
     read = 2 * small.num_parameters()
     assert memory.tokens_per_second(small, 0, h100) == pytest.approx(3350e9 / read)
     sparse = NAMED("Qwen3-30B-A3B")
     per_token = memory.read_bytes(sparse) / 2
     assert per_token == sparse.num_active_parameters() - sparse.vocab_size * sparse.hidden_size
+
+
+def test_every_card_says_where_its_numbers_are_from() -> None:
+    """Both are stated by a page, and GDDR's bandwidth is its bus times its data rate, by hand."""
+    assert all(card.source.startswith("https://") and card.status == "second hand" for card in CARDS.values())
+    by_hand = {"RTX-4060": 128 / 8 * 17, "RTX-4090": 384 / 8 * 21}  # bits over 8, times Gbit/s a pin
+    assert {name: CARDS[name].bandwidth / 1e9 for name in by_hand} == by_hand
 
 
 def test_the_design_cards_table() -> None:

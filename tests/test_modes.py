@@ -9,9 +9,13 @@ from typing import Any
 import pytest
 
 from qwen3_ref import facts
+from qwen3_ref.chat import encode_chat
+from qwen3_ref.decode.profile import Profile
 from qwen3_ref.measure import modes
 from qwen3_ref.reply import Reply
+from qwen3_ref.tasks.calculator import CALCULATOR
 from qwen3_ref.tasks.problems import is_correct
+from tests.helpers import TOKENIZER
 
 SHIPPED = Path(facts.__file__).parent / "data" / "nano" / "measured" / "modes.json"
 
@@ -21,6 +25,7 @@ class StandIn(modes.Asker):
 
     def __init__(self) -> None:
         self.asked = 0
+        self.tokenizer, self.profile = TOKENIZER, Profile.of(TOKENIZER)
 
     def replies(self, talks: Any, room: int, *, thinking: bool = True, tools: Any = None) -> list[Reply]:
         self.asked += len(talks)
@@ -46,7 +51,30 @@ def test_an_obedient_model_gets_the_counts_it_should() -> None:
         "/no_think, then /think, then nothing": 5,
         "/think, then /no_think, then nothing": 0,
     }
-    assert [len(cell) for cell in groups["tools"].values()] == [5] * 6
+    assert [len(cell) for cell in groups["tools"].values()] == [5] * 7
+
+
+def test_the_control_of_a_tool_is_a_prompt_as_long_that_offers_none() -> None:
+    talk = [{"role": "user", "content": "1+1"}]
+    found = modes.as_long(StandIn(), talk, [CALCULATOR])
+    offered, prose = (
+        encode_chat(TOKENIZER, said, tools=t) for said, t in ((talk, [CALCULATOR]), (found, None))
+    )
+    longest = max(len(TOKENIZER.encode(" " + word)) for word in modes.PROSE)
+    assert len(offered) <= len(prose) < len(offered) + longest and len(prose) > 3 * len(
+        encode_chat(TOKENIZER, talk)
+    )
+    assert found[1:] == talk and found[0]["role"] == "system" and "tool" not in found[0]["content"]
+
+
+@pytest.mark.parametrize(
+    ("result", "answer", "same"),
+    [("82", "82", True), ("7", "07", True), ("-5", "-5", True), ("82", "28", False), ("8", "82", False),
+     ("-82", "82", False), ("82.0", "82", False), ("", "0", False), ("-", "0", False),
+     ("error: '1/0' divides by zero.", "0", False), ("1e2", "100", False), ("8 2", "82", False)],
+)  # fmt: skip
+def test_a_result_and_an_answer_are_one_number(result: str, answer: str, same: bool) -> None:
+    assert modes._same(result, answer) is same
 
 
 def test_what_is_there_is_not_asked_again() -> None:
@@ -79,7 +107,7 @@ def test_the_shipped_file_has_every_cell() -> None:
     groups = about["groups"]
     assert list(groups["one turn"]) == list(modes.ONE_TURN)
     assert list(groups["one turn, hard switch off"]) == list(modes.HARD)
-    assert [len(cells) for cells in groups.values()] == [7, 3, 6, 6]
+    assert [len(cells) for cells in groups.values()] == [7, 3, 6, 7]
     assert {len(cell) for cells in groups.values() for cell in cells.values()} == {200}
 
 

@@ -286,6 +286,22 @@ def test_settings_that_are_not_read(layout: str, settings: dict[str, Any], says:
         Qwen3.from_pretrained(tmp_path)
 
 
+@pytest.mark.parametrize("layout", ["awq", "gptq"])
+def test_a_short_last_group_needs_its_inputs_named(layout: str, tmp_path: Path) -> None:
+    """Two groups of 16 inputs, as many as 20 and 12 would be: without g_idx nobody could tell."""
+
+    def unnamed(tensors: Parts) -> None:
+        for name in [name for name in tensors if name.endswith(".g_idx")]:
+            del tensors[name]
+
+    model = written(tmp_path / "even", DENSE, layout, unnamed)
+    found = dict(Qwen3.from_pretrained(tmp_path / "even").named_official_tensors())
+    assert all(torch.equal(found[name], tensor) for name, tensor in model.named_official_tensors())
+    written(tmp_path / "short", DENSE, layout, unnamed, group_size=20)
+    with pytest.raises(CheckpointError, match="do not fit each other or quantization_config"):
+        Qwen3.from_pretrained(tmp_path / "short")
+
+
 def test_codes_without_their_settings_are_refused(tmp_path: Path) -> None:
     written(tmp_path, DENSE, "fp8")
     DENSE.to_json(tmp_path / "config.json")

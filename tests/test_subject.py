@@ -37,7 +37,20 @@ def test_an_official_snapshot_is_timed(monkeypatch: pytest.MonkeyPatch, tmp_path
     finally:
         torch.set_num_threads(threads)
     assert found.official
-    assert re.fullmatch(r"Qwen3-0.6B: 5,000,000 tokens take about [\d,]+ min, .*", found.estimate(5_000_000))
+    told = found.estimate(5_000_000, read=10**8, rounded=10_000)
+    minutes = [
+        int(re.search(r"about ([\d,]+) min", text)[1].replace(",", ""))
+        for text in (  # type: ignore[index]
+            found.estimate(5_000_000),
+            found.estimate(0, read=10**8),
+            found.estimate(0, rounded=10_000),
+            told,
+        )
+    ]
+    want = (
+        "Qwen3-0.6B: 5,000,000 tokens to write, 100,000,000 to read, all weights to round 10000 times: about "
+    )
+    assert told.startswith(want) and min(minutes) > 1 and minutes[3] > 0.5 * sum(minutes[:3])
 
 
 def test_what_is_not_here_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

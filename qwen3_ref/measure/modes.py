@@ -51,6 +51,10 @@ TURNS = (
 )
 """Flags of the turns of a conversation, the last one's last."""
 
+PROSE = "It was a long day and the road went on by the river until we came to the old town.".split()
+CONTROL = "control: by thinking, a system turn as long"
+"""The cell of sums asked behind a system turn that offers nothing."""
+
 
 class Asker:
     """A checkpoint that answers many conversations greedily."""
@@ -134,6 +138,26 @@ def tool_cells(asker: Asker, count: int) -> dict[str, list[bool]]:
     }
 
 
+def behind_prose(asker: Asker, count: int) -> list[bool]:
+    """Which of the sums of `tool_cells` are answered right by thinking behind a system turn as long as that
+    of the tool, which offers none."""
+    sums = make_problems("arithmetic", "test", count, seed=TEST_SEED)
+    talks = [as_long(asker, [{"role": "user", "content": p.prompt}], [CALCULATOR]) for p in sums]
+    return [is_correct(p, r.content) for p, r in zip(sums, asker.replies(talks, 110), strict=True)]
+
+
+def as_long(asker: Asker, talk: Sequence[Message], tools: list[Json]) -> list[Message]:
+    """The conversation behind a system turn of prose, a word longer at most than the turn that offers the
+    tools: what a long system turn costs, whatever it says."""
+    room = len(encode_chat(asker.tokenizer, talk, tools=tools, template=asker.profile.template))
+    words: list[str] = []
+    while True:
+        words.append(PROSE[len(words) % len(PROSE)])
+        found: list[Message] = [{"role": "system", "content": " ".join(words)}, *talk]
+        if len(encode_chat(asker.tokenizer, found, template=asker.profile.template)) >= room:
+            return found
+
+
 def _same(result: str, answer: str) -> bool:
     """Whether they are one whole number: an answer may be "07" where a calculator says 7."""
     return result.removeprefix("-").isdecimal() and int(result) == int(answer)
@@ -163,6 +187,7 @@ def measure(asker: Asker, count: int, kept: Json, save: Callable[[Json], None]) 
     if len(groups["tools"]) < 6:
         groups["tools"] = tool_cells(asker, count)
         save(groups)
+    cell("tools", CONTROL, lambda: behind_prose(asker, count))
     return groups
 
 

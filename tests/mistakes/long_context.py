@@ -15,14 +15,6 @@ def turns(f: Any, n: int) -> Any:
     return n * f / (2 * np.pi)
 
 
-def mix(kept: Any, f: Any, s: float) -> Any:
-    return kept * f + (1 - kept) * f / s
-
-
-def line(f: Any, n: int) -> Any:
-    return (turns(f, n) - 1) / 31
-
-
 def m(s: float) -> float:
     return 0.1 * math.log(s) + 1
 
@@ -54,33 +46,90 @@ NEVER: list[Mistake] = [
     ("all pairs whatever is given", lambda f, n: np.ones(len(f))),
     ("how many there are", lambda f, n: (turns(f, n) < 1).sum()),
     ("should be", lambda f, n: np.zeros(len(f))),
+    ("should be", lambda f, n: turns(f, n) < 0.9),
+    ("should be", lambda f, n: turns(f, n) < 1.1),
+    ("should be", lambda f, n: np.arange(len(f)) >= len(f) // 2),
     ("the shape", lambda f, n: f[turns(f, n) < 1]),
 ]
-NTK: list[Mistake] = [
-    ("you multiply theta by factor", lambda d, t, s: t * s),
-    ("upside down", lambda d, t, s: t * s ** ((d - 2) / d)),
-    ("you raise the whole product", lambda d, t, s: (t * s) ** (d / (d - 2))),
-    ("you divide; a slower pair", lambda d, t, s: t / s ** (d / (d - 2))),
-    ("theta is missing", lambda d, t, s: s ** (d / (d - 2))),
-    ("your exponent is d / (d - 1)", lambda d, t, s: t * s ** (d / (d - 1))),
-    ("unchanged", lambda d, t, s: t),
-    ("that calls qwen3_ref.rope.ntk_theta", rope.ntk_theta),
-    ("the shape", lambda d, t, s: [t * s ** (d / (d - 2))] * d),
+BASE: list[Mistake] = [
+    ("you multiply theta by factor", lambda d, t, s, j: t * s),
+    ("upside down", lambda d, t, s, j: t * s ** (2 * j / d)),
+    ("whatever j is", lambda d, t, s, j: t * s ** (d / (d - 2))),
+    ("you raise the whole product", lambda d, t, s, j: (t * s) ** (d / (2 * j))),
+    ("you divide; a slower pair", lambda d, t, s, j: t / s ** (d / (2 * j))),
+    ("theta is missing", lambda d, t, s, j: s ** (d / (2 * j))),
+    ("for pair j - 1", lambda d, t, s, j: t * s ** (d / (2 * j - 2))),
+    ("for pair j + 1", lambda d, t, s, j: t * s ** (d / (2 * j + 2))),
+    ("a pair is two channels", lambda d, t, s, j: t * s ** (d / j)),
+    ("new frequency", lambda d, t, s, j: t ** (-2 * j / d) / s),
+    ("unchanged", lambda d, t, s, j: t),
+    ("that calls qwen3_ref.rope.ntk_theta", lambda d, t, s, j: rope.ntk_theta(d, t, s)),
+    ("the shape", lambda d, t, s, j: [t * s ** (d / (2 * j))] * d),
 ]
-BY_PARTS: list[Mistake] = [
-    (
-        "linear in the pair's index",
-        lambda f, n, s: mix(np.clip(np.log(turns(f, n)) / np.log(32), 0, 1), f, s),
-    ),
-    ("runs the wrong way", lambda f, n, s: mix(1 - np.clip(line(f, n), 0, 1), f, s)),
-    ("clip it", lambda f, n, s: mix(line(f, n), f, s)),
-    ("you slow every pair", lambda f, n, s: f / s),
-    ("you count radians", lambda f, n, s: mix(np.clip((n * f - 1) / 31, 0, 1), f, s)),
-    ("your ramp ends at 0 turns", lambda f, n, s: mix(np.clip(turns(f, n) / 32, 0, 1), f, s)),
-    ("you multiply by factor", lambda f, n, s: mix(np.clip(line(f, n), 0, 1), f, 1 / s)),
-    ("you switch at once", lambda f, n, s: np.where(turns(f, n) > 1, f, f / s)),
-    ("you switch at once", lambda f, n, s: np.where(turns(f, n) >= 32, f, f / s)),
-    ("unchanged", lambda f, n, s: f),
+
+
+def pair(d: int, t: float, length: float, n: float) -> float:
+    """The index, not rounded, at which a pair makes n turns in a length."""
+    return d / 2 * math.log(length / (2 * math.pi * n), t)
+
+
+def blend(share: Any, d: int, t: float, s: float) -> Any:
+    fast = t ** (-2 * np.arange(d // 2) / d)
+    return fast * (1 - share + share / s)
+
+
+def ramp(low: float, high: float, d: int, t: float, s: float) -> Any:
+    return blend(np.clip((np.arange(d // 2) - low) / (high - low), 0, 1), d, t, s)
+
+
+def ends(d: int, t: float, n: int) -> tuple[int, int]:
+    return math.floor(pair(d, t, n, 32)), math.ceil(pair(d, t, n, 1))
+
+
+def by_turns(d: int, t: float, n: int, s: float) -> Any:
+    return blend(1 - np.clip((turns(t ** (-2 * np.arange(d // 2) / d), n) - 1) / 31, 0, 1), d, t, s)
+
+
+def unclipped(d: int, t: float, n: int, s: float) -> Any:
+    low, high = ends(d, t, n)
+    return blend((np.arange(d // 2) - low) / (high - low), d, t, s)
+
+
+def switched(end: int, d: int, t: float, n: int, s: float) -> Any:
+    return blend(np.arange(d // 2) > (ends(d, t, n)[0] if end == 0 else ends(d, t, n)[1] - 1), d, t, s)
+
+
+def rounded_by(low: Any, high: Any) -> Any:
+    return lambda d, t, n, s: ramp(low(pair(d, t, n, 32)), high(pair(d, t, n, 1)), d, t, s)
+
+
+def geometric(d: int, t: float, n: int, s: float) -> Any:
+    """Blends the exponents: s to the power of the share."""
+    low, high = ends(d, t, n)
+    return blend(0, d, t, s) * s ** -np.clip((np.arange(d // 2) - low) / (high - low), 0, 1)
+
+
+RAMP: list[Mistake] = [
+    ("yours are not rounded", rounded_by(float, float)),
+    ("longer at both ends", rounded_by(round, round)),
+    ("longer at both ends", rounded_by(int, int)),
+    ("longer at both ends", rounded_by(math.ceil, math.ceil)),
+    ("linear in turns", by_turns),
+    ("runs the wrong way", lambda d, t, n, s: ramp(*ends(d, t, n)[::-1], d, t, s)),
+    ("clip it", unclipped),
+    ("a turn is 2 pi radians", lambda d, t, n, s: ramp(*ends(d, t, round(2 * math.pi * n)), d, t, s)),
+    ("the length that was trained", lambda d, t, n, s: ramp(*ends(d, t, n * s), d, t, s)),
+    ("indices of channels", lambda d, t, n, s: ramp(*ends(2 * d, t, n), d, t, s)),
+    ("counted from 0", lambda d, t, n, s: ramp(ends(d, t, n)[0] - 1, ends(d, t, n)[1] - 1, d, t, s)),
+    ("you multiply by factor", lambda d, t, n, s: ramp(*ends(d, t, n), d, t, 1 / s)),
+    ("you blend the exponents", geometric),
+    ("you switch at once", lambda *a: switched(0, *a)),
+    ("you switch at once", lambda *a: switched(1, *a)),
+    ("not the frequencies", lambda d, t, n, s: m(s) * ramp(*ends(d, t, n), d, t, s)),
+    ("you slow every pair", lambda d, t, n, s: blend(1, d, t, s)),
+    ("unchanged", lambda d, t, n, s: blend(0, d, t, s)),
+    ("that calls qwen3_ref.rope.yarn_range", lambda d, t, n, s: ramp(*rope.yarn_range(d, t, n), d, t, s)),
+    ("should be", lambda d, t, n, s: ramp(23, 40, d, t, s)),
 ]
 FACTOR: list[Mistake] = [
     ("never below 1", lambda n, o: (n / o, m(n / o))),
@@ -129,8 +178,8 @@ CHUNKED: list[Mistake] = [
 ]
 MISTAKES = {
     "never_turned": NEVER,
-    "ntk": NTK,
-    "by_parts": BY_PARTS,
+    "new_base": BASE,
+    "yarn_ramp": RAMP,
     "factor": FACTOR,
     "chunked": CHUNKED,
 }

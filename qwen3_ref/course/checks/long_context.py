@@ -16,8 +16,10 @@ def never_turned(answer: Answer) -> Verdict:
     """answer(inv_freq, trained) -> (d/2,): 1.0 for pairs that do not complete a turn in trained tokens."""
 
     def trials(rng: np.random.Generator) -> Iterator[Trial]:
-        for d in map(int, 2 * rng.integers(16, 40, size=3)):
-            theta, trained = float(rng.uniform(5e4, 5e6)), int(rng.integers(600, 5000))
+        for turned in (0.97, 1.03, 0.97):  # of a turn that one pair makes: the rule is sharp
+            d, theta = int(2 * rng.integers(16, 40)), float(rng.uniform(5e4, 5e6))
+            waves = 2 * np.pi / default_frequencies(d, theta)
+            trained = round(turned * waves[waves > 700][0])
             inv_freq = default_frequencies(d, theta)
             turns = trained * inv_freq / (2 * np.pi)
             mistakes = [
@@ -34,55 +36,89 @@ def never_turned(answer: Answer) -> Verdict:
     return judge(answer, trials)
 
 
-def ntk(answer: Answer) -> Verdict:
-    """answer(head_dim, theta, factor) -> the rope_theta under which the last pair is slowed factor times."""
+def new_base(answer: Answer) -> Verdict:
+    """answer(head_dim, theta, factor, j) -> the rope_theta under which pair j is slowed factor times."""
 
     def trials(rng: np.random.Generator) -> Iterator[Trial]:
-        for d in map(int, 2 * rng.integers(4, 30, size=3)):
+        for d in map(int, 2 * rng.integers(8, 30, size=3)):
             theta, s = float(rng.uniform(5e3, 5e5)), float(rng.uniform(2, 9))
+            j = int(rng.integers(3, d // 2 - 2))
+            want = theta * s ** (d / (2 * j))
             mistakes = [
-                ("you multiply theta by factor; the last exponent is (d - 2) / d, not 1", theta * s),
-                ("your exponent is upside down: it is d / (d - 2)", theta * s ** ((d - 2) / d)),
-                ("you raise the whole product; only factor gets the exponent", (theta * s) ** (d / (d - 2))),
-                ("you divide; a slower pair needs a larger theta", theta / s ** (d / (d - 2))),
-                ("factor alone gets the exponent; theta is missing", s ** (d / (d - 2))),
-                ("your exponent is d / (d - 1); the last pair is d / 2 - 1", theta * s ** (d / (d - 1))),
+                ("you multiply theta by factor; the pair's exponent is 2 j / d, not 1", theta * s),
+                ("your exponent is upside down: it is d / (2 j)", theta * s ** (2 * j / d)),
+                ("that is the base for the last pair, whatever j is", theta * s ** (d / (d - 2))),
+                ("you raise the whole product; only factor gets the exponent", (theta * s) ** (d / (2 * j))),
+                ("you divide; a slower pair needs a larger theta", theta / s ** (d / (2 * j))),
+                ("factor alone gets the exponent; theta is missing", s ** (d / (2 * j))),
+                ("that is the base for pair j - 1", theta * s ** (d / (2 * j - 2))),
+                ("that is the base for pair j + 1", theta * s ** (d / (2 * j + 2))),
+                ("a pair is two channels: the exponent of theta is 2 j / d", theta * s ** (d / j)),
+                ("that is the pair's new frequency; wanted is the base", want ** (-2 * j / d)),
                 ("theta comes back unchanged", theta),
-            ]
+            ]  # fmt: skip
             wrong = [(remark, np.array(value)) for remark, value in mistakes]
-            yield Trial((d, theta, s), np.array(theta * s ** (d / (d - 2))), wrong)
+            yield Trial((d, theta, s, j), np.array(want), wrong)
 
     return judge(answer, trials)
 
 
-def by_parts(answer: Answer) -> Verdict:
-    """answer(inv_freq, trained, factor) -> (d/2,) frequencies, blended linearly in the turns from 1 to 32."""
+def _between(rng: np.random.Generator, d: int) -> tuple[float, int, float, float]:
+    """theta, a trained length, and the exact ends of the ramp, neither of which rounds to the nearest as it
+    should be rounded."""
+    while True:
+        theta, trained = float(rng.uniform(2e5, 2e6)), int(rng.integers(8_000, 40_000))
+        low, high = (d * math.log(trained / (2 * math.pi * n)) / (2 * math.log(theta)) for n in (32, 1))
+        if 0.55 < low % 1 < 0.95 and 0.05 < high % 1 < 0.45:
+            return theta, trained, low, high
+
+
+def yarn_ramp(answer: Answer) -> Verdict:
+    """answer(head_dim, theta, trained, factor) -> (d/2,) YaRN's frequencies, linear in the index."""
 
     def trials(rng: np.random.Generator) -> Iterator[Trial]:
-        for d in (64, 96):
-            inv_freq = default_frequencies(d, float(rng.uniform(2e5, 2e6)))
-            trained, s = int(rng.integers(8_000, 40_000)), float(rng.uniform(3, 9))
-            turns = trained * inv_freq / (2 * np.pi)
-            line = (turns - 1) / 31
-            kept, radians = np.clip(line, 0, 1), (turns * 2 * np.pi - 1) / 31
+        for d in (64, 128, 96):
+            theta, trained, low, high = _between(rng, d)
+            s, fast, j = float(rng.uniform(3, 9)), default_frequencies(d, theta), np.arange(d // 2)
+            a, b = math.floor(low), math.ceil(high)
 
-            def blend(kept: np.ndarray, fast: np.ndarray = inv_freq, s: float = s) -> np.ndarray:
-                return kept * fast + (1 - kept) * fast / s
+            def blend(share: np.ndarray, fast: np.ndarray = fast, s: float = s) -> np.ndarray:
+                return (1 - share) * fast + share * fast / s
 
-            index = np.clip(np.log(np.maximum(turns, 1e-9)) / np.log(32), 0, 1)
+            def ramp(low: float, high: float, j: np.ndarray = j) -> np.ndarray:
+                return blend(np.clip((j - low) / (high - low), 0, 1))
+
+            turns, share = trained * fast / (2 * np.pi), np.clip((j - a) / (b - a), 0, 1)
+            kept = np.clip((turns - 1) / 31, 0, 1)
+            radians = d / (2 * math.log(theta)) * math.log(2 * math.pi)
+            longer = d / (2 * math.log(theta)) * math.log(s)
+            m = 0.1 * math.log(s) + 1
             mistakes = [
-                ("that ramp is linear in the pair's index, as Qwen3's is; here it is in turns", blend(index)),
-                ("your ramp runs the wrong way: pairs of 32 turns and more stay", blend(1 - kept)),
-                ("your ramp leaves 0..1 outside of 1 to 32 turns; clip it", blend(line)),
-                ("you slow every pair (position interpolation)", inv_freq / s),
-                ("you count radians; divide by 2 pi to have turns", blend(np.clip(radians, 0, 1))),
-                ("your ramp ends at 0 turns; it goes from 1 to 32", blend(np.clip(turns / 32, 0, 1))),
-                ("you multiply by factor; longer texts turn slower", blend(kept, s=1 / s)),
-                ("you switch at once; between 1 and 32 turns both are blended", blend((turns > 1) * 1.0)),
-                ("you switch at once; between 1 and 32 turns both are blended", blend((turns >= 32) * 1.0)),
-                ("your frequencies come back unchanged", inv_freq),
+                ("low is rounded down and high up; yours are not rounded", ramp(low, high)),
+                ("low is rounded down and high up: the ramp gets longer at both ends", ramp(a + 1, b - 1)),
+                ("low is rounded down and high up: the ramp gets longer at both ends", ramp(a + 1, b)),
+                ("low is rounded down and high up: the ramp gets longer at both ends", ramp(a, b - 1)),
+                ("that is the paper's ramp, linear in turns; YaRN's code is linear in the index",
+                 blend(1 - kept)),
+                ("your ramp runs the wrong way: fast pairs, of low index, stay", blend(1 - share)),
+                ("your share leaves 0..1 outside of low..high; clip it", blend((j - a) / (b - a))),
+                ("a turn is 2 pi radians; you take one for a radian",
+                 ramp(math.floor(low + radians), math.ceil(high + radians))),
+                ("the ramp is worked out from the length that was trained, not from the longer one",
+                 ramp(math.floor(low + longer), math.ceil(high + longer))),
+                ("those are indices of channels; a pair is two of them",
+                 ramp(math.floor(2 * low), math.ceil(2 * high))),
+                ("pairs are counted from 0", ramp(a - 1, b - 1)),
+                ("you multiply by factor; longer texts turn slower", blend(share, s=1 / s)),
+                ("what rises linearly is the share of the slowed frequency; you blend the exponents",
+                 fast * s**-share),
+                ("you switch at once; between low and high both are blended", blend((j > a) * 1.0)),
+                ("you switch at once; between low and high both are blended", blend((j >= b) * 1.0)),
+                ("m multiplies cos and sin, not the frequencies", m * ramp(a, b)),
+                ("you slow every pair (position interpolation)", fast / s),
+                ("your frequencies come back unchanged", fast),
             ]  # fmt: skip
-            yield Trial((inv_freq, trained, s), blend(kept), mistakes, 1e-9)
+            yield Trial((d, theta, trained, s), ramp(a, b), mistakes, 1e-10)
 
     return judge(answer, trials)
 

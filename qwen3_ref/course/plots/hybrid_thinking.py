@@ -14,9 +14,10 @@ from qwen3_ref.tokenizer import Tokenizer
 
 class Coloured:
     """A text of tokens for a notebook: control tokens on a dark ground in HTML, in double brackets in
-    plain text, so that they can be told from the same characters typed out."""
+    plain text, so that they can be told from the same characters typed out. `title`: a line above it."""
 
-    def __init__(self, tokenizer: Tokenizer, ids: Sequence[int]) -> None:
+    def __init__(self, tokenizer: Tokenizer, ids: Sequence[int], title: str = "") -> None:
+        self.title = title
         names = {i: mark for mark, i in tokenizer.control_tokens.items()}
         self.runs: list[tuple[str, bool]] = []
         plain: list[int] = []
@@ -30,12 +31,14 @@ class Coloured:
         self.runs += [(tokenizer.decode(plain), False)] if plain else []
 
     def __repr__(self) -> str:
-        return "".join(f"\u27e6{text}\u27e7" if mark else text for text, mark in self.runs)
+        title = f"{self.title}:\n" if self.title else ""
+        return title + "".join(f"\u27e6{text}\u27e7" if mark else text for text, mark in self.runs)
 
     def _repr_html_(self) -> str:
         dark = "background:#0b3d66;color:#ffffff;border-radius:3px;padding:0 3px"
         parts = [f'<b style="{dark}">{html.escape(t)}</b>' if m else html.escape(t) for t, m in self.runs]
-        return f'<pre style="white-space:pre-wrap;line-height:1.5">{"".join(parts)}</pre>'
+        title = f"<p><em>{html.escape(self.title)}</em></p>" if self.title else ""
+        return f'{title}<pre style="white-space:pre-wrap;line-height:1.5">{"".join(parts)}</pre>'
 
 
 def prompt_lengths(stripped: Sequence[int], kept: Sequence[int]) -> Drawing:

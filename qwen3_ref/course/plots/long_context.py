@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from statistics import NormalDist, fmean, stdev
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from qwen3_ref.course.plots.style import BLUE, COLOURS, GREEN, GREY, ORANGE, RED, SKY, Drawing, new_figure
 from qwen3_ref.measure.statistics import effective, wilson
+from qwen3_ref.measure.table import mean_of
 
 NAMES = {
     "plain": "as trained",
@@ -46,8 +47,9 @@ def gain(new: Marks, old: Marks) -> tuple[float, float, float]:
 
 def mean(values: Sequence[float]) -> tuple[float, float, float]:
     """(mean, low, high) with the normal 95% interval."""
-    half = NormalDist().inv_cdf(0.975) * stdev(values) / len(values) ** 0.5
-    return fmean(values), fmean(values) - half, fmean(values) + half
+    found = mean_of(values)
+    assert found.low is not None and found.high is not None
+    return found.value, found.low, found.high
 
 
 def dials(inv_freq: NDArray[Any], pairs: Sequence[int], trained: int, longer: int) -> Drawing:
@@ -86,7 +88,7 @@ def ramp(ratios: Mapping[str, NDArray[Any]], low: float, high: float) -> Drawing
     for place, text in ((low, f"low {low:.0f}: 32 turns"), (high, f"high {high:.0f}: 1 turn")):
         axes.annotate(text, (place, 1.03), ha="center", fontsize=8.5, color="#444444")
     axes.set(xlabel="pair (0 is the fastest)", ylabel="new frequency / old", ylim=(0, 1.1))
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 0.3), fontsize=9)
+    axes.legend(loc="upper right", bbox_to_anchor=(1, 0.92), fontsize=8)
     axes.set_title("All methods slow the slow pairs; they differ in what they do to the others")
     return figure, {"low": low, "high": high, **ratios}
 
@@ -187,10 +189,10 @@ def ruler(table: Mapping[str, Any], models: Sequence[str]) -> Drawing:
     figure, grid = new_figure(figsize=(7.4, 3.7))
     axes, lengths = grid[0, 0], table["columns"][1:]
     data = {}
-    for model, colour in zip(models, COLOURS, strict=False):
+    for model, colour, mark in zip(models, COLOURS, "os^Dvx", strict=False):
         pairs = zip(table["thinking"][model][1:], table["non_thinking"][model][1:], strict=True)
         data[model] = [round(a - b, 1) for a, b in pairs]
-        axes.plot(data[model], "o-", color=colour, label=model, markersize=4)
+        axes.plot(data[model], f"{mark}-", color=colour, label=model, markersize=4.5)
     axes.axhline(0, color="black", linewidth=1)
     axes.set_xticks(range(len(lengths)), lengths)
     axes.set(xlabel="length (tokens)", ylabel="thinking less non-thinking (points)")

@@ -61,6 +61,9 @@ def outliers(channels: Mapping[str, Sequence[float]]) -> Drawing:
         axes.semilogy(np.linspace(0, 100, len(y)), y, style, color=colour, label=name)
         tops[name] = float(y[0])
     axes.set(xlabel="channels, loudest first, % of all", ylabel="size over the median's")
+    ticks = [t for t in (0.1, 0.25, 0.5, 1, 2, 5, 10, 30, 100, 300, 1000) if t < 1.3 * max(tops.values())]
+    axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.minorticks_off()
     axes.legend(fontsize=8.5)
     loudest = max(tops, key=lambda name: tops[name])
     axes.set_title(f"{loudest}: its loudest channel is {tops[loudest]:.0f} times the median one")
@@ -76,12 +79,12 @@ def quality(points: Mapping[str, Point]) -> Drawing:
         some = [p for p in points.values() if p["method"] == method and p["bits"] < 16]
         bits = [p["bits"] for p in some]
         kl = [p["kl"] for p in some]
-        free = [_free(p) for p in some]
+        unbound = [free(p) for p in some]
         left.semilogy(bits, kl, style, color=colour, label=name, markersize=4.5)
         places = [b + {"rtn": 0, "gptq": 0.12, "awq": -0.12}[method] for b in bits]
-        _bars(right, places, free, colour, style, name)
-        data[name] = {"bits": bits, "kl": kl, "accuracy": [f["accuracy"] for f in free]}
-    exact = _free(points["16"])
+        _bars(right, places, unbound, colour, style, name)
+        data[name] = {"bits": bits, "kl": kl, "accuracy": [f["accuracy"] for f in unbound]}
+    exact = free(points["16"])
     right.axhspan(100 * exact["low"], 100 * exact["high"], color=GREY, alpha=0.15, label="16 bits")
     off = [p for p in points.values() if p["method"] == "rtn" and p["bits"] < 16]
     _bars(right, [p["bits"] for p in off], [_without(p) for p in off], GREY, "x:", "nearest, no thinking")
@@ -99,7 +102,8 @@ def quality(points: Mapping[str, Point]) -> Drawing:
     return figure, data
 
 
-def _free(point: Point) -> Mapping[str, Any]:
+def free(point: Point) -> Mapping[str, Any]:
+    """The point of a budget curve without a budget."""
     return next(p for p in point["curve"] if p["mode"] == "thinking" and p["budget"] is None)
 
 
@@ -161,7 +165,7 @@ def qk_norm(study: Mapping[str, Any]) -> Drawing:
     axes.legend(fontsize=8.5)
     apart = sum(n["low"] > 0 or n["high"] < 0 for ways_ in study["paired"].values() for n in ways_.values())
     total = sum(len(ways_) for ways_ in study["paired"].values())
-    axes.set_title(f"QK-Norm on and off: {apart} of {total} paired differences are beyond their error")
+    axes.set_title(f"QK-Norm on and off: beyond their error lie {apart} of {total} paired differences")
     return figure, {"rises": rises, "paired": study["paired"]}
 
 
