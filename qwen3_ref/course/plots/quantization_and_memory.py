@@ -52,16 +52,16 @@ def errors(found: Sequence[Mapping[str, Any]], inputs: int, at: tuple[int, int] 
 def outliers(channels: Mapping[str, Sequence[float]]) -> Drawing:
     """Root mean square of each channel over the median channel's, sorted: a line a tensor."""
     figure, ((axes,),) = new_figure(figsize=(7.2, 3.4))
-    tops = {}
+    tops, least = {}, 1.0
     for (name, values), colour, style in zip(
         channels.items(), COLOURS, ("-", "--", "-.", ":", "-"), strict=False
     ):
         y = np.sort(np.asarray(values))[::-1]
         y = y / np.median(y)
         axes.semilogy(np.linspace(0, 100, len(y)), y, style, color=colour, label=name)
-        tops[name] = float(y[0])
+        tops[name], least = float(y[0]), min(least, float(y[-1]))
     axes.set(xlabel="channels, loudest first, % of all", ylabel="size over the median's")
-    ticks = [t for t in (0.1, 0.25, 0.5, 1, 2, 5, 10, 30, 100, 300, 1000) if t < 1.3 * max(tops.values())]
+    ticks = [t for t in (0.1, 0.25, 0.5, 1, 2, 5, 10, 30, 100, 300, 1000) if 0.8 * least < t < 1.3 * max(tops.values())]
     axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()
     axes.legend(fontsize=8.5)
