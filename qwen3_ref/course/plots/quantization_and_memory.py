@@ -61,7 +61,8 @@ def outliers(channels: Mapping[str, Sequence[float]]) -> Drawing:
         axes.semilogy(np.linspace(0, 100, len(y)), y, style, color=colour, label=name)
         tops[name], least = float(y[0]), min(least, float(y[-1]))
     axes.set(xlabel="channels, loudest first, % of all", ylabel="size over the median's")
-    ticks = [t for t in (0.1, 0.25, 0.5, 1, 2, 5, 10, 30, 100, 300, 1000) if 0.8 * least < t < 1.3 * max(tops.values())]
+    known, most = (0.1, 0.25, 0.5, 1, 2, 5, 10, 30, 100, 300, 1000), max(tops.values())
+    ticks = [tick for tick in known if 0.8 * least < tick < 1.3 * most]
     axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()
     axes.legend(fontsize=8.5)
