@@ -48,6 +48,69 @@ def masks(panels: Mapping[str, tuple[NDArray[Any], int, Sequence[int]]]) -> Draw
     return figure, {"masks": {k: [a.astype(int), past, list(p)] for k, (a, past, p) in panels.items()}}
 
 
+def steps(
+    keys: NDArray[Any], values: NDArray[Any], scores: NDArray[Any], shares: Mapping[str, NDArray[Any]]
+) -> Drawing:
+    """Attention of one query over a few tokens, step by step: scores (s,) are q . k / root d; shares: a title
+    for each place the query may stand at -> (s,) weights. values (s, 2)."""
+    figure, grid = new_figure(len(shares), 4, figsize=(9.4, 2.2 * len(shares) + 0.7), )
+    s, colours = len(keys), (BLUE, ORANGE, GREEN)
+    tokens = [f"token {j}\n({', '.join(f'{x:g}' for x in key)})" for j, key in enumerate(keys)]
+    for row, (title, weights) in zip(grid, shares.items(), strict=True):
+        seen = weights > 0
+        rows = (scores, np.where(seen, scores, np.nan), weights)
+        for axes, heights in zip(row, rows, strict=False):
+            axes.bar(range(s), np.nan_to_num(heights), color=colours[:s], width=0.6)
+            for j, height in enumerate(heights):
+                text = "\u2212\u221e" if np.isnan(height) else f"{height:.3g}"
+                axes.text(j, np.nan_to_num(height), text, ha="center", va="bottom", fontsize=9)
+            axes.set_xticks(range(s), tokens, fontsize=7)
+            axes.grid(visible=False)
+            axes.margins(y=0.3)
+        row[0].set_ylabel(title, fontsize=8.5)
+        mixed, floor = weights[:, None] * values, np.zeros(values.shape[1])
+        for part, colour in zip(mixed, colours, strict=False):
+            row[3].bar(range(len(floor)), part, bottom=floor, color=colour, width=0.5)
+            floor = floor + part
+        for channel, total in enumerate(floor):
+            row[3].text(channel, total, f"{total:.3f}", ha="center", va="bottom", fontsize=9)
+        row[3].set_xticks(range(len(floor)), [f"channel {i}" for i in range(len(floor))], fontsize=8)
+        row[3].grid(visible=False)
+        row[3].set_ylim(0, 1.25 * float(floor.max()))
+    names = ("1. score: q \u00b7 k / \u221ad", "2. mask", "3. softmax: shares", "4. mix of the values")
+    for axes, name in zip(grid[0], names, strict=True):
+        axes.set_title(name, fontsize=9.5, weight="normal")
+    _title(figure, "Score, mask, softmax, mix: all of attention, on the numbers of the table")
+    return figure, {"scores": scores, "shares": dict(shares)}
+
+
+def sharing(designs: Mapping[str, int], heads: int) -> Drawing:
+    """Which query head reads which KV head. designs: name -> number of KV heads, a divisor of `heads`."""
+    figure, grid = new_figure(1, len(designs), figsize=(9.4, 2.6))
+    colours = (BLUE, ORANGE, GREEN, PINK, SKY, RED, "#B8A900", GREY)
+    for axes, (name, kv) in zip(grid[0], designs.items(), strict=True):
+        group = heads // kv
+        for i in range(heads):
+            own = i // group
+            centre = own * group + (group - 1) / 2
+            axes.plot([i, centre], [1.62, 0.72], color=colours[own], lw=1.4, zorder=1)
+            axes.add_patch(Rectangle((i - 0.38, 1.6), 0.76, 0.5, facecolor="white", edgecolor=colours[own]))
+            axes.text(i, 1.85, f"q{i}", ha="center", va="center", fontsize=8)
+        for own in range(kv):
+            centre = own * group + (group - 1) / 2
+            axes.add_patch(Rectangle((centre - 0.42, 0.1), 0.84, 0.6, facecolor=colours[own], alpha=0.9))
+            axes.text(centre, 0.4, f"kv{own}", ha="center", va="center", fontsize=8, color="white")
+        axes.set(xlim=(-0.7, heads - 0.3), ylim=(-0.45, 2.3), xticks=[], yticks=[])
+        axes.text(
+            (heads - 1) / 2, -0.3, f"the cache holds {kv} of {heads} heads: {kv / heads:.3g}", ha="center",
+            fontsize=8.5,
+        )  # fmt: skip
+        axes.spines[:].set_visible(False)
+        axes.set_title(name, fontsize=9.5, weight="normal")
+    _title(figure, "Neighbouring query heads share a KV head, and only KV heads are kept")
+    return figure, {"designs": dict(designs), "heads": heads}
+
+
 def heads(measures: Mapping[str, NDArray[Any]]) -> Drawing:
     """What each head looks at. measures: name -> (layers, heads), shares of attention from 0 to 1."""
     figure, grid = new_figure(1, len(measures), figsize=(8.4, 3.4))
@@ -81,48 +144,67 @@ def lookup(
     """Attention over a whole prompt. asked: first and last + 1 column of the asked line.
     panels: title -> (query columns, weights (queries, columns))."""
     labels = _tokens(pieces)
-    figure, grid = new_figure(len(panels), 1, figsize=(9.2, 1.55 * len(panels) + 0.9))
+    heights = [len(queries) + 1.6 for queries, _ in panels.values()]
+    figure, grid = new_figure(len(panels), 1, figsize=(9.6, 0.3 * sum(heights) + 0.9), height_ratios=heights)
     for axes, (title, (queries, weights)) in zip(grid[:, 0], panels.items(), strict=True):
+        n, columns = weights.shape
         axes.imshow(weights, cmap="Blues", vmin=0, vmax=1, aspect="auto")
-        n = len(queries)
         first, last = asked
         box = Rectangle((first - 0.5, -0.48), last - first, n - 0.05, fill=False, edgecolor=ORANGE, lw=2)
         axes.add_patch(box)
-        axes.set_xticks(range(weights.shape[1]), labels[: weights.shape[1]], fontsize=8)
-        for tick, label in zip(axes.get_xticklabels(), labels, strict=False):
-            tick.set_rotation(90 if len(label) > 2 else 0)
-        axes.set_yticks(range(n), [f"{labels[q]}  ({q})" for q in queries], fontsize=8)
+        for j in (j for j, piece in enumerate(pieces[:columns]) if "\n" in piece):  # lines apart
+            axes.axvline(j + 0.5, color="#999999", lw=0.7)
+        axes.set_xticks(range(columns), labels[:columns], fontsize=8.5, family="monospace")
+        axes.set_yticks(range(n), [f"\u2018{labels[q]}\u2019, column {q}" for q in queries], fontsize=8)
         axes.tick_params(length=0)
         axes.grid(visible=False)
-        axes.set_ylabel("query (column)", fontsize=8.5)
         axes.set_title(title, fontsize=9.5, weight="normal")
-    grid[-1, 0].set_xlabel("key: the tokens of the prompt (\u21b5 line break, \u00b7 space)")
-    _title(figure, "The asked line (orange) among the others: how a head finds it")
+    grid[-1, 0].set_xlabel("key: the tokens of the text (\u21b5 line break, \u00b7 space)")
+    _title(figure, "Three heads, three steps: the asked line (orange) is found by what its digits carry")
     return figure, {
         "pieces": list(pieces), "asked": list(asked),
         "weights": {title: [list(queries), weights] for title, (queries, weights) in panels.items()},
     }  # fmt: skip
 
 
-def silenced(base: float, single: NDArray[Any], group: NDArray[Any]) -> Drawing:
-    """Accuracy when one query head (layers, heads) or one KV head with its group (layers, kv) is off."""
-    figure, grid = new_figure(1, 2, figsize=(7.6, 3.4), width_ratios=[2, 1.25])
-    panels = {"one query head off": (single, "query head"), "one KV head off": (group, "KV head")}
-    for axes, (title, (accuracy, label)) in zip(grid[0], panels.items(), strict=True):
-        axes.imshow(accuracy, cmap="Oranges_r", vmin=0, vmax=1, aspect="auto")
-        for (layer, head), value in np.ndenumerate(accuracy):
-            ink = "white" if value < 0.35 else "black"
-            axes.text(head, layer, f"{value:.0%}", ha="center", va="center", fontsize=9, color=ink)
-        axes.set_xticks(range(accuracy.shape[1]))
-        axes.set_yticks(range(accuracy.shape[0]))
-        axes.set_xlabel(label)
-        axes.tick_params(length=0)
-        axes.grid(visible=False)
+def paths(panels: Mapping[str, Mapping[str, NDArray[Any]]]) -> Drawing:
+    """What one message decides. panels: title -> (sender -> (mean, low, high)), shares of the full swing."""
+    figure, grid = new_figure(
+        1, len(panels), figsize=(9.6, 3.3), width_ratios=[max(len(bars), 6) for bars in panels.values()]
+    )
+    for axes, (title, bars) in zip(grid[0], panels.items(), strict=True):
+        table = 100 * np.array(list(bars.values()))
+        colours = [ORANGE if low > 10 else GREY for low in table[:, 1]]
+        axes.bar(range(len(bars)), table[:, 0], color=colours, width=0.65)
+        spread = np.abs(table[:, 1:].T - table[:, 0])
+        axes.errorbar(range(len(bars)), table[:, 0], spread, fmt="none", ecolor="black", lw=1.2, capsize=3)
+        for x, (mean, _, high) in enumerate(table):
+            axes.text(x, max(high, 0) + 3, f"{abs(round(mean))}", ha="center", fontsize=9)
+        axes.set_xticks(range(len(bars)), list(bars), fontsize=8.5)
+        axes.set(ylim=(-8, 112), xlabel="sender: layer.head")
+        axes.axhline(0, color="black", lw=0.8)
+        axes.grid(visible=False, axis="x")
         axes.set_title(title, fontsize=9.5, weight="normal")
-    grid[0][0].set_ylabel("layer")
-    needed = int((group < base - 0.3).sum())
-    _title(figure, f"Look-ups ({base:.0%} right with all heads) need {needed} of {group.size} KV heads")
-    return figure, {"base": base, "single": single, "group": group}
+    grid[0][0].set_ylabel("share of the full swing, %")
+    _title(figure, "One message changed, all else kept: who tells the finder what")
+    return figure, {"panels": {title: dict(bars) for title, bars in panels.items()}}
+
+
+def silenced(base: float, single: NDArray[Any]) -> Drawing:
+    """Accuracy when one query head is off, (layers, heads); base: with all of them."""
+    figure, ((axes,),) = new_figure(1, 1, figsize=(5.6, 3.2))
+    axes.imshow(single, cmap="Oranges_r", vmin=0, vmax=1, aspect="auto")
+    for (layer, head), value in np.ndenumerate(single):
+        ink = "white" if value < 0.35 else "black"
+        axes.text(head, layer, f"{value:.0%}", ha="center", va="center", fontsize=9, color=ink)
+    axes.set_xticks(range(single.shape[1]))
+    axes.set_yticks(range(single.shape[0]))
+    axes.set(xlabel="query head that says nothing", ylabel="layer")
+    axes.tick_params(length=0)
+    axes.grid(visible=False)
+    needed = int((single < base - 0.1).sum())
+    _title(figure, f"Look-ups ({base:.0%} right): {needed} of {single.size} heads are missed")
+    return figure, {"base": base, "single": single}
 
 
 def logits(
@@ -133,33 +215,37 @@ def logits(
 ) -> Drawing:
     """Scores as the weights of q_proj and k_proj grow. Each mapping: line -> values over growth, NaN where
     a number was no longer finite: the largest score, the mean weight of each query's favourite key, and the
-    largest error of a score by rounding."""
-    figure, grid = new_figure(1, 3, figsize=(9.6, 3.8))
-    looks = {
-        "float32": ("-", GREY, 5), "bfloat16": ("--", ORANGE, 2), "float16": (":", RED, 2.5),
-        "QK-Norm, float32": ("-", SKY, 5), "QK-Norm, bfloat16": ("--", BLUE, 2),
-        "QK-Norm, float16": (":", "black", 2),
-    }  # fmt: skip
-    panels = (
-        ("largest score", largest),
-        ("mean weight of the favourite key", favourite),
-        ("largest error of a score by rounding", error),
-    )
-    for axes, (title, lines) in zip(grid[0], panels, strict=True):
-        for name, values in lines.items():
-            style, colour, width = looks[name]
-            axes.plot(growth, values, style, color=colour, label=name, linewidth=width)
-            lost = np.isnan(values)
-            if lost.any():
-                last = int(np.argmax(lost)) - 1
-                axes.plot(growth[last], values[last], "x", color=colour, markersize=9, mew=2.5)
+    largest error of a score by rounding. In the first two the formats lie on each other: one line each."""
+    figure, grid = new_figure(1, 3, figsize=(9.6, 3.6))
+    for axes, lines in zip(grid[0], (largest, favourite), strict=False):
+        axes.plot(growth, lines["float32"], color=RED)
+        axes.plot(growth, lines["QK-Norm, float32"], color=BLUE)
+        lost = np.isnan(lines["float16"])
+        last = int(np.argmax(lost)) - 1
+        axes.plot(growth[last], lines["float16"][last], "x", color="black", markersize=8, mew=2)
+    left, middle, right = grid[0]
+    left.text(5, 2e4, "without\nQK-Norm", color=RED, fontsize=9, ha="center")
+    left.text(30, 7, "with QK-Norm", color=BLUE, fontsize=9, ha="center")
+    edge = int(np.argmax(np.isnan(largest["float16"]))) - 1
+    left.annotate(
+        "float16\nends here", (growth[edge], largest["float16"][edge]), (70, 90), fontsize=8.5,
+        arrowprops={"arrowstyle": "-", "color": "black", "lw": 0.8},
+    )  # fmt: skip
+    middle.text(14, 0.75, "without", color=RED, fontsize=9)
+    middle.text(14, 0.13, "with QK-Norm", color=BLUE, fontsize=9)
+    for kind, style in (("bfloat16", "-"), ("float16", "--"), ("float32", ":")):
+        for name, colour in ((kind, RED), (f"QK-Norm, {kind}", BLUE)):
+            right.plot(growth, error[name], style, color=colour)
+        right.text(0.9, error[f"QK-Norm, {kind}"][0], kind, fontsize=8.5, ha="right", va="center")
+    right.set(yscale="log", xlim=(0.02, growth[-1] * 1.3))
+    left.set(yscale="log", ylim=(0.5, 1e6), ylabel="query \u00b7 key / \u221ahead_dim")
+    middle.set(ylim=(-0.03, 1.05), ylabel="share of the attention")
+    right.set(ylabel="query \u00b7 key / \u221ahead_dim")
+    titles = ("largest score, any format", "the favourite key's share, any format", "largest rounding error")
+    for axes, title in zip(grid[0], titles, strict=True):
         axes.set(xscale="log", xlabel="growth of q_proj and k_proj")
         axes.set_title(title, fontsize=9.5, weight="normal")
-    grid[0][0].set(yscale="log", ylim=(0.5, 1e6), ylabel="query \u00b7 key / \u221ahead_dim")
-    grid[0][1].set(ylim=(-0.03, 1.05), ylabel="share")
-    grid[0][2].set(yscale="log", ylabel="query \u00b7 key / \u221ahead_dim")
-    handles, names = grid[0][0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncol=6, fontsize=8, columnspacing=1.2)
+    right.set_xticks([1, 10, 100])
     _title(figure, "Without QK-Norm scores grow with the square of the weights; with it they stay")
     return figure, {
         "growth": growth, "largest": dict(largest), "favourite": dict(favourite), "error": dict(error)
@@ -167,47 +253,38 @@ def logits(
 
 
 def cache(family: Mapping[str, Qwen3Config], contexts: Sequence[int], at: int) -> Drawing:
-    """KV cache in GB by context, and at one context against a KV head for every query head (MHA)."""
-    figure, grid = new_figure(1, 2, figsize=(9.2, 4.0), width_ratios=[1.15, 1])
+    """By model: how long one conversation may be until its cache outweighs the model, and the cache of `at`
+    tokens in GB, as it is and with a KV head for every query head (MHA). contexts: lengths to mark."""
+    figure, grid = new_figure(1, 2, figsize=(9.2, 3.9), sharey=True)
     left, right = grid[0]
-    sizes = {name: [c.kv_cache_bytes(n) / 1e9 for n in contexts] for name, c in family.items()}
     mha = {
         name: c.kv_cache_bytes(at) / 1e9 * c.num_attention_heads / c.num_key_value_heads
         for name, c in family.items()
     }
     now = {name: c.kv_cache_bytes(at) / 1e9 for name, c in family.items()}
-    together: dict[float, list[str]] = {}
-    for name, values in sizes.items():
-        together.setdefault(values[-1], []).append(name.removeprefix("Qwen3-"))
-    looks = ((BLUE, "-"), (ORANGE, "--"), (GREEN, "-"), (PINK, "-."), (RED, "--"), (GREY, ":"))
-    spread = np.linspace(0, 1, len(together))
-    low, high = np.log10(min(together)), np.log10(max(together))
-    for place, (size, names), (colour, style) in zip(spread, sorted(together.items()), looks, strict=False):
-        line = sizes[f"Qwen3-{names[0]}"]
-        left.loglog(contexts, line, style, color=colour)
-        height = 10 ** (low - 0.1 + (high - low + 0.2) * place)  # apart, where the lines end close together
-        left.annotate(
-            " = ".join(names), (contexts[-1], size), (contexts[-1] * 1.25, height), fontsize=8.5,
-            va="center", arrowprops={"arrowstyle": "-", "color": colour, "lw": 1},
-        )  # fmt: skip
-    left.set_xticks(contexts, [f"{n // 1024}K" for n in contexts], minor=False)
-    left.minorticks_off()
-    left.set(xlabel="tokens in the context", ylabel="KV cache, GB (bfloat16)")
-    left.set_xlim(contexts[0], contexts[-1] * 12)
-    left.set_title("one conversation", fontsize=9.5, weight="normal")
+    equal = {name: c.weight_bytes() / c.kv_cache_bytes(1) for name, c in family.items()}
+    white = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
+    for length in contexts:
+        left.axvline(length, color="#999999", lw=1)
+        left.text(length * 1.06, -0.75, f"{length // 1024}K", fontsize=8, color="#555555", va="center")
     for y, name in enumerate(family):
+        left.plot(equal[name], y, "o", color=GREEN)
+        left.text(equal[name] * 1.25, y, f"{equal[name]:,.0f}", va="center", fontsize=8.5, bbox=white)
         right.plot([now[name], mha[name]], [y, y], color="#cccccc", linewidth=3, zorder=1)
         right.plot(now[name], y, "o", color=BLUE, label="as it is (GQA)" if y == 0 else None)
         right.plot(mha[name], y, "D", color=ORANGE, label="with MHA" if y == 0 else None)
         ratio = round(mha[name] / now[name])
         right.text(mha[name] * 1.25, y, f"x {ratio}", va="center", fontsize=8.5)
-    right.set_yticks(range(len(family)), [name.removeprefix("Qwen3-") for name in family], fontsize=8.5)
-    right.invert_yaxis()
-    right.set(xscale="log", xlabel=f"KV cache at {at:,} tokens, GB", xlim=(2, 400))
+    left.set_yticks(range(len(family)), [name.removeprefix("Qwen3-") for name in family], fontsize=9)
+    left.set(xscale="log", xlabel="tokens", xlim=(5e3, 3e7), ylim=(len(family) - 0.5, -1.1))
+    left.set_title("tokens whose cache weighs as much as the model", fontsize=9.5, weight="normal")
+    right.set(xscale="log", xlabel=f"KV cache of {at:,} tokens, GB (bfloat16)", xlim=(2, 400))
     right.legend(fontsize=8, loc="upper right")
     right.set_title("what sharing KV heads saves", fontsize=9.5, weight="normal")
+    for axes in (left, right):
+        axes.grid(visible=False, axis="y")
     _title(figure, "Depth and KV heads decide the cache, not size: the 235B model keeps less than the 32B")
-    return figure, {"contexts": contexts, "gb": sizes, "at": at, "gb_gqa": now, "gb_mha": mha}
+    return figure, {"contexts": contexts, "tokens_equal": equal, "at": at, "gb_gqa": now, "gb_mha": mha}
 
 
 def faults(accuracy: Mapping[str, float], agree: Mapping[str, float]) -> Drawing:
