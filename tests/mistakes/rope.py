@@ -19,6 +19,14 @@ def even_first(d: int) -> list[int]:
     return [*range(0, d, 2), *range(1, d, 2)]
 
 
+def even(d: int) -> Any:
+    return range(0, d, 2)
+
+
+def odd(d: int) -> Any:
+    return range(1, d, 2)
+
+
 def waves(d: int, theta: float) -> Any:
     return 2 * np.pi * theta ** (np.arange(0, d, 2) / d)
 
@@ -45,6 +53,41 @@ def head_dim(weight: Any, heads: int) -> int:
     return int(weight.shape[0]) // heads
 
 
+def by_cosine(x: Any, positions: Any, inv_freq: Any) -> Any:
+    """The formula of the lesson, once more."""
+    (first, second), angle = halves(x), np.outer(positions, inv_freq)
+    cos, sin = np.cos(angle), np.sin(angle)
+    return np.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+
+
+def cosine_as_a_number(x: Any, positions: Any, inv_freq: Any) -> Any:
+    from numpy import cos as c
+    from numpy import sin as s
+
+    (first, second), angle = halves(x), np.outer(positions, inv_freq)
+    return apart((first + 1j * second) * (c(angle) + 1j * s(angle)))
+
+
+def by_shifted_sine(x: Any, angle: Any) -> Any:
+    first, second = halves(x)
+    return apart((first + 1j * second) * (np.sin(angle + np.pi / 2) + 1j * np.sin(angle)))
+
+
+def by_powers(x: Any, positions: Any, inv_freq: Any) -> Any:
+    """Turned once for every token."""
+    first, second = halves(x)
+    return apart((first + 1j * second) * np.exp(1j * inv_freq) ** positions[:, None])
+
+
+def by_euler(x: Any, positions: Any, inv_freq: Any) -> Any:
+    z = np.empty((*x.shape[:2], x.shape[2] // 2), dtype=complex)
+    z.real, z.imag = halves(x)
+    z *= np.e ** (1j * np.outer(positions, inv_freq))
+    out = np.empty_like(x)
+    out[..., : z.shape[-1]], out[..., z.shape[-1] :] = z.real, z.imag
+    return out
+
+
 def overwrite(x: Any, positions: Any, inv_freq: Any) -> Any:
     x[:] = apart(complex_rope(x, positions, inv_freq))
     return x
@@ -61,6 +104,45 @@ def ramp(f: Any, low: int, high: int) -> Any:
 
 def tables(angles: Any, dtype: torch.dtype | None = None) -> Any:
     return angles.cos().to(dtype or angles.dtype), angles.sin().to(dtype or angles.dtype)
+
+
+def speeds(d: int, theta: float) -> Any:
+    return theta ** (-np.arange(0, d, 2) / d)
+
+
+def blended(
+    d: int,
+    theta: float,
+    trained: float,
+    factor: float,
+    *,
+    rounding: Any = (np.floor, np.ceil),
+    ends: Any = lambda low, high: (low, high),
+    clip: bool = True,
+    wave: bool = False,
+) -> Any:
+    """YaRN with a choice of slips. wave: the factors by which a blend of wavelengths slows."""
+    low, high = (
+        r(d * np.log(trained / (2 * np.pi * turns)) / (2 * np.log(theta)))
+        for r, turns in zip(rounding, (32, 1), strict=True)
+    )
+    low, high = ends(low, high)
+    share = (np.arange(d // 2) - low) / (high - low)
+    share = np.clip(share, 0, 1) if clip else share
+    return 1 + share * (factor - 1) if wave else speeds(d, theta) * (1 - share + share / factor)
+
+
+def by_turns(d: int, theta: float, trained: float, factor: float) -> Any:
+    kept = np.clip((trained * speeds(d, theta) / (2 * np.pi) - 1) / 31, 0, 1)
+    return speeds(d, theta) * (kept + (1 - kept) / factor)
+
+
+def searched(d: int, theta: float, trained: int, factor: float) -> Any:
+    """low and high by looking: the last pair with 32 turns or more, the first with one or less."""
+    turns = trained * speeds(d, theta) / (2 * np.pi)
+    low, high = np.flatnonzero(turns >= 32)[-1], np.flatnonzero(turns <= 1)[0]
+    share = np.interp(np.arange(d // 2), [low, high], [0, 1])
+    return speeds(d, theta) / factor * share + speeds(d, theta) * (1 - share)
 
 
 WAVELENGTHS: list[Mistake] = [
@@ -87,6 +169,12 @@ COMPLEX: list[Mistake] = [
     ("you turn backwards", lambda x, p, f: apart(complex_rope(x, p, f, -1))),
     ("you count positions from 0", lambda x, p, f: apart(complex_rope(x, np.arange(len(p)), f))),
     ("your result is complex", complex_rope),
+    ("lack the speeds", lambda x, p, f: apart(complex_rope(x, 0 * p + 1, 0 * f + 1))),
+    ("the speed of the first", lambda x, p, f: apart(complex_rope(x, p, 0 * f + f[0]))),
+    ("yours stands before it", lambda x, p, f: np.roll(apart(complex_rope(x, p, f)), x.shape[-1] // 2, -1)),
+    ("right, but by `cos` and `sin`", by_cosine),
+    ("right, but by `cos` and `sin`", cosine_as_a_number),
+    ("right, but by `sin`", lambda x, p, f: by_shifted_sine(x, np.outer(p, f))),
     ("unturned", lambda x, p, f: x),
     ("overwrites its argument number 1", overwrite),
     ("raises ValueError", lambda x, p, f: apart(complex_rope(x, p, f[:-1]))),
@@ -103,19 +191,45 @@ REORDER: list[Mistake] = [
     ("you move columns", lambda w, h: by_head(w.T, h, even_first(head_dim(w, h))).T),
     ("you move columns", lambda w, h: w[:, even_first(len(w))]),
     ("as it was", lambda w, h: w),
+    ("the even rows go first", lambda w, h: by_head(w, h, [*odd(head_dim(w, h)), *even(head_dim(w, h))])),
+    (
+        "exchange the two halves",
+        lambda w, h: by_head(w, h, np.roll(range(head_dim(w, h)), head_dim(w, h) // 2)),
+    ),
+    ("exchange the two of a pair", lambda w, h: by_head(w, h, np.arange(head_dim(w, h)) ^ 1)),
+    ("as (heads, d, D)", lambda w, h: w.reshape(h, head_dim(w, h), -1)[:, even_first(head_dim(w, h))]),
+    (
+        "one row of each in turn",
+        lambda w, h: (
+            by_head(w, h, even_first(head_dim(w, h))).reshape(h, -1, len(w)).swapaxes(0, 1).reshape(w.shape)
+        ),
+    ),
+    ("the way back", lambda w, h: w.reshape(h, 2, -1, len(w)).swapaxes(1, 2).reshape(w.shape)),
 ]
 YARN: list[Mistake] = [
-    ("you slow every pair", lambda f, low, high, s: f / s),
-    ("runs the wrong way", lambda f, low, high, s: f / s + np.clip(ramp(f, low, high), 0, 1) * (f - f / s)),
-    ("you multiply by factor", lambda f, low, high, s: f + np.clip(ramp(f, low, high), 0, 1) * (f * s - f)),
+    ("you slow every pair", lambda d, theta, n, s: speeds(d, theta) / s),
+    ("runs the wrong way", lambda d, theta, n, s: blended(d, theta, n, 1 / s) / s),
+    ("you multiply by factor", lambda d, theta, n, s: blended(d, theta, n, 1 / s)),
+    ("always divide by 4", lambda d, theta, n, s: blended(d, theta, n, 4)),
+    ("are Qwen3's, 23 and 40", lambda d, theta, n, s: blended(d, theta, n, s, ends=lambda a, b: (23, 40))),
+    ("you blend wavelengths", lambda d, theta, n, s: speeds(d, theta) / blended(d, theta, n, s, wave=True)),
+    ("clip it", lambda d, theta, n, s: blended(d, theta, n, s, clip=False)),
+    ("you switch at once", lambda d, theta, n, s: blended(d, theta, n, s, ends=lambda a, b: (b - 1e-6, b))),
+    ("you switch at once", lambda d, theta, n, s: blended(d, theta, n, s, ends=lambda a, b: (a, a + 1e-6))),
+    ("you round neither", lambda d, theta, n, s: blended(d, theta, n, s, rounding=(float, float))),
+    ("low is rounded down", lambda d, theta, n, s: blended(d, theta, n, s, rounding=(round, round))),
+    ("you round both down", lambda d, theta, n, s: blended(d, theta, n, s, rounding=(np.floor, np.floor))),
+    ("you round both up", lambda d, theta, n, s: blended(d, theta, n, s, rounding=(np.ceil, np.ceil))),
+    ("the other way round", lambda d, theta, n, s: blended(d, theta, n, s, rounding=(np.ceil, np.floor))),
+    ("straight in turns", by_turns),
+    ("not in the longer one", lambda d, theta, n, s: blended(d, theta, int(n * s), s)),
+    ("you count radians", lambda d, theta, n, s: blended(d, theta, 2 * np.pi * n, s)),
     (
-        "you blend wavelengths",
-        lambda f, low, high, s: f / (1 + np.clip(ramp(f, low, high), 0, 1) * (s - 1)),
+        "that calls qwen3_ref.rope.frequencies",
+        lambda d, theta, n, s: rope.frequencies(
+            d, theta, {"rope_type": "yarn", "factor": s, "original_max_position_embeddings": n}
+        )[0],
     ),
-    ("always divide by 4", lambda f, low, high, s: f - np.clip(ramp(f, low, high), 0, 1) * f * 3 / 4),
-    ("clip it", lambda f, low, high, s: f + ramp(f, low, high) * (f / s - f)),
-    ("you switch at once", lambda f, low, high, s: np.where(np.arange(len(f)) < high, f, f / s)),
-    ("you switch at once", lambda f, low, high, s: np.where(np.arange(len(f)) <= low, f, f / s)),
 ]
 TABLES: list[Mistake] = [
     ("your angles are rounded too early", lambda p, f, kind: tables(p[:, None].to(kind) * f.to(kind))),
@@ -125,6 +239,13 @@ TABLES: list[Mistake] = [
     ("your frequencies are rounded", lambda p, f, kind: tables(p[:, None] * f.to(kind).double(), kind)),
     ("come as torch.float64; torch.bfloat16 was asked for", lambda p, f, kind: tables(p[:, None] * f)),
     ("the shape (40, 32); wanted is (2, 40, 32)", lambda p, f, kind: tables(p[:, None] * f, kind)[0]),
+    ("count positions from 0", lambda p, f, kind: tables(torch.arange(len(p))[:, None] * f, kind)),
+    ("yours come twice", lambda p, f, kind: tables((p[:, None] * f).tile(2), kind)),
+    ("they are radians", lambda p, f, kind: tables(p[:, None] * f / (2 * np.pi), kind)),
+    (
+        "your angles are rounded too early",
+        lambda p, f, kind: tables((p[:, None] * f).to(kind).double(), kind),
+    ),
 ]
 MISTAKES = {
     "wavelengths": WAVELENGTHS,
@@ -132,4 +253,17 @@ MISTAKES = {
     "reorder": REORDER,
     "yarn": YARN,
     "tables": TABLES,
+}
+ALSO_RIGHT = {
+    "wavelengths": [waves, lambda d, t: 2 * np.pi / np.power(t, -2 * np.arange(d // 2) / d)],
+    "complex": [by_powers, by_euler, lambda x, p, f: apart(complex_rope(x, p, f))],
+    "reorder": [
+        lambda w, h: by_head(w, h, even_first(head_dim(w, h))),
+        lambda w, h: np.concatenate([np.concatenate([a[0::2], a[1::2]]) for a in np.split(w, h)]),
+    ],
+    "yarn": [blended, searched],
+    "tables": [
+        lambda p, f, kind: tables(p[:, None] * f, kind),
+        lambda p, f, kind: tables(torch.outer(p.double(), f) % (2 * np.pi), kind),
+    ],
 }

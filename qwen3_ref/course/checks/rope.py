@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from qwen3_ref.course.checks.judge import Answer, Array, Trial, Verdict, judge
+from qwen3_ref.course.checks.judge import Answer, Array, Trial, Verdict, habits, judge
 from qwen3_ref.course.compare import as_array
 from qwen3_ref.numpy_ref import rotate
 from qwen3_ref.rope import cos_sin, default_frequencies
@@ -68,10 +68,23 @@ def complex(answer: Answer) -> Verdict:
                 ("you turn backwards: multiply by exp(+i angle)", turned(x, -angles)),
                 ("you count positions from 0; use those given", turned(x, np.outer(range(t), inv_freq))),
                 ("your x comes back unturned", x),
+                ("your angles lack the speeds: positions times inv_freq", turned(x, 0 * angles + 1)),
+                ("you turn every pair at the speed of the first", turned(x, 0 * angles + angles[:, :1])),
+                ("the imaginary part goes behind the real one; yours stands before it", want[..., half(d)]),
             ]
             yield Trial((x, positions, inv_freq), want, mistakes)
 
-    return judge(answer, trials)
+    verdict = judge(answer, trials)
+    trigonometry = sorted(habits(answer) & {"cos", "sin", "tan", "cosh", "sinh", "sincos"})
+    if verdict and trigonometry:
+        how = " and ".join(f"`{name}`" for name in trigonometry)
+        return Verdict(False, f"right, but by {how}; let one multiplication by exp(i angle) do it")
+    return verdict
+
+
+def half(d: int) -> Array:
+    """The order of channels with its halves exchanged."""
+    return np.roll(np.arange(d), d // 2)
 
 
 def reorder(answer: Answer) -> Verdict:
@@ -88,36 +101,85 @@ def reorder(answer: Answer) -> Verdict:
                 ("you move columns (inputs); q's channels are rows", columns[..., order].reshape(h * d, -1)),
                 ("you move columns (inputs); q's channels are rows", weight[:, _even_first(h * d)]),
                 ("your weight comes back as it was", weight),
-            ]
+                ("the even rows go first, then the odd ones", heads[:, order[half(d)]].reshape(h * d, -1)),
+                ("pairs are (0, 1), (2, 3): you exchange the two halves",
+                 heads[:, half(d)].reshape(h * d, -1)),
+                ("you exchange the two of a pair; both halves keep the order of the pairs",
+                 heads[:, np.arange(d) ^ 1].reshape(h * d, -1)),
+                ("right, but as (heads, d, D); wanted is (heads d, D)", heads[:, order]),
+                ("the heads stay where they are: yours come out one row of each in turn",
+                 heads[:, order].swapaxes(0, 1).reshape(h * d, -1)),
+            ]  # fmt: skip
             yield Trial((weight, h), heads[:, order].reshape(h * d, -1), mistakes)
 
     return judge(answer, trials)
 
 
 def yarn(answer: Answer) -> Verdict:
-    """answer(inv_freq, low, high, factor) -> inv_freq (d/2,), blended between pairs low and high."""
+    """answer(head_dim, theta, trained, factor) -> YaRN's frequencies (d/2,)."""
 
     def trials(rng: np.random.Generator) -> Iterator[Trial]:
         at_once = "you switch at once; between low and high the share of the slow one rises in a line"
-        for pairs in (16, 24):
-            low, high = int(rng.integers(3, 6)), int(rng.integers(9, 13))
-            factor, pair = float(rng.uniform(5, 9)), np.arange(pairs)
-            fast = default_frequencies(2 * pairs, 1e4)
-            slow, line = fast / factor, (pair - low) / (high - low)
-            ramp = np.clip(line, 0, 1)
+        done = 0
+        while done < 3:
+            pairs, theta = int(rng.integers(28, 41)), float(10 ** rng.uniform(4, 5.5))
+            trained, factor = int(rng.integers(6_000, 16_000)), float(rng.uniform(9, 13))
+            fast, pair = default_frequencies(2 * pairs, theta), np.arange(pairs)
+
+            def where(
+                turns: float, length: int = trained, theta: float = theta, pairs: int = pairs
+            ) -> float:
+                """The index, not whole, of the pair that makes so many turns in so many tokens."""
+                return float(pairs * np.log(length / (2 * np.pi * turns)) / np.log(theta))
+
+            exact = where(32), where(1)
+            low, high = int(np.floor(exact[0])), int(np.ceil(exact[1]))
+            if not (0.2 < exact[0] % 1 < 0.8 and 0.2 < exact[1] % 1 < 0.8 and 2 < low and high < pairs - 2):
+                continue  # each rounding has to show
+            if not done and exact[0] % 1 < 0.5 < exact[1] % 1:
+                continue  # and rounding to the nearest in the first trial
+            done += 1
+
+            def blend(
+                low: float, high: float, slow: Array = fast / factor, clip: bool = True,
+                fast: Array = fast, pair: Array = pair,
+            ) -> Array:  # fmt: skip
+                line = (pair - low) / (high - low)
+                ramp = np.clip(line, 0, 1) if clip else line
+                return np.asarray((1 - ramp) * fast + ramp * slow)
+
+            slow = fast / factor
+            ramp = np.clip((pair - low) / (high - low), 0, 1)
+            turns = np.clip((trained * fast / (2 * np.pi) - 1) / 31, 0, 1)
+            far = int(trained * factor)
+            radians = (pairs * np.log(trained / n) / np.log(theta) for n in (32, 1))
             mistakes = [
                 ("you slow every pair (position interpolation); pairs up to low keep their speed", slow),
                 ("your ramp runs the wrong way: fast pairs stay", (1 - ramp) * slow + ramp * fast),
-                ("you multiply by factor; longer contexts turn slower", fast * (1 + ramp * (factor - 1))),
-                ("you always divide by 4; here it is factor", (1 - ramp) * fast + ramp * fast / 4),
+                ("you multiply by factor; longer contexts turn slower", blend(low, high, fast * factor)),
+                ("you always divide by 4; here it is factor", blend(low, high, fast / 4)),
+                ("low and high are Qwen3's, 23 and 40; here they follow from what is given", blend(23, 40)),
                 ("you blend wavelengths; YaRN blends frequencies", 1 / ((1 - ramp) / fast + ramp / slow)),
-                ("your ramp leaves 0..1 outside low..high; clip it", (1 - line) * fast + line * slow),
+                ("your ramp leaves 0..1 outside low..high; clip it", blend(low, high, clip=False)),
                 (at_once, np.where(pair < high, fast, slow)),
                 (at_once, np.where(pair > low, slow, fast)),
-            ]
-            yield Trial((fast, low, high, factor), (1 - ramp) * fast + ramp * slow, mistakes, 1e-9)
+                ("low is rounded down and high up; you round neither", blend(*exact)),
+                ("low is rounded down and high up; you round both down", blend(low, high - 1)),
+                ("low is rounded down and high up; you round both up", blend(low + 1, high)),
+                ("low is rounded down and high up; you do it the other way round", blend(low + 1, high - 1)),
+                ("your ramp is straight in turns, as in the paper; the code's is straight in the index",
+                 turns * fast + (1 - turns) * slow),
+                ("count turns in the trained length, not in the longer one",
+                 blend(np.floor(where(32, far)), np.ceil(where(1, far)))),
+                ("you count radians: a turn is 2 pi of them", blend(*_outwards(*radians))),
+            ]  # fmt: skip
+            yield Trial((2 * pairs, theta, trained, factor), blend(low, high), mistakes, 1e-9)
 
     return judge(answer, trials)
+
+
+def _outwards(low: float, high: float) -> tuple[float, float]:
+    return float(np.floor(low)), float(np.ceil(high))
 
 
 def tables(answer: Answer) -> Verdict:
@@ -139,7 +201,13 @@ def tables(answer: Answer) -> Verdict:
                 (short.format("angles"), tables((positions[:, None] * inv_freq).to(dtype))),
                 (short.format("positions"), tables(p.double() * inv_freq)),
                 (short.format("frequencies"), tables(positions[:, None] * f.double())),
-            ]
+                ("you count positions from 0; use those given",
+                 tables(torch.arange(40).double()[:, None] * inv_freq)),
+                ("one value a pair is wanted, (t, d/2); yours come twice",
+                 np.tile(np.stack(cos_sin(positions.numpy(), inv_freq.numpy())), 2)),
+                ("your angles are turns; they are radians",
+                 tables(positions[:, None] * inv_freq / (2 * np.pi))),
+            ]  # fmt: skip
             yield Trial((positions, inv_freq, dtype), want, mistakes, 0.01, dtype)
 
     return judge(answer, trials)

@@ -53,7 +53,7 @@ def steps(
 ) -> Drawing:
     """Attention of one query over a few tokens, step by step: scores (s,) are q . k / root d; shares: a title
     for each place the query may stand at -> (s,) weights. values (s, 2)."""
-    figure, grid = new_figure(len(shares), 4, figsize=(9.4, 2.2 * len(shares) + 0.7), )
+    figure, grid = new_figure(len(shares), 4, figsize=(8.4, 1.6 * len(shares) + 0.6), )
     s, colours = len(keys), (BLUE, ORANGE, GREEN)
     tokens = [f"token {j}\n({', '.join(f'{x:g}' for x in key)})" for j, key in enumerate(keys)]
     for row, (title, weights) in zip(grid, shares.items(), strict=True):
@@ -64,7 +64,8 @@ def steps(
             for j, height in enumerate(heights):
                 text = "\u2212\u221e" if np.isnan(height) else f"{height:.3g}"
                 axes.text(j, np.nan_to_num(height), text, ha="center", va="bottom", fontsize=9)
-            axes.set_xticks(range(s), tokens, fontsize=7)
+            axes.set_xticks(range(s), tokens if row is grid[-1] else [""] * s, fontsize=6.5)
+            axes.set_yticks([])
             axes.grid(visible=False)
             axes.margins(y=0.3)
         row[0].set_ylabel(title, fontsize=8.5)
@@ -76,6 +77,7 @@ def steps(
             row[3].text(channel, total, f"{total:.3f}", ha="center", va="bottom", fontsize=9)
         row[3].set_xticks(range(len(floor)), [f"channel {i}" for i in range(len(floor))], fontsize=8)
         row[3].grid(visible=False)
+        row[3].set_yticks([])
         row[3].set_ylim(0, 1.25 * float(floor.max()))
     names = ("1. score: q \u00b7 k / \u221ad", "2. mask", "3. softmax: shares", "4. mix of the values")
     for axes, name in zip(grid[0], names, strict=True):
@@ -86,7 +88,7 @@ def steps(
 
 def sharing(designs: Mapping[str, int], heads: int) -> Drawing:
     """Which query head reads which KV head. designs: name -> number of KV heads, a divisor of `heads`."""
-    figure, grid = new_figure(1, len(designs), figsize=(9.4, 2.6))
+    figure, grid = new_figure(1, len(designs), figsize=(8.4, 2.3))
     colours = (BLUE, ORANGE, GREEN, PINK, SKY, RED, "#B8A900", GREY)
     for axes, (name, kv) in zip(grid[0], designs.items(), strict=True):
         group = heads // kv
@@ -113,7 +115,7 @@ def sharing(designs: Mapping[str, int], heads: int) -> Drawing:
 
 def heads(measures: Mapping[str, NDArray[Any]]) -> Drawing:
     """What each head looks at. measures: name -> (layers, heads), shares of attention from 0 to 1."""
-    figure, grid = new_figure(1, len(measures), figsize=(8.4, 3.4))
+    figure, grid = new_figure(1, len(measures), figsize=(3.0 * len(measures), 3.2))
     for axes, (name, share) in zip(grid[0], measures.items(), strict=True):
         axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
         for (layer, head), value in np.ndenumerate(share):
@@ -128,11 +130,7 @@ def heads(measures: Mapping[str, NDArray[Any]]) -> Drawing:
     grid[0][0].set_ylabel("layer")
     named = list(measures)[-1]
     layer, head = np.unravel_index(measures[named].argmax(), measures[named].shape)
-    _title(
-        figure,
-        f"Heads specialise: layer {layer}, head {head} puts {measures[named].max():.0%} "
-        "of its attention on the asked line",
-    )
+    _title(figure, f"Layer {layer}, head {head} looks at the asked line; no other does")
     return figure, dict(measures)
 
 
@@ -145,7 +143,7 @@ def lookup(
     panels: title -> (query columns, weights (queries, columns))."""
     labels = _tokens(pieces)
     heights = [len(queries) + 1.6 for queries, _ in panels.values()]
-    figure, grid = new_figure(len(panels), 1, figsize=(9.6, 0.3 * sum(heights) + 0.9), height_ratios=heights)
+    figure, grid = new_figure(len(panels), 1, figsize=(8.8, 0.25 * sum(heights) + 0.9), height_ratios=heights)
     for axes, (title, (queries, weights)) in zip(grid[:, 0], panels.items(), strict=True):
         n, columns = weights.shape
         axes.imshow(weights, cmap="Blues", vmin=0, vmax=1, aspect="auto")
@@ -154,7 +152,7 @@ def lookup(
         axes.add_patch(box)
         for j in (j for j, piece in enumerate(pieces[:columns]) if "\n" in piece):  # lines apart
             axes.axvline(j + 0.5, color="#999999", lw=0.7)
-        axes.set_xticks(range(columns), labels[:columns], fontsize=8.5, family="monospace")
+        axes.set_xticks(range(columns), labels[:columns], fontsize=8, family="monospace")
         axes.set_yticks(range(n), [f"\u2018{labels[q]}\u2019, column {q}" for q in queries], fontsize=8)
         axes.tick_params(length=0)
         axes.grid(visible=False)
@@ -170,7 +168,7 @@ def lookup(
 def paths(panels: Mapping[str, Mapping[str, NDArray[Any]]]) -> Drawing:
     """What one message decides. panels: title -> (sender -> (mean, low, high)), shares of the full swing."""
     figure, grid = new_figure(
-        1, len(panels), figsize=(9.6, 3.3), width_ratios=[max(len(bars), 6) for bars in panels.values()]
+        1, len(panels), figsize=(8.6, 2.9), width_ratios=[max(len(bars), 6) for bars in panels.values()]
     )
     for axes, (title, bars) in zip(grid[0], panels.items(), strict=True):
         table = 100 * np.array(list(bars.values()))
@@ -216,7 +214,7 @@ def logits(
     """Scores as the weights of q_proj and k_proj grow. Each mapping: line -> values over growth, NaN where
     a number was no longer finite: the largest score, the mean weight of each query's favourite key, and the
     largest error of a score by rounding. In the first two the formats lie on each other: one line each."""
-    figure, grid = new_figure(1, 3, figsize=(9.6, 3.6))
+    figure, grid = new_figure(1, 3, figsize=(8.2, 2.7))
     for axes, lines in zip(grid[0], (largest, favourite), strict=False):
         axes.plot(growth, lines["float32"], color=RED)
         axes.plot(growth, lines["QK-Norm, float32"], color=BLUE)
@@ -244,6 +242,7 @@ def logits(
     titles = ("largest score, any format", "the favourite key's share, any format", "largest rounding error")
     for axes, title in zip(grid[0], titles, strict=True):
         axes.set(xscale="log", xlabel="growth of q_proj and k_proj")
+        axes.grid(visible=False)
         axes.set_title(title, fontsize=9.5, weight="normal")
     right.set_xticks([1, 10, 100])
     _title(figure, "Without QK-Norm scores grow with the square of the weights; with it they stay")
@@ -255,7 +254,7 @@ def logits(
 def cache(family: Mapping[str, Qwen3Config], contexts: Sequence[int], at: int) -> Drawing:
     """By model: how long one conversation may be until its cache outweighs the model, and the cache of `at`
     tokens in GB, as it is and with a KV head for every query head (MHA). contexts: lengths to mark."""
-    figure, grid = new_figure(1, 2, figsize=(9.2, 3.9), sharey=True)
+    figure, grid = new_figure(1, 2, figsize=(8.6, 3.3), sharey=True)
     left, right = grid[0]
     mha = {
         name: c.kv_cache_bytes(at) / 1e9 * c.num_attention_heads / c.num_key_value_heads
@@ -269,7 +268,7 @@ def cache(family: Mapping[str, Qwen3Config], contexts: Sequence[int], at: int) -
         left.text(length * 1.06, -0.75, f"{length // 1024}K", fontsize=8, color="#555555", va="center")
     for y, name in enumerate(family):
         left.plot(equal[name], y, "o", color=GREEN)
-        left.text(equal[name] * 1.25, y, f"{equal[name]:,.0f}", va="center", fontsize=8.5, bbox=white)
+        left.text(equal[name] * 1.3, y, f"{equal[name]:,.0f}", va="center", fontsize=8.5, bbox=white)
         right.plot([now[name], mha[name]], [y, y], color="#cccccc", linewidth=3, zorder=1)
         right.plot(now[name], y, "o", color=BLUE, label="as it is (GQA)" if y == 0 else None)
         right.plot(mha[name], y, "D", color=ORANGE, label="with MHA" if y == 0 else None)
@@ -282,14 +281,14 @@ def cache(family: Mapping[str, Qwen3Config], contexts: Sequence[int], at: int) -
     right.legend(fontsize=8, loc="upper right")
     right.set_title("what sharing KV heads saves", fontsize=9.5, weight="normal")
     for axes in (left, right):
-        axes.grid(visible=False, axis="y")
+        axes.grid(visible=False)
     _title(figure, "Depth and KV heads decide the cache, not size: the 235B model keeps less than the 32B")
     return figure, {"contexts": contexts, "tokens_equal": equal, "at": at, "gb_gqa": now, "gb_mha": mha}
 
 
 def faults(accuracy: Mapping[str, float], agree: Mapping[str, float]) -> Drawing:
     """A trained model with one wrong line each: look-ups right, and next tokens of a text that stay."""
-    figure, grid = new_figure(1, 2, figsize=(8.8, 3.4), sharey=True)
+    figure, grid = new_figure(1, 2, figsize=(7.8, 2.7), sharey=True)
     panels = (("look-ups answered right", accuracy), ("next tokens as the right model picks them", agree))
     for axes, (title, values) in zip(grid[0], panels, strict=True):
         names = list(values)

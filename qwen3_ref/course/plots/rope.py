@@ -7,11 +7,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.patches import Rectangle, Wedge
 from numpy.typing import NDArray
 
 from qwen3_ref.course.plots.style import BLUE, GREEN, GREY, ORANGE, PINK, RED, SKY, Drawing, new_figure
 from qwen3_ref.rope import frequencies
+
+
+def _title(figure: Any, text: str) -> None:
+    """The takeaway, over all panels."""
+    figure.suptitle(text, x=0.01, ha="left", weight="bold", fontsize=11)
 
 
 def arrows(
@@ -95,87 +101,112 @@ def theta_wavelengths(head_dim: int, thetas: Sequence[float], contexts: Sequence
     return figure, {"wavelength_tokens": waves, "contexts": contexts, "pairs_slower_than_context": slow}
 
 
-def dials(head_dim: int, thetas: Sequence[float], tokens: int, pairs: Sequence[int]) -> Drawing:
-    """How far some pairs have turned after `tokens` tokens: a dial each, a row for each theta."""
-    figure, grid = new_figure(len(thetas), len(pairs), figsize=(8.2, 1.15 * len(thetas) + 0.7))
-    turns = {f"{t:,.0f}": tokens * frequencies(head_dim, t)[0] / (2 * np.pi) for t in thetas}
-    for row, (name, turn) in zip(grid, turns.items(), strict=True):
-        for axes, pair in zip(row, pairs, strict=True):
-            done = turn[pair] >= 1
-            colour = BLUE if done else ORANGE
-            axes.add_patch(Wedge((0, 0), 1, 0, 360, width=0.28, color="#e5e5e5"))
-            stop = 360.0 if done else 360 * float(turn[pair])
-            axes.add_patch(Wedge((0, 0), 1, 0, max(stop, 2.0), width=0.28, color=colour))
-            label = f"{turn[pair]:,.0f}" if turn[pair] >= 10 else f"{turn[pair]:.2g}"
-            axes.text(0, 0, label, ha="center", va="center", fontsize=8.5)
-            axes.set(xlim=(-1.05, 1.05), ylim=(-1.05, 1.05), aspect="equal", xticks=[], yticks=[])
-            axes.spines[:].set_visible(False)
-        row[0].set_ylabel(f"theta =\n{name}", fontsize=9, rotation=0, ha="right", va="center")
-    for axes, pair in zip(grid[0], pairs, strict=True):
-        axes.set_title(f"pair {pair}", fontsize=9, weight="normal", loc="center")
-    first = [int((turn < 1).sum()) for turn in turns.values()]
-    figure.suptitle(
-        f"In {tokens:,} tokens {first[0]} of {head_dim // 2} pairs never finish a turn (orange), "
-        f"with the larger theta {first[-1]}",
-        x=0.01, ha="left", weight="bold", fontsize=11,
-    )  # fmt: skip
-    return figure, {"turns": turns, "tokens": tokens, "pairs": pairs, "never_complete_a_turn": first}
+def angles(head_dim: int, theta: float, places: Sequence[int], pairs: Sequence[int]) -> Drawing:
+    """Where every pair points, by position: some pairs as arrows at a few places, and below all pairs at all
+    places up to the last (log scale), a colour for each direction."""
+    speed = frequencies(head_dim, theta)[0]
+    figure, grid = new_figure(2, 1, figsize=(8.0, 4.9), height_ratios=[len(pairs), 4.5])
+    arrows, heat = grid[:, 0]
+    wheel = colormaps["twilight_shifted"]
+    for row, pair in enumerate(pairs):
+        for column, place in enumerate(places):
+            a = float(place * speed[pair])
+            x, y = 0.36 * math.cos(a), 0.36 * math.sin(a)
+            colour = wheel(a % (2 * math.pi) / (2 * math.pi))
+            arrows.add_patch(Wedge((column, -row), 0.4, 0, 360, width=0.03, color="#dddddd"))
+            style = {"arrowstyle": "-|>", "lw": 2, "color": colour, "shrinkA": 0, "shrinkB": 0}
+            arrows.annotate("", (column + x, -row + y), (column - 0.6 * x, -row - 0.6 * y), arrowprops=style)
+        done = places[-1] * speed[pair] / (2 * math.pi)
+        turns = f"{done:,.0f} turns" if done >= 10 else f"{done:.2g} turn{'s' if done > 1 else ''}"
+        arrows.text(len(places) - 0.4, -row, turns, fontsize=8.5, va="center")
+    arrows.set(xlim=(-0.5, len(places) + 0.9), ylim=(-len(pairs) + 0.5, 0.5), aspect="equal")
+    arrows.set_xticks(range(len(places)), [f"{place:,}" for place in places], fontsize=8)
+    arrows.set_yticks([-row for row in range(len(pairs))], [f"pair {pair}" for pair in pairs], fontsize=8.5)
+    arrows.tick_params(length=0)
+    arrows.xaxis.tick_top()
+    arrows.spines[:].set_visible(False)
+    arrows.grid(visible=False)
+    edges = np.geomspace(1, places[-1], 401)
+    at = np.sqrt(edges[:-1] * edges[1:]).round()
+    turned = (at * speed[:, None]) % (2 * np.pi)  # (pairs, places)
+    heat.pcolormesh(edges, np.arange(len(speed) + 1) - 0.5, turned, cmap=wheel, vmin=0, vmax=2 * np.pi)
+    first = 2 * np.pi / speed  # a full turn
+    heat.plot(first, np.arange(len(speed)), color="black", lw=1.5)
+    inside = int((first < places[-1]).sum())
+    heat.text(first[inside // 2] * 0.8, inside // 2 + 8, "first turn", fontsize=9, ha="right", color="white")
+    heat.set(xscale="log", xlabel="position (log scale)", ylabel="pair", ylim=(len(speed) - 0.5, -0.5))
+    heat.set_xlim(1, places[-1])
+    heat.grid(visible=False)
+    never = int((first > places[-1]).sum())
+    _title(figure, f"Every pair turns, each slower than the last: {never} of {len(speed)} never come round")
+    return figure, {"places": list(places), "pairs": list(pairs), "tokens_a_turn": first, "never": never}
 
 
 def distance(
-    distances: NDArray[Any], scores: Mapping[str, NDArray[Any]], single: Mapping[str, NDArray[Any]]
+    distances: NDArray[Any], scores: Mapping[str, NDArray[Any]], by_pair: NDArray[Any]
 ) -> Drawing:
-    """The score of two fixed vectors by distance: of single pairs (first panel), of a whole head."""
-    figure, ((left, right),) = new_figure(1, 2, figsize=(8.4, 3.5))
-    near = len(next(iter(single.values())))
-    for (name, values), style in zip(single.items(), ("-", "-", "--"), strict=True):
-        left.plot(range(near), values, style, label=name, linewidth=1.6)
-    left.set(xlabel="distance, tokens", ylabel="score (1 at distance 0)")
-    left.set_ylim(-1.1, 1.45)
-    left.legend(fontsize=8.5, loc="upper center", ncol=len(single))
-    left.set_title("single pairs, theta 1,000,000", fontsize=9.5, weight="normal")
-    for (name, values), style, colour in zip(scores.items(), (":", "-"), (GREY, BLUE), strict=True):
-        right.semilogx(distances, values, style, color=colour, label=f"theta = {name}", linewidth=1.6)
-    right.set(xlabel="distance, tokens (log scale)", ylim=(-0.25, 1.05))
-    right.axhline(0, color="#999999", linewidth=0.8)
-    right.legend(fontsize=8.5, loc="upper right")
-    right.set_title("all pairs of a head together", fontsize=9.5, weight="normal")
-    figure.suptitle(
-        "Two equal vectors: the score fades with distance, later with a larger theta",
-        x=0.01, ha="left", weight="bold", fontsize=11,
-    )  # fmt: skip
-    return figure, {"distances": distances, "scores": dict(scores), "single": dict(single)}
+    """The score of two equal vectors by distance: what each pair adds, by_pair (pairs, distances), from 1 to
+    -1, and the mean of all pairs for several theta; by_pair belongs to the last one."""
+    figure, grid = new_figure(2, 1, figsize=(8.0, 4.6), sharex=True, height_ratios=[1.3, 1])
+    heat, mean = grid[:, 0]
+    shown = heat.pcolormesh(distances, np.arange(len(by_pair)), by_pair, cmap="RdBu", vmin=-1, vmax=1)
+    heat.set(xscale="log", ylabel="pair", ylim=(len(by_pair) - 0.5, -0.5))
+    heat.grid(visible=False)
+    figure.colorbar(shown, ax=heat, label="cosine of its angle", ticks=[-1, 0, 1])
+    name = list(scores)[-1]
+    heat.set_title(f"what each pair adds, theta = {name}", fontsize=9.5, weight="normal")
+    looks = zip(scores.items(), ("--", "-"), (ORANGE, BLUE), strict=True)
+    for (theta, values), style, colour in looks:
+        mean.plot(distances, values, style, color=colour, label=f"theta = {theta}", linewidth=1.6)
+    mean.axhline(0, color="#999999", linewidth=0.8)
+    mean.set(xlabel="distance, tokens (log scale)", ylabel="score", ylim=(-0.25, 1.05))
+    mean.set_title("mean of all pairs", fontsize=9.5, weight="normal")
+    mean.legend(fontsize=8.5, loc="upper right")
+    _title(figure, "Pairs fall out of step one after the other, and the score fades; later for larger theta")
+    return figure, {"distances": distances, "scores": dict(scores)}
 
 
 def reach(panels: Mapping[str, Mapping[str, NDArray[Any]]]) -> Drawing:
-    """Turns at the end of the context by pair. Each panel: what was trained, the naive extension and
-    the mended one, in this order; unseen are pairs that pass an angle their training never reached."""
-    figure, grid = new_figure(1, len(panels), figsize=(8.4, 3.7), sharey=True)
+    """How much of its first turn each pair makes in the whole context. Each panel: what was trained, the
+    naive extension and the mended one, in this order; unseen are angles that training never reached."""
+    figure, grid = new_figure(1, len(panels), figsize=(8.4, 3.5), sharey=True)
     unseen: dict[str, list[int]] = {}
     for axes, (title, lines) in zip(grid[0], panels.items(), strict=True):
         trained, *others = lines.values()
         unseen[title] = [int(((trained < 1) & (new > trained * (1 + 1e-9))).sum()) for new in others]
-        for (name, turns), style, colour in zip(
-            lines.items(), ("-", ":", "--"), (GREY, RED, BLUE), strict=True
-        ):
-            axes.semilogy(turns, style, color=colour, label=name)
-        axes.fill_between(
-            range(len(trained)), trained, others[0], where=trained < 1, color=RED, alpha=0.2,
-            linewidth=0, label="angles never seen",
-        )  # fmt: skip
-        axes.axhline(1, color="black", linewidth=0.8)
-        axes.set(xlabel="rotating pair j", xlim=(0, len(trained) - 1), ylim=(2e-3, 4e4))
+        names, pairs = list(lines), np.arange(len(trained))
+        seen, naive, mended = (np.minimum(turns, 1) for turns in (trained, *others))
+        axes.bar(pairs, seen, width=1.0, color="#c9ddec", label=names[0])
+        axes.bar(pairs, naive - seen, bottom=seen, width=1.0, color=RED, alpha=0.85, label=names[1])
+        axes.step(pairs, mended, where="mid", color=BLUE, lw=2, label=names[2])
+        start = int(np.argmax(trained < 1)) - 8
+        axes.set(xlabel="pair", xlim=(start, len(trained) - 0.5), ylim=(0, 1.45))
+        axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0", "\u00bc", "\u00bd", "\u00be", "1 or more"])
+        axes.grid(visible=False)
         axes.legend(fontsize=8, loc="upper right")
         axes.set_title(title, fontsize=9.5, weight="normal")
     grid[0][0].set_ylabel("turns at the end of the context")
-    grid[0][0].text(1, 0.62, "one full turn: every angle seen", fontsize=8, va="top")
-    naive = " and ".join(str(values[0]) for values in unseen.values())
-    mended = " and ".join(str(values[1]) for values in unseen.values() if values[1]) or "none"
-    figure.suptitle(
-        f"{naive} pairs would meet angles they never trained on; with ABF and YaRN, {mended}",
-        x=0.01, ha="left", weight="bold", fontsize=11,
-    )  # fmt: skip
+    lost = " and ".join(str(values[0]) for values in unseen.values())
+    left = " and ".join(str(values[1]) for values in unseen.values() if values[1]) or "none"
+    _title(figure, f"{lost} pairs would meet angles they never saw (red); ABF and YaRN leave {left}")
     return figure, {"turns": panels, "pairs_at_unseen_angles": unseen}
+
+
+def order(ceiling: NDArray[Any], cells: Mapping[str, NDArray[Any]], chance: float) -> Drawing:
+    """Letters named right by place. cells: model -> (seeds, places); ceiling: of who knows no order."""
+    figure, ((axes,),) = new_figure(1, 1, figsize=(7.6, 3.4))
+    places = np.arange(3, 3 + len(ceiling))
+    looks = ((SKY, "-", "s"), (ORANGE, "-", "o"), (BLUE, "--", "^"), (RED, "-", "D"))
+    for (name, values), (colour, style, mark) in zip(cells.items(), looks, strict=True):
+        axes.plot(places, values.mean(0), style, marker=mark, ms=4.5, color=colour, label=name)
+        axes.fill_between(places, values.min(0), values.max(0), color=colour, alpha=0.25, linewidth=0)
+    axes.plot(places, ceiling, color="black", lw=1.2, ls=":", label="ceiling without order")
+    axes.axhline(chance, color="#999999", lw=1)
+    axes.text(places[-1], chance + 0.015, "guessing", fontsize=8, ha="right", color="#555555")
+    axes.set(xlabel="place in the text", ylabel="named right", ylim=(0, 1.06))
+    axes.legend(fontsize=8.5, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    _title(figure, "Without positions one layer is blind to order, and two are not")
+    return figure, {"ceiling": ceiling, "cells": dict(cells)}
 
 
 def faults(
