@@ -3,9 +3,9 @@
 Running it twice leaves no difference: cells get ids and counts in order, outputs are those of this
 run, and whatever depends on the machine or the moment is left out.
 
-`--snapshot` proves instead that lessons run on an official snapshot: those with a `MODEL = ...` at the top
-are executed with an official name there, for which a small random model with the official tokenizer is put
-on disk. Nothing is written. It takes some ten minutes for all, so it is no part of `make test`.
+`--snapshot` proves instead that lessons run on an official snapshot: those that name their model at the
+top are executed with an official name there, for which a small random model with the official tokenizer is
+put on disk. Nothing is written. It takes minutes for each, so it is no part of `make test`.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def execute(path: Path) -> float:
     return time.monotonic() - start
 
 
-SUBJECT = re.compile(r'^MODEL = "qwen3-nano(-base)?"', re.MULTILINE)
+SUBJECT = re.compile(r'^(MODEL|SNAPSHOT) = (?:"qwen3-nano(-base)?"|None)$', re.MULTILINE)
 """The line of a lesson that says what it is about."""
 
 
@@ -85,7 +85,7 @@ def official(notebook: nbformat.NotebookNode) -> int:
     found = 0
     for cell in notebook.cells:
         if cell.cell_type == "code" and SUBJECT.search(cell.source):
-            cell.source = SUBJECT.sub(lambda m: f'MODEL = "Qwen3-0.6B{(m[1] or "").title()}"', cell.source)
+            cell.source = SUBJECT.sub(lambda m: f'{m[1]} = "Qwen3-0.6B{(m[2] or "").title()}"', cell.source)
             found += 1
     return found
 

@@ -181,6 +181,14 @@ def test_three_parts_merged_are_one_softmax(s: int, w: int, variant: Variant) ->
         assert np.abs(ours.numpy() - theirs).max() < 1e-12
 
 
+def test_softmax_is_taken_in_float32() -> None:
+    """Of bfloat16 vectors, 200 tokens: scores are rounded once, and not again in each sum."""
+    q, k, v = (x.bfloat16() for x in _vectors(200))
+    attention = DualChunkAttention(Chunks(10, 4), lambda x, _: x)
+    wide = attention.attend(q.float(), k.float(), v.float(), None)
+    assert (attention.attend(q, k, v, None) - wide).abs().mean() < 0.0012
+
+
 def test_the_order_of_old_chunks_is_lost() -> None:
     """Whole chunks that are two or more back may change places, keys and values together."""
     q, k, v = _vectors(24)
@@ -295,6 +303,12 @@ def test_the_block_is_read_written_and_honoured(tmp_path: Path) -> None:
 def test_how_long_a_text_may_be(block: dict[str, int], context: int) -> None:
     config = replace(CONFIG, dual_chunk_attention_config=BLOCK | block)
     assert config.context_length == context
+
+
+def test_a_scale_for_short_texts_refuses_none_of_the_trained_length() -> None:
+    settings = BLOCK | {"original_max_position_embeddings": 20, "scale_length": 15}
+    attention = DualChunkAttention.of(settings, _turn)
+    assert (attention.most, attention.scale) == (20, 1)
 
 
 def test_a_text_beyond_the_stated_length_is_refused() -> None:

@@ -91,6 +91,29 @@ def test_cards() -> None:
     assert per_token == sparse.num_active_parameters() - sparse.vocab_size * sparse.hidden_size
 
 
+def test_cards_and_speed_by_hand() -> None:
+    """Room is nine tenths of a card; KV heads are copied where cards are more; the cache is read too."""
+    c = NAMED("Qwen3-235B-A22B")
+    wanted = memory.Need(236 * 10**9, 101 * 10**9, 10**9)  # 338 GB, and 439 with the four heads twice
+    assert memory.cards_needed(c, wanted, replace(CARDS["H100"], memory=55e9)) == 16  # 8: 396 GB
+    assert memory.cards_needed(c, wanted, replace(CARDS["H100"], memory=62e9)) == 8  # 446 GB
+    one = memory.Need(16 * 10**9, 0, 0)
+    assert memory.cards_needed(NAMED("Qwen3-8B"), one, replace(CARDS["H100"], memory=17e9)) == 2
+    speed = memory.tokens_per_second(c, 32_768, CARDS["H100"], 8)
+    assert speed == pytest.approx(8 * 3350e9 / (memory.read_bytes(c) + 94 * 2 * 4 * 128 * 2 * 32_768))
+    moe = NAMED("Qwen3-30B-A3B")
+    assert memory.activation_bytes(moe, 10) == 2 * 10 * (2 * 2048 + 3 * 8 * 768) + 4 * 151_936
+
+
+def test_layers_that_llama_cpp_gives_more_bits() -> None:
+    """Of 36 layers the first and last eighth, and of the others each third from the third on."""
+    c = NAMED("Qwen3-8B")
+    shape = (c.hidden_size, c.intermediate_size)
+    bits = [memory._bits_of_gguf(c, f"model.layers.{i}.mlp.down_proj.weight", shape) for i in range(36)]
+    assert {i for i, b in enumerate(bits) if b == 6.5625} == {*range(4), *range(6, 31, 3), *range(31, 36)}
+    assert {*bits} == {4.5, 6.5625}
+
+
 def test_every_card_says_where_its_numbers_are_from() -> None:
     """Both are stated by a page, and GDDR's bandwidth is its bus times its data rate, by hand."""
     assert all(card.source.startswith("https://") and card.status == "second hand" for card in CARDS.values())

@@ -162,6 +162,15 @@ def test_gptq_loses_less_where_inputs_are_correlated(seed: int) -> None:
     assert lost[0] < 0.5 * lost[1]
 
 
+@pytest.mark.parametrize("times", [1e-4, 1e4])
+def test_gptq_does_not_ask_how_loud_all_inputs_are(times: float) -> None:
+    """Damping is a share of the curvature, so inputs twice as loud are rounded for alike."""
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=(40, 4)) @ rng.normal(size=(4, 16)) + 0.1 * rng.normal(size=(40, 16))
+    w, grid = rng.normal(size=(8, 16)), Grid(3, 8, False)
+    assert (gptq(w, hessian(x * times), grid).codes == gptq(w, hessian(x), grid).codes).all()
+
+
 def test_gptq_of_dead_inputs() -> None:
     x = np.random.default_rng(0).normal(size=(50, 8))
     x[:, 2] = 0
@@ -185,6 +194,23 @@ def test_awq_protects_the_loud_input() -> None:
         return float(((x @ off.T) ** 2).mean())
 
     assert lost(s) < 0.5 * lost(np.ones(16))
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2, 3])
+def test_awq_is_the_best_of_twenty_exponents_for_all_matrices_together(seed: int) -> None:
+    """Tried one by one: s is mean |x| to the power r / 20, and what counts is the outputs of both."""
+    rng = np.random.default_rng(seed)
+    x = rng.standard_t(2, size=(200, 16)) * rng.uniform(0.2, 6, size=16)
+    ws, grid = [rng.normal(size=(12, 16)), 3 * rng.standard_t(3, size=(30, 16))], Grid(3, None, False)
+    tried = {}
+    for r in range(20):
+        s = np.array([sum(abs(row[j]) for row in x) / len(x) for j in range(16)]) ** (r / 20)
+        s /= (max(s) * min(s)) ** 0.5
+        off = [quantize(w * s, grid).dequantized() / s - w for w in ws]
+        tried[r] = sum(((x @ o.T) ** 2).sum() for o in off), s
+    best = min(tried, key=lambda r: tried[r][0])
+    assert best not in (0, 10)
+    np.testing.assert_allclose(awq(ws, x, grid), tried[best][1])
 
 
 # -- models --------------------------------------------------------------------------------------------

@@ -335,6 +335,13 @@ def test_stretched_configs_are_read_by_transformers(method: Method) -> None:
         assert ours == pytest.approx(theirs.double().numpy(), rel=2e-6) and factor == their_factor
 
 
+def test_the_scale_of_dual_chunk_attention_can_be_left_out_and_no_chunk_stays() -> None:
+    chunked = stretched(Qwen3Config.named("Qwen3-8B"), "dual-chunk", 4, 32_768, scaled=False)
+    assert chunked.dual_chunk_attention_config == {"chunk_size": 32_768, "local_size": 1024}
+    assert stretched(chunked, "yarn", 4, 32_768).dual_chunk_attention_config is None
+    assert stretched(chunked, "plain", 4, 32_768).dual_chunk_attention_config is None
+
+
 def test_stretched_replaces_what_was_there() -> None:
     once = stretched(Qwen3Config.named("Qwen3-8B"), "yarn", 4, 32_768)
     again = stretched(once, "yarn", 2, 32_768)

@@ -268,6 +268,25 @@ def test_both_caches_hold_what_was_said_and_nothing_else() -> None:
     assert list(rest) == whole[8:]
 
 
+def test_the_drafts_cache_forgets_what_was_refused() -> None:
+    """Replies stay the model's own without it; what suffers is how often a draft is kept."""
+
+    def likeliest(logits: torch.Tensor, drafted: Any) -> torch.Tensor:
+        return torch.nn.functional.one_hot(logits.argmax(-1), logits.shape[-1]).double()
+
+    draft, ids, seed = Draft(hard_model(), 3), [5, 9, 2, 7], torch.Generator()
+    drafter = draft.begin(20)
+    assert drafter.cache is not None
+    drafted, _ = drafter.propose(ids, 3, likeliest, seed)
+    assert drafter.cache.ids[0].tolist() == [*ids, *drafted[:2]]
+    longer = [*ids, (drafted[0] + 1) % 200]  # the first was refused, and another id took its place
+    drafter.truncate(len(ids))
+    assert drafter.cache.ids[0].tolist() == ids
+    again, rows = drafter.propose(longer, 3, likeliest, seed)
+    fresh, want = draft.begin(20).propose(longer, 3, likeliest, seed)
+    assert again == fresh != drafted and all(torch.equal(a, b) for a, b in zip(rows, want, strict=True))
+
+
 def test_stop_ids_and_the_limit_inside_a_block() -> None:
     large, _, tok, _, prompts = nano()
     whole = generate(large, [prompts[1]], max_new_tokens=20, tokenizer=tok)[0]

@@ -6,6 +6,7 @@ import re
 import shutil
 from pathlib import Path
 
+import nbformat
 import pytest
 import torch
 
@@ -13,6 +14,7 @@ from qwen3_ref.config import ConfigError
 from qwen3_ref.course.subject import subject
 from qwen3_ref.store.checkpoint import CheckpointError
 from qwen3_ref.store.shipped import find_nano
+from tests.execute_notebooks import official
 
 
 def test_a_nano_by_its_name_and_another_by_its_directory(tmp_path: Path) -> None:
@@ -51,6 +53,24 @@ def test_an_official_snapshot_is_timed(monkeypatch: pytest.MonkeyPatch, tmp_path
         "Qwen3-0.6B: 5,000,000 tokens to write, 100,000,000 to read, all weights to round 10000 times: about "
     )
     assert told.startswith(want) and min(minutes) > 1 and minutes[3] > 0.5 * sum(minutes[:3])
+
+
+@pytest.mark.parametrize("number", ["09", "10", "11", "12", "19"])
+def test_lessons_are_about_what_one_line_says(number: str) -> None:
+    """That they run on an official snapshot, `python tests/execute_notebooks.py --snapshot` proves."""
+    (path,) = (Path(__file__).parent.parent / "notebooks").glob(f"{number}_*.ipynb")
+    notebook = nbformat.read(path, as_version=4)
+    assert official(notebook) == 1
+    (cell,) = (
+        c for c in notebook.cells if re.search(r'^(MODEL|SNAPSHOT) = "Qwen3-0.6B', c.source, re.MULTILINE)
+    )
+    assert notebook.cells.index(cell) < 6, "at the top"
+    said = [
+        c.source
+        for c in notebook.cells
+        if c.cell_type == "code" and ("estimate(" in c.source or "announce(" in c.source)
+    ]
+    assert said, "how long it will take"
 
 
 def test_what_is_not_here_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import functools
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
-from qwen3_ref.chat import Message, encode_chat
+from qwen3_ref.chat import Message, Template, encode_chat
+from qwen3_ref.decode import tools
+from qwen3_ref.decode.generation import Generated
 from qwen3_ref.decode.profile import Profile
+from qwen3_ref.decode.sampling import Sampling
 from qwen3_ref.decode.tools import (
     LONGEST_RESULT,
     Outcome,
@@ -25,6 +29,7 @@ from qwen3_ref.reply import parse_reply
 from qwen3_ref.store.shipped import directory_of
 from qwen3_ref.tasks.calculator import CALCULATOR_TOOL
 from qwen3_ref.tokenizer import Tokenizer
+from tests.helpers import TINY
 
 
 def _weather(city: str, days: int = 1) -> Any:
@@ -90,6 +95,30 @@ def test_what_a_call_returns(name: str, arguments: Any, result: str) -> None:
     found = run_call(TOOLS, {"name": name, "arguments": arguments})
     assert found.startswith(result)
     assert "\n" not in found
+
+
+def test_types_and_errors_without_words() -> None:
+    """An integer is a number; a type that JSON schema writes as a list is not judged here; an exception
+    without a message is told by its kind."""
+
+    def plus(x: float) -> float:
+        if x == 0:
+            raise ZeroDivisionError
+        return x + 1
+
+    def tool(kind: Any) -> Tool:
+        return Tool(plus, {"name": "plus", "parameters": {"properties": {"x": {"type": kind}}}})
+
+    def call(x: Any) -> dict[str, Any]:
+        return {"name": "plus", "arguments": {"x": x}}
+
+    assert [run_call([tool("number")], call(x)) for x in (1, 1.5)] == ["2", "2.5"]
+    try:
+        assert run_call([tool(["number", "null"])], call(1)) == "2"
+    except TypeError:
+        pytest.fail("run_call raises nothing")
+    assert run_call([tool("number")], call(0)) == "error: ZeroDivisionError"
+    assert run_call([Tool(lambda: 3, {"name": "three"})], {"name": "three", "arguments": {}}) == "3"
 
 
 def test_an_interrupt_is_no_error_of_a_tool() -> None:
@@ -199,6 +228,56 @@ def test_a_call_that_is_typed_out_is_no_call() -> None:
     tok, text = _tokenizer(), _call("calculator", expression="1+1")
     assert parse_reply(tok.encode(text), tokenizer=tok).tool_calls == []
     assert len(parse_reply(tok.encode(text, allow_control_tokens=True), tokenizer=tok).tool_calls) == 1
+
+
+# -- a model as the speaker ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("template", "thinking"), [("qwen3", True), ("qwen3", False), ("qwen3-instruct-2507", False)]
+)
+@pytest.mark.parametrize("greedy", [True, False])
+def test_what_the_model_is_asked_with(template: Template, thinking: bool, greedy: bool) -> None:
+    """The profile's own template, sampling of the mode, stop ids and budget; the loop keeps the ids."""
+    tok, seen = _tokenizer(), dict[str, Any]()
+    profile = Profile.of(tok, template)
+    profile = replace(profile, stop_ids=frozenset({7}), thinking=Sampling.coder())
+    model = Qwen3(replace(TINY, max_position_embeddings=4096))
+    said = tok.encode(_call("calculator", expression="1+1"), allow_control_tokens=True)
+
+    def stand_in(_: Any, prompts: list[list[int]], **options: Any) -> list[Generated]:
+        seen.update(options, prompt=prompts[0])
+        reply = Generated()
+        reply += said
+        reply.ended = "length"
+        return [reply]
+
+    generator = torch.Generator()
+    options = dict[str, Any](enable_thinking=thinking, max_new_tokens=9, thinking_budget=5, greedy=greedy)
+    speaker = model_speaker(model, tok, profile, generator, **options)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tools, "generate", stand_in)
+        out = ask_with_tools(speaker, QUESTION, [CALCULATOR_TOOL], max_rounds=2)
+    settings = profile.thinking if thinking else profile.non_thinking
+    assert seen["sampling"] == (None if greedy else settings) and seen["stop_ids"] == {7}
+    assert seen["thinking_budget"] == profile.budget(5) and seen["max_new_tokens"] == 9
+    options = dict[str, Any](tools=[CALCULATOR_TOOL.schema], template=profile.template)
+    assert seen["prompt"] == encode_chat(tok, out.messages[:-1], enable_thinking=thinking, **options)
+    # The second reply was cut off behind a call that is whole: it counts as a call, not as cut off.
+    assert [r.results for r in out.rounds] == [("2",), ()] and out.ended == "rounds"
+    assert all(r.ids == tuple(said) for r in out.rounds)
+
+
+def test_a_prompt_that_fills_the_context_leaves_no_room_for_a_reply() -> None:
+    tok = _tokenizer()
+    prompt = encode_chat(tok, QUESTION, tools=[])
+    for room, ended in ((len(prompt), "context"), (len(prompt) + 1, "length")):
+        model = Qwen3(replace(TINY, vocab_size=tok.num_ids, max_position_embeddings=room))
+        speaker = model_speaker(model, tok, Profile.of(tok), torch.Generator().manual_seed(0), greedy=True)
+        try:
+            assert ask_with_tools(speaker, QUESTION, []).ended == ended
+        except ValueError:
+            pytest.fail("the model is asked though nothing can follow")
 
 
 # -- the nano --------------------------------------------------------------------------------------------

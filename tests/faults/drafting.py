@@ -135,4 +135,12 @@ FAULTS = [
         wrong="cache.truncate(true)",
         by=(f"{TESTS}both_caches_hold_what_was_said_and_nothing_else",),
     ),
+    Fault(
+        name="draft_cache_never_rolled_back",
+        words="the small model goes on from ids that were refused",
+        module="decode.speculative",
+        right="            self.cache.truncate(length)\n",
+        wrong="            pass\n",
+        by=(f"{TESTS}the_drafts_cache_forgets_what_was_refused",),
+    ),
 ]

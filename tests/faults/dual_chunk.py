@@ -197,4 +197,20 @@ FAULTS = [
         "self.max_position_embeddings + 0 * original",
         LONG,
     ),
+    fault(
+        "short_scale_refuses",
+        "a scale for texts shorter than L0 refuses those between, which need none",
+        "context.dual_chunk",
+        "most = max(original, stated or 0) if original else None",
+        "most = stated or original",
+        "test_dual_chunk:test_a_scale_for_short_texts_refuses_none_of_the_trained_length",
+    ),
+    fault(
+        "softmax_in_bfloat16",
+        "sums of many weights are taken in the model's 8 bits of fraction",
+        "context.dual_chunk",
+        "scores = at_least_float32(q @ k.transpose(-1, -2))",
+        "scores = (q @ k.transpose(-1, -2))",
+        "test_dual_chunk:test_softmax_is_taken_in_float32",
+    ),
 ]

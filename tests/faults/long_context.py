@@ -134,4 +134,20 @@ FAULTS = [
         "lines = list(one.lines)",
         "test_long_context:test_lines_stand_at_their_depths",
     ),
+    fault(
+        "dual_chunk_never_unscaled",
+        "Dual Chunk Attention without its scale has it",
+        "context.stretch",
+        "            if scaled:\n",
+        "            if True:\n",
+        "test_rope:test_the_scale_of_dual_chunk_attention_can_be_left_out_and_no_chunk_stays",
+    ),
+    fault(
+        "chunks_stay_under_yarn",
+        "a config that had chunks keeps them under the next method",
+        "context.stretch",
+        "rope_scaling=None, dual_chunk_attention_config=None",
+        "rope_scaling=None",
+        "test_rope:test_the_scale_of_dual_chunk_attention_can_be_left_out_and_no_chunk_stays",
+    ),
 ]

@@ -98,4 +98,22 @@ FAULTS = [
         wrong="for i, reply in enumerate(replies):",
         by=("test_measure:test_scores_go_to_their_tasks",),
     ),
+    Fault(
+        name="calls_judged_by_their_first_digit",
+        rows="own",
+        words="a call's result counts as right where the answer only begins with it",
+        module="measure.modes",
+        right="int(result) == int(answer)",
+        wrong="answer.startswith(result)",
+        by=("test_modes:test_a_result_and_an_answer_are_one_number",),
+    ),
+    Fault(
+        name="control_of_a_tool_is_no_longer",
+        rows="own",
+        words="the system turn of prose, the control for a tool's price, is one word long",
+        module="measure.modes",
+        right=">= room:",
+        wrong=">= 0:",
+        by=("test_modes:test_the_control_of_a_tool_is_a_prompt_as_long_that_offers_none",),
+    ),
 ]
