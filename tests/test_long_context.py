@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from qwen3_ref.context.stretch import for_length, stretched
 from qwen3_ref.measure import long_context
 from qwen3_ref.model import Qwen3
 from qwen3_ref.store.shipped import find_nano
 from qwen3_ref.tokenizer import Tokenizer
 from qwen3_ref.train.recipes.pretrain import with_config
+from tests.helpers import tiny
 
 RESULT = Path(long_context.__file__).parents[1] / "data" / "nano" / "measured" / "long_context.json"
 
@@ -68,3 +70,20 @@ def test_results_of_other_settings_are_not_added_to(tmp_path: Path) -> None:
     out.write_text(json.dumps({"settings": {"lists": 1}}), encoding="utf-8")
     with pytest.raises(ValueError, match="is of other settings; choose another file"):
         long_context.measure(out, 2)
+
+
+def test_the_factor_follows_the_length() -> None:
+    """YaRN with as much as the length needs; nothing where the trained length is enough."""
+    config = tiny().config
+    for length in (1, 600, 1000):
+        plain = for_length(config, length, 1000)
+        assert plain.rope_scaling is None and plain.max_position_embeddings == 1000
+        assert plain.rope_theta == config.rope_theta
+    longer = for_length(config, 2500, 1000)
+    want = {"rope_type": "yarn", "factor": 2.5, "original_max_position_embeddings": 1000}
+    assert longer.rope_scaling == want and longer.max_position_embeddings == 1000
+    for words, given in (("length", (0, 1000)), ("original", (5, 0))):
+        with pytest.raises(ValueError, match=f"{words} is 0"):
+            for_length(config, *given)
+    with pytest.raises(ValueError, match="method is 'nkt'; it must be one of plain, linear, ntk"):
+        stretched(config, "nkt", 2)  # type: ignore[arg-type]

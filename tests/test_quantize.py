@@ -412,3 +412,22 @@ def test_generation_through_it() -> None:
     with torch.no_grad():
         first = int(model(torch.tensor([prompt]), cache=cache)[0, -1].argmax())
     assert isinstance(cache, KVCache) and first == plain[0]
+
+
+@pytest.mark.parametrize("bits", [8, 4, None])
+def test_a_cache_that_grows_is_one_that_was_large(bits: int | None) -> None:
+    """Room that is made later holds what a cache of that room holds, and less room than there is, nothing."""
+    model, ids = hard_model(), token_ids(TINY.vocab_size, (2, 9))
+    large, small = (QuantizedKVCache(TINY, 2, n, key_bits=bits, value_bits=bits) for n in (9, 4))
+    with torch.no_grad():
+        want = [model(part, cache=large) for part in (ids[:, :4], ids[:, 4:])]
+        found = [model(ids[:, :4], cache=small)]
+        small.reserve(2)
+        assert small.capacity == 4
+        small.reserve(9)
+        assert small.capacity == 9 and small.nbytes == large.nbytes
+        found.append(model(ids[:, 4:], cache=small))
+    assert all(torch.equal(a, b) for a, b in zip(found, want, strict=True))
+    with pytest.raises(ValueError, match="no room for a cache of 2 times 1000000000000000000 tokens"):
+        small.reserve(10**18)
+    assert small.capacity == 9
