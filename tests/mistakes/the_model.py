@@ -111,7 +111,7 @@ PARAMETERS: list[Mistake] = [
     ("they are not tied", lambda *s: count(*s, embeddings=1)),
     ("it is h * d", lambda V, D, F, L, h, k, d, tied: count(V, D, F, L, h, k, d, tied, q=D)),
     (
-        "there are only k of them",
+        "there are only g of them",
         lambda V, D, F, L, h, k, d, tied: count(V, D, F, L, h, k, d, tied, kv=h * d),
     ),
     ("gains of the norms are missing", lambda *s: count(*s, gains=0, final=0)),
@@ -165,8 +165,13 @@ FLOPS: list[Mistake] = [
     ("the head is missing", lambda V, D, *s: sum(cost(V, D, *s)) - 2 * V * D),
     ("matrix products only", lambda *s: 2 * count(*s[:-1], tied=True) + cost(*s)[1]),
     ("two for the score, two for the mix", lambda *s: cost(*s)[0] + cost(*s)[1] // 2),
-    ("h of them, not k", lambda V, D, F, L, h, k, d, n: cost(V, D, F, L, h, k, d, n)[0] + 4 * L * k * d * n),
+    ("h of them, not g", lambda V, D, F, L, h, k, d, n: cost(V, D, F, L, h, k, d, n)[0] + 4 * L * k * d * n),
     ("h * d, not D", lambda V, D, F, L, h, k, d, n: cost(V, D, F, L, h, k, d, n)[0] + 4 * L * D * n),
+    (
+        "four matrices: q, k, v and o",
+        lambda V, D, F, L, h, k, d, n: sum(cost(V, D, F, L, h, k, d, n)) - 2 * L * D * h * d,
+    ),
+    ("gate, up and down", lambda V, D, F, L, *s: sum(cost(V, D, F, L, *s)) - 2 * L * D * F),
     ("every block attends", lambda V, D, F, L, *s: cost(V, D, F, L, *s)[0] + cost(V, D, F, 1, *s)[1]),
 ]
 LENS: list[Mistake] = [
@@ -179,6 +184,10 @@ LENS: list[Mistake] = [
     ),
     ("at the last depth only", lambda *s: ranks(*s)[-1]),
     ("a row is a depth", lambda *s: ranks(*s).T),
+    ("you use the first for all", lambda hidden, gain, head, f: ranks(hidden, gain, head, 0 * f + f[0])),
+    ("yours all have the last one's rank", lambda *s: ranks(*s)[-1:].repeat(len(s[0]), 0)),
+    ("the norm multiplies with it", lambda hidden, gain, head, f: ranks(hidden, 1 / gain, head, f)),
+    ("should be", lambda *s: 0 * ranks(*s) + 1),  # the right token always leads
 ]
 HEAD: list[Mistake] = [
     ("so the embedding is the head", lambda x, w, tied, eps: norm(x, w[N], eps) @ w.get(H, w[E]).T),
@@ -195,3 +204,30 @@ HEAD: list[Mistake] = [
     ),
 ]
 MISTAKES = {"parameters": PARAMETERS, "block": BLOCK, "flops": FLOPS, "lens": LENS, "head": HEAD}
+ALSO_RIGHT = {
+    "parameters": [
+        count,
+        lambda V, D, F, L, h, g, d, tied: (
+            V * D * (2 - tied) + L * (2 * D * d * (h + g) + 3 * D * F + 2 * (D + d)) + D
+        ),
+    ],
+    "block": [
+        pre_norm,
+        lambda x, a, f, g, h, eps: (lambda y: y + f(norm(y, h, eps)))(x + a(norm(x, g, eps))),
+    ],
+    "flops": [
+        lambda *s: sum(cost(*s)),
+        lambda V, D, F, L, h, g, d, n: 2.0 * (L * (2 * D * d * (h + g) + 3 * D * F + 2 * h * d * n) + V * D),
+    ],
+    "lens": [
+        ranks,
+        lambda hidden, gain, head, f: (
+            np.argsort(np.argsort(-(hidden * gain) @ head.T))[:, np.arange(len(f)), f] + 1
+        ),
+        lambda hidden, gain, head, f: ranks(norm(hidden, 1, 1e-9), gain, head, f),
+    ],
+    "head": [
+        lambda x, w, tied, eps: norm(x, w[N], eps) @ w[E if tied else H].T,
+        lambda x, w, tied, eps: np.einsum("td,vd->tv", norm(x, w[N], eps), w[[H, E][int(tied)]]),
+    ],
+}

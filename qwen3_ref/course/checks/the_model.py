@@ -12,7 +12,7 @@ from qwen3_ref.numpy_ref import rms_norm
 
 
 def parameters(answer: Answer) -> Verdict:
-    """answer(V, D, F, L, h, k, d, tied) -> the number of parameters of a dense model."""
+    """answer(V, D, F, L, h, g, d, tied) -> the number of parameters of a dense model."""
 
     def count(V: int, D: int, F: int, L: int, h: int, k: int, d: int, tied: bool, but: str = "") -> int:
         q = D if but == "head_dim" else h * d
@@ -30,7 +30,7 @@ def parameters(answer: Answer) -> Verdict:
         "two": "you count the embedding twice although it is tied: one matrix does both jobs",
         "one": "you count one matrix for embedding and head, but here they are not tied",
         "head_dim": "you take the query width to be D; it is h * d",
-        "mha": "you give every query head its own key and value head; there are only k of them",
+        "mha": "you give every query head its own key and value head; there are only g of them",
         "o": "o_proj is missing: attention has four matrices",
         "gate": "a feed-forward has three matrices here: gate, up and down",
         "no gains": "the gains of the norms are missing: 2 D + 2 d a block, D at the end",
@@ -114,11 +114,12 @@ def _outside(x: Array, attention: Answer, feed_forward: Answer, g: Array, h: Arr
 
 
 def flops(answer: Answer) -> Verdict:
-    """answer(V, D, F, L, h, k, d, seen) -> FLOPs of one token that sees so many tokens."""
+    """answer(V, D, F, L, h, g, d, seen) -> FLOPs of one token that sees so many tokens."""
 
     def trials(rng: np.random.Generator) -> Iterator[Trial]:
         for _ in range(2):
-            V, D, F, L = (int(rng.integers(*r)) for r in ((30, 50), (9, 14), (15, 20), (3, 6)))
+            # More tokens than a matrix of all blocks has rows, or a missing head is a missing gate.
+            V, D, F, L = (int(rng.integers(*r)) for r in ((100, 120), (9, 14), (15, 20), (3, 6)))
             k, d = int(rng.integers(2, 4)), 2 * int(rng.integers(4, 6))
             group = 7  # more than L: with L, "KV heads" and "one block" would be one mistake; with 2, "half"
             h, seen = k * group, int(rng.integers(40, 60))
@@ -137,11 +138,13 @@ def flops(answer: Answer) -> Verdict:
                     want - scores // 2,
                 ),
                 (
-                    "scores are computed for every query head, h of them, not k",
+                    "scores are computed for every query head, h of them, not g",
                     want - scores + scores * k // h,
                 ),
                 ("attention's width is h * d, not D", want - scores + 4 * L * D * seen),
                 ("every block attends: the scores count L times", want - scores + scores // L),
+                ("attention has four matrices: q, k, v and o", want - 2 * L * D * h * d),
+                ("a feed-forward has three matrices here: gate, up and down", want - 2 * L * D * F),
             ]
             yield Trial(
                 (V, D, F, L, h, k, d, seen), np.array(want), [(s, np.array(n)) for s, n in mistakes], 0.5
@@ -176,6 +179,11 @@ def lens(answer: Answer) -> Verdict:
                 ("the gain of the final norm is missing; its division alone moves no rank", rank(np.ones(D))),
                 ("you return the rank at the last depth only", want[-1]),
                 ("your axes are swapped: a row is a depth", want.T),
+                ("each position has an id of its own in `following`; you use the first for all",
+                 rank(gain, right=np.full(t, following[0]))),
+                ("every depth has its own stream; yours all have the last one's rank",
+                 np.broadcast_to(want[-1], want.shape)),
+                ("you divide by the gain; the norm multiplies with it", rank(1 / gain)),
             ]
             yield Trial((hidden, gain, head, following), want, mistakes)
 

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.colors import LogNorm
 from matplotlib.patches import FancyBboxPatch, Patch, Rectangle
 from numpy.typing import NDArray
 
@@ -183,30 +182,54 @@ def lens_grid(tokens: Sequence[str], tops: Sequence[Sequence[str]], chance: NDAr
     """The logit lens on one text. tokens: t + 1 pieces; tops (depths, t): the lens's first choice;
     chance (depths, t): the probability it gives to the token that really comes next."""
     depths, t = chance.shape
-    figure, ((axes,),) = new_figure(figsize=(8.6, 0.42 * depths + 1.6))
-    norm = LogNorm(1e-4, 1)
-    image = axes.imshow(np.maximum(chance, 1e-4), aspect="auto", cmap="cividis", norm=norm, origin="lower")
+    figure, ((axes,),) = new_figure(figsize=(8.6, 0.4 * depths + 1.3))
+    axes.imshow(chance, aspect="auto", cmap="Blues", vmin=0, vmax=1, origin="lower")
     for i, row in enumerate(tops):
         for j, piece in enumerate(row):
             right = piece == tokens[j + 1]
             if right:
-                axes.add_patch(
-                    Rectangle((j - 0.46, i - 0.44), 0.92, 0.88, fill=False, edgecolor=RED, linewidth=1.3)
-                )
-            axes.text(j, i, visible(piece), ha="center", va="center", fontsize=7,
-                      color="black" if chance[i, j] > 0.03 else "white",
-                      weight="bold" if right else "normal", clip_on=True)  # fmt: skip
-    below = [f"{visible(a)}\n{visible(b)}" for a, b in zip(tokens, tokens[1:], strict=False)]
-    axes.set_xticks(range(t), below, fontsize=7)
-    axes.set_yticks(range(depths), ["embedding", *(f"block {i}" for i in range(1, depths))], fontsize=8)
-    axes.set_xlabel("token read (above) and the token that comes next (below)", fontsize=9)
+                place = (j - 0.45, i - 0.43)
+                axes.add_patch(Rectangle(place, 0.9, 0.86, fill=False, edgecolor=ORANGE, linewidth=1.6))
+            ink = "white" if chance[i, j] > 0.55 else "black" if right else GREY
+            axes.text(j, i, visible(piece), ha="center", va="center", fontsize=9, color=ink)
+    for j, piece in enumerate(tokens[1:]):
+        axes.text(j, depths - 0.3, visible(piece), ha="center", va="bottom", fontsize=9, weight="bold")
+    axes.text(-0.7, depths - 0.3, "really comes next", ha="right", va="bottom", fontsize=8.5)
+    axes.set_xticks(range(t), [visible(piece) for piece in tokens[:-1]], fontsize=9)
+    axes.set_yticks(range(depths), ["embedding", *(f"block {i}" for i in range(1, depths))], fontsize=8.5)
+    axes.set_xlabel("token just read", fontsize=9)
     axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
     axes.grid(visible=False)
-    bar = figure.colorbar(image, ax=axes, pad=0.01)
-    bar.set_label("probability of\nthe next token", fontsize=8)
-    bar.ax.tick_params(labelsize=7)
-    axes.set_title("What the model would say if it stopped here (framed: right)")
+    _title(figure, "What it would say if it stopped here (framed: right; darker: surer of the right one)")
     return figure, {"tokens": tokens, "first_choice": tops, "probability": chance}
+
+
+def attribution(names: Sequence[str], tokens: Mapping[str, NDArray[Any]]) -> Drawing:
+    """What each branch adds to the lead of one token over its rival, (branches,) for each pair."""
+    figure, grid = new_figure(1, len(tokens), figsize=(8.6, 3.3), sharey=True)
+    for axes, (title, parts) in zip(grid[0], tokens.items(), strict=True):
+        colours = [GREY if "emb" in name else ORANGE if "att" in name else BLUE for name in names]
+        axes.barh(range(len(names)), parts, color=colours, height=0.7)
+        span = float(np.abs(parts).max())
+        for y, value in enumerate(parts):
+            side = "left" if value >= 0 else "right"
+            x = value + np.sign(value) * 0.03 * span
+            axes.text(x, y, f"{value:.1f}", ha=side, va="center", fontsize=8)
+        axes.axvline(0, color="black", lw=0.8)
+        axes.set_xlim(min(0.0, parts.min()) - 0.35 * span, max(0.0, parts.max()) + 0.35 * span)
+        axes.set_yticks(range(len(names)), names, fontsize=8.5)
+        axes.grid(visible=False)
+        axes.set_title(f"{title}:\nleads by {parts.sum():.1f}", fontsize=9.5, weight="normal")
+        axes.set_xlabel("added to the lead, logits", fontsize=9)
+    grid[0][0].invert_yaxis()
+    _title(figure, "Who made it win: nearly all branches for =, the last SwiGLU for a computed digit")
+    return figure, {"names": list(names), "tokens": dict(tokens)}
+
+
+def _title(figure: Any, text: str) -> None:
+    """The takeaway, over all panels."""
+    figure.suptitle(text, x=0.01, ha="left", weight="bold", fontsize=11)
 
 
 def visible(piece: str) -> str:
@@ -216,19 +239,23 @@ def visible(piece: str) -> str:
     return text if len(text) <= 4 else text[:3] + "\u2026"
 
 
-def lens_ranks(median: Mapping[str, Sequence[float]], settled: Mapping[str, Sequence[float]]) -> Drawing:
+def lens_ranks(median: Mapping[str, Sequence[float]], settled: Mapping[str, NDArray[Any]]) -> Drawing:
     """Left: median rank of the next token by depth, a line a domain. Right: share of tokens whose right
-    answer leads from this depth on to the end, a line a kind of token in chained sums."""
-    figure, (pair,) = new_figure(1, 2, figsize=(8.4, 3.6))
+    answer leads from this depth on to the end, a kind of token in chained sums -> (depths, 3): mean and
+    ends of the interval."""
+    figure, (pair,) = new_figure(1, 2, figsize=(8.4, 3.8))
     styles = ((BLUE, "-"), (ORANGE, "--"), (GREEN, "-."), (RED, ":"))
-    for axes, lines in zip(pair, (median, settled), strict=True):
-        for (name, values), (colour, dash) in zip(lines.items(), styles, strict=False):
-            axes.plot(range(len(values)), values, dash, marker="o", markersize=4, color=colour, label=name)
-        depth = len(next(iter(lines.values())))
-        axes.set_xticks(range(depth), ["emb.", *map(str, range(1, depth))])
-        axes.set_xlabel("after block")
-        axes.legend(fontsize=8)
     ranks, share = pair
+    for (name, values), (colour, dash) in zip(median.items(), styles, strict=False):
+        ranks.plot(range(len(values)), values, dash, marker="o", markersize=4, color=colour, label=name)
+    for (name, table), (colour, dash) in zip(settled.items(), styles, strict=False):
+        x, spread = np.arange(len(table)), np.abs(table[:, 1:].T - table[:, 0])
+        share.errorbar(x, table[:, 0], spread, fmt=dash, marker="o", markersize=4, capsize=3, color=colour,
+                       label=name)  # fmt: skip
+    for axes in pair:
+        axes.set_xticks(range(len(x)), ["emb.", *map(str, range(1, len(x)))])
+        axes.set_xlabel("after block")
+    ranks.legend(fontsize=8)
     ranks.set_yscale("log")
     ranks.set_yticks([1, 3, 10, 30, 100, 300, 1000], ["1", "3", "10", "30", "100", "300", "1,000"])
     ranks.minorticks_off()
@@ -236,9 +263,8 @@ def lens_ranks(median: Mapping[str, Sequence[float]], settled: Mapping[str, Sequ
     ranks.set_title("By domain, all tokens", fontsize=9.5, weight="normal")
     share.set(ylabel="% settled: right here and ever after", ylim=(-3, 103))
     share.set_title("In solved chained sums, by kind of token", fontsize=9.5, weight="normal")
-    share.legend(fontsize=8, loc="upper left")
-    figure.suptitle("Each block brings the next token nearer; what must be computed comes last",
-                    x=0.01, ha="left", weight="bold", fontsize=11)  # fmt: skip
+    share.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.45, -0.18), ncol=2)
+    _title(figure, "Each block brings the next token nearer: here copies settle in block 3, sums in block 4")
     return figure, {"median_rank": median, "settled_percent": settled}
 
 
