@@ -42,9 +42,18 @@ def shipped_result(name: str) -> Any:
 # -- modes -----------------------------------------------------------------------------------------------
 
 
-def test_modes_of_the_nano_are_the_shipped_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_modes_of_the_nano_are_the_shipped_ones(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Five problems, one a family; where they are among the 200, the marks are the same."""
     out = tmp_path / "modes.json"
+    measure = modes.measure
+
+    def watched(asker: modes.Asker, *rest: Any) -> Any:
+        assert asker.model.dtype == torch.float64, "near-ties fall alike everywhere"
+        return measure(asker, *rest)
+
+    monkeypatch.setattr(modes, "measure", watched)
     assert modes.main(["--out", str(out), "--problems", "5"]) == 0
     shown = capsys.readouterr().out
     about = json.loads(out.read_text(encoding="utf-8"))
@@ -145,6 +154,10 @@ def test_quantization_in_small(
     model.save_pretrained(folder)
     monkeypatch.setattr(quantization, "find_nano", lambda name: folder if name == "qwen3-nano" else None)
     monkeypatch.setattr(quantization, "some_problems", few)
+    curve = quantization.curve  # judged below; here each of its points gets a number to be known by
+    monkeypatch.setattr(
+        quantization, "curve", lambda rows: [p | {"thinking_tokens": i} for i, p in enumerate(curve(rows))]
+    )
     monkeypatch.setattr(quantization, "POINTS", ((16, "rtn"), (4, "gptq"), (2, "rtn")))
     monkeypatch.setattr(quantization, "BUDGETS", (0, 8, None))
     monkeypatch.setattr(quantization, "LONGEST", 12)
@@ -168,7 +181,9 @@ def test_quantization_in_small(
         assert [(p["mode"], p["budget"]) for p in point["curve"]] == [
             ("thinking", 0), ("thinking", 8), ("thinking", None), ("non-thinking", None),
         ]  # fmt: skip
-        assert f"{name:<7} kl {point['kl']:.4f}  loss {point['loss']:.3f}  right " in shown
+        free = point["curve"][2]
+        line = f"{name:<7} kl {point['kl']:.4f}  loss {point['loss']:.3f}  right {free['accuracy']:.3f}  "
+        assert f"{line}thinking 2.0\n" in shown
         tokens = [p["tokens"] for p in point["curve"]]
         assert max(tokens) == 12 and min(tokens) > 0
     # Errors of rounding to the nearest, matrix by matrix, group by group.
@@ -289,7 +304,10 @@ def test_qk_norm_in_small(
             for way, loss in cell["losses"].items():
                 assert way == "16 bits" or loss != cell["losses"]["16 bits"], way
     assert result["controls"]["bigram"] < result["controls"]["unigram"] < math.log(VOCAB_SIZE) + 0.5
-    assert "rise of bias above that of qk-norm:" in shown and "rise of neither" in shown
+    for name in ("bias", "neither"):
+        lines = shown.partition(f"rise of {name} above that of qk-norm:\n")[2].splitlines()
+        for line, (way, n) in zip(lines, result["paired"][name].items(), strict=False):
+            assert line == f"  {way:<16} {n['mean']:+.4f} ({n['low']:+.4f} to {n['high']:+.4f})"
     monkeypatch.setattr(qk_norm, "train", lambda *_, **__: pytest.fail("trained again"))
     monkeypatch.setattr(qk_norm, "measured", lambda *_: pytest.fail("measured again"))
     before = (tmp_path / "qk_norm.json").read_bytes()

@@ -188,7 +188,7 @@ def test_fp8_is_what_transformers_reads() -> None:
     codes, scale = parts["weight"], parts["weight_scale_inv"]
     want = _dequantize_fp8_weight(codes, scale, list(BLOCK), torch.float32)
     found = from_fp8(codes.view(torch.uint8).numpy(), scale.numpy(), BLOCK)
-    assert scale.shape == (5, 4)
+    assert scale.shape == (5, 4) and found.dtype == np.float32
     np.testing.assert_array_equal(found, want.numpy())
 
 
@@ -201,12 +201,13 @@ def test_words_by_hand() -> None:
     """Columns 0 to 7 holding 0 to 7: GPTQ 0x76543210, AWQ 0x75316420. A zero of 8 is stored as 7."""
     scales = np.ones((1, 8), np.float16)
     word = np.array([[0x75316420]], np.int32)
-    assert from_awq(word, np.zeros((1, 1), np.int32), scales)[:, 0].tolist() == [*range(8)]
+    columns = from_awq(word, np.zeros((1, 1), np.int32), scales)
+    assert columns[:, 0].tolist() == [*range(8)] and columns.dtype == np.float32
     column, zeros = np.array([[0x76543210]], np.int32), np.array([[0x77777777]], np.int32)
     one = from_gptq(
         np.repeat(column, 8, 1), zeros, scales, np.zeros(8, np.int32), bits=4, stored_less_one=True
     )
-    assert one[3].tolist() == [*range(-8, 0)]
+    assert one[3].tolist() == [*range(-8, 0)] and one.dtype == np.float32
     high = np.full((1, 8), -1, np.int32)  # all codes 15, the sign bit among them
     top = from_gptq(high, np.full((1, 1), -1, np.int32), scales, bits=4, stored_less_one=True)
     assert (top == 15).all()  # and all bits set is a zero point of 0, less one
