@@ -61,6 +61,25 @@ def test_family_areas() -> None:
     assert data["active_parameters_billions"]["Qwen3-30B-A3B"] == pytest.approx(3.353032704)
 
 
+def test_path_areas() -> None:
+    """The whole path of Qwen3-0.6B: every box as large as its parameters, counted by hand, in millions."""
+    figure, data = tour.whole_path(Qwen3Config.named("Qwen3-0.6B"), "Hi!", [13048, 0])
+    areas = [patch.get_width() * patch.get_height() for patch in figure.axes[0].patches]
+    attention = 1024 * (2048 + 1024 + 1024) + 2048 * 1024 + 2 * 128
+    table, ffn = 151_936 * 1024, 3 * 1024 * 3072
+    assert np.allclose(areas, np.array([table, *[attention, ffn] * 28, table]) / 1e6)
+    assert data["all"] == table + 28 * (attention + ffn + 2 * 1024) + 1024
+
+
+def test_where_on_the_path() -> None:
+    line = tour.where("attention")
+    spans = [span for span in line.spans if "on #0072B2" in str(span.style)]
+    lit = [line.plain[span.start : span.end].strip() for span in spans]
+    assert lit == ["attention"] and all(name in line.plain for name in tour.STATIONS)
+    with pytest.raises(ValueError, match="there is no station 'atention'; they are text, ids"):
+        tour.where("atention")
+
+
 def test_wavelengths_by_hand() -> None:
     yarn = facts.about()["yarn"]
     _, data = tour.rope_wavelengths(Qwen3Config.named("Qwen3-8B"), yarn)

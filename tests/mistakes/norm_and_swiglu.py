@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fractions
 import math
 from typing import Any
 
@@ -13,7 +14,13 @@ from tests.mistakes import Mistake
 
 
 def sigmoid(x: Any) -> Any:
-    return 1 / (1 + np.exp(-x))
+    return 0.5 * (1 + np.tanh(0.5 * x))
+
+
+def two_branches(x: Any) -> Any:
+    """Right: SiLU by an exponential that is never of a positive number."""
+    small = np.exp(-np.abs(x))
+    return x * np.where(x >= 0, 1, small) / (1 + small)
 
 
 def silu(x: Any) -> Any:
@@ -71,6 +78,47 @@ def root(x: Any, eps: float = 0.0) -> Any:
     return np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + eps)
 
 
+def off_ray(g: Any, x: Any) -> Any:
+    """g without its part along x: orthogonal to x, which the gradient is for eps = 0 alone."""
+    return g - x * np.sum(g * x, axis=-1, keepdims=True) / np.sum(x * x, axis=-1, keepdims=True)
+
+
+def by_jacobian(x: Any, gain: Any, eps: float, dy: Any) -> Any:
+    """Right: the matrix of derivatives of every output by every input, token by token."""
+    out = []
+    for row, d in zip(x, dy, strict=True):
+        r = math.sqrt(row @ row / len(row) + eps)
+        matrix = np.diag(gain) / r - np.outer(gain * row, row) / (len(row) * r**3)  # y_j by x_i
+        out.append(matrix.T @ d)
+    return np.array(out)
+
+
+def by_autograd(x: Any, gain: Any, eps: float, dy: Any) -> Any:
+    given = torch.tensor(x, requires_grad=True)
+    y = torch.tensor(gain) * given / (given.square().mean(-1, keepdim=True) + eps).sqrt()
+    y.backward(torch.tensor(dy))
+    return given.grad
+
+
+def by_differences(x: Any, gain: Any, eps: float, dy: Any) -> Any:
+    """Right: central differences of the loss sum(dy * y)."""
+    dx = np.zeros_like(x)
+    for place in np.ndindex(x.shape):
+        ends = []
+        for step in (1e-5, -1e-5):
+            moved = x.copy()
+            moved[place] += step
+            ends.append(np.sum(dy * gain * moved / root(moved, eps)))
+        dx[place] = (ends[0] - ends[1]) / 2e-5
+    return dx
+
+
+def one_token(x: Any, y: Any) -> float:
+    """Right: from the largest channel of one token."""
+    at = int(np.argmax(np.abs(x[0])))
+    return float(x[0, at] ** 2 / y[0, at] ** 2 - x[0] @ x[0] / len(x[0]))
+
+
 def measured(x: Any, y: Any) -> Any:
     return (x / y) ** 2 - np.mean(x * x, axis=-1, keepdims=True)
 
@@ -98,6 +146,12 @@ PACKED: list[Mistake] = [
         lambda x, both, down: (silu(x @ both[0::2].T) * (x @ both[1::2].T)) @ down.T,
     ),
     ("takes it back to (t, D)", lambda x, both, down: silu(hidden(x, both)[0]) * hidden(x, both)[1]),
+    ("your exponential overflows", gated(lambda g, u: g / (1 + np.exp(-g)) * u)),
+    ("your exponential overflows", gated(lambda g, u: g * np.exp(g) / (1 + np.exp(g)) * u)),
+    (  # both branches are computed, whichever is taken
+        "your exponential overflows",
+        gated(lambda g, u: np.where(g > 0, g / (1 + np.exp(-g)), g * np.exp(g) / (1 + np.exp(g))) * u),
+    ),
     ("that calls qwen3_ref.numpy_ref.swiglu", borrowed_mlp),
 ]
 SIXTEEN: list[Mistake] = [
@@ -121,6 +175,8 @@ BACKWARD: list[Mistake] = [
     ("your gain is missing", lambda x, g, e, dy: derivative(x, np.ones_like(g), e, dy)),
     ("your gain comes last", lambda x, g, e, dy: g * derivative(x, np.ones_like(g), e, dy)),
     ("wrong sign", lambda x, g, e, dy: derivative(x, g, e, dy, sign=-1)),
+    ("all that points along x", lambda x, g, e, dy: off_ray(g * dy, x) / root(x, e)),
+    ("all that points along x", lambda x, g, e, dy: off_ray(derivative(x, g, e, dy), x)),
     ("you sum where", lambda x, g, e, dy: derivative(x, g, e, dy, mean=np.sum)),
     ("your eps is missing from the root", lambda x, g, e, dy: derivative(x, g, 0.0, dy)),
     ("not divided by the root at the end", lambda x, g, e, dy: derivative(x, g, e, dy) * root(x, e)),
@@ -136,6 +192,32 @@ EPSILON: list[Mistake] = [
     ("you return 1e-5", lambda x, y: 1e-5),
     ("you return 1e-6", lambda x, y: 1e-6),
 ]
+ALSO_RIGHT: dict[str, list[Any]] = {
+    "width": [
+        lambda h, m: (8 * h + 3 * m - 1) // (3 * m) * m,
+        lambda h, m: next(w for w in range(m, 4 * h + m, m) if 3 * w >= 8 * h),
+        lambda h, m: float(math.ceil(fractions.Fraction(8 * h, 3 * m)) * m),
+    ],
+    "packed": [
+        gated(lambda g, u: silu(g) * u),
+        gated(lambda g, u: u * two_branches(g)),
+        gated(lambda g, u: g / (1 + np.exp(np.minimum(-g, 700))) * u),
+        lambda x, both, down: (
+            (down @ (silu(both @ x.T)[: len(both) // 2] * (both @ x.T)[len(both) // 2 :])).T
+        ),
+    ],
+    "sixteen": [
+        norm,
+        lambda x, w, e: (x.float() / (x.float().pow(2).mean(-1, keepdim=True) + e).sqrt()).to(x.dtype) * w,
+        lambda x, w, e: (x.double() * inverse_root(x.double(), e)).to(x.dtype).mul(w),
+    ],
+    "backward": [derivative, by_jacobian, by_autograd, by_differences],
+    "epsilon": [
+        lambda x, y: measured(x, y).mean(),
+        lambda x, y: np.median(measured(x, y)),
+        one_token,
+    ],
+}
 MISTAKES = {
     "width": WIDTH,
     "packed": PACKED,

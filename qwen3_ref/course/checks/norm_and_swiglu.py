@@ -43,27 +43,38 @@ def packed(answer: Answer) -> Verdict:
     """answer(x, gate_up, down): x (t, D), gate_up (2F, D) gate rows first, down (D, F) -> (t, D)."""
 
     def trials(rng: np.random.Generator) -> Iterator[Trial]:
-        for t, D, F in ((5, 6, 4), (3, 8, 10)):
+        for t, D, F, size in ((5, 6, 4, 1.0), (3, 8, 10, 1.0), (3, 8, 4, 3000.0)):
             x, both, down = (rng.normal(size=shape) for shape in ((t, D), (2 * F, D), (D, F)))
+            x *= size
             (gate, up), pairs = np.split(both, 2), both.reshape(F, 2, D)
             g, u = x @ gate.T, x @ up.T
             soft = {kind: as_array(gelu(torch.tensor(g), approximate=kind)) for kind in ("none", "tanh")}
             rows = "gate and up do not alternate: the first F rows are the gate, the last F are up"
+            alternate = swiglu(x, pairs[:, 0], pairs[:, 1], down)
             mistakes: list[tuple[str, Array]] = [
                 ("gate and up are swapped: SiLU belongs to the first F rows", (g * silu(u)) @ down.T),
                 ("that is GELU; Qwen3's hidden_act is SiLU, g * sigmoid(g)", (soft["none"] * u) @ down.T),
                 ("that is GELU; Qwen3's hidden_act is SiLU, g * sigmoid(g)", (soft["tanh"] * u) @ down.T),
                 ("that is ReLU; wanted is SiLU, g * sigmoid(g)", (np.maximum(g, 0) * u) @ down.T),
-                ("that is the sigmoid alone; SiLU is g * sigmoid(g)", (silu(g) / g * u) @ down.T),
+                (
+                    "that is the sigmoid alone; SiLU is g * sigmoid(g)",
+                    (0.5 * (1 + np.tanh(0.5 * g)) * u) @ down.T,
+                ),
                 ("SiLU works on the gate alone, not on up as well", (silu(g) * silu(u)) @ down.T),
                 ("SiLU works on the gate, before the product with up", silu(g * u) @ down.T),
                 ("there is no SiLU in it: without one the gate is no switch", (g * u) @ down.T),
-                (rows, swiglu(x, pairs[:, 0], pairs[:, 1], down)),
+                (rows, alternate),
                 ("the hidden vector is (t, F); down_proj takes it back to (t, D)", silu(g) * u),
             ]
             yield Trial((x, both, down), swiglu(x, gate, up, down), mistakes)
 
-    return judge(answer, trials)
+    with np.errstate(over="raise", invalid="raise", divide="raise"):
+        verdict = judge(answer, trials)
+    if "FloatingPointError" in repr(verdict):
+        return Verdict(
+            False, "your exponential overflows where a gate is far from 0; (1 + tanh(x / 2)) / 2 cannot"
+        )
+    return verdict
 
 
 def sixteen(answer: Answer) -> Verdict:
@@ -139,7 +150,9 @@ def backward(answer: Answer) -> Verdict:
                  (g - (x / r) ** 2 * g / n) / r),
                 ("your gain is missing: dy meets the gain first", through(dy)),
                 ("your gain comes last; it belongs to dy, inside the mean", gain * through(dy)),
-                ("your correction has the wrong sign: it takes the direction of x out", through(g, share=-1)),
+                ("your correction has the wrong sign: it is taken off", through(g, share=-1)),
+                ("you take out all that points along x; with eps a little stays, for the unit is x / r",
+                 (g - x * np.mean(g * x, axis=-1, keepdims=True) / square) / r),
                 ("you sum where the mean square divides by n", through(g, share=n)),
                 ("your eps is missing from the root", through(g, r=bare)),
                 ("you have not divided by the root at the end", through(g) * r),

@@ -76,9 +76,10 @@ def gate(
     return figure, {"x": x[::20], "curves": some, "surface": surface[::20, ::20]} | dots
 
 
-def stream(labels: Sequence[str], before: Array, after: Array, added: Array) -> Drawing:
+def stream(labels: Sequence[str], before: Array, after: Array, added: Array, fresh: Array) -> Drawing:
     """The residual stream of a trained model. before, after (norms, tokens): root mean square of what
-    enters and leaves each norm; added (norms - 1, tokens): of what the branch behind it adds."""
+    enters and leaves each norm; added (norms - 1, tokens): of what the branch behind it adds. fresh, as
+    before: the stream of the same model untrained."""
     figure, ((axes,),) = new_figure(figsize=(7.8, 4.0))
     place = np.arange(len(labels))
     series = {
@@ -90,6 +91,7 @@ def stream(labels: Sequence[str], before: Array, after: Array, added: Array) -> 
         where = place[: len(values)]
         axes.fill_between(where, values.min(1), values.max(1), color=colour, alpha=0.15, linewidth=0)
         axes.semilogy(where, values.mean(1), style, color=colour, label=name, markersize=5)
+    axes.semilogy(place, fresh.mean(1), color=GREY, linewidth=1.4, label="the stream, untrained")
     axes.set_xticks(place, labels)
     axes.tick_params(axis="x", labelsize=8.5)
     axes.set(xlabel="norm, from bottom to top of the model", ylabel="root mean square (log scale)")
@@ -97,42 +99,41 @@ def stream(labels: Sequence[str], before: Array, after: Array, added: Array) -> 
     growth = before.mean(1)[-1] / before.mean(1)[0]
     axes.set_title(f"The stream grows {growth:.0f}-fold on its way up; the branches see one size")
     means = {"before": before.mean(1), "after": after.mean(1), "added": added.mean(1)}
+    means["before_untrained"] = fresh.mean(1)
     return figure, {"norms": labels, "smallest_after": after.min(1), "largest": before.max(1)} | means
 
 
-def depth(runs: Mapping[str, Mapping[str, tuple[Array, Array]]]) -> Drawing:
-    """Size and gradient of the stream by depth: title of a row -> arrangement -> (sizes, gradients),
-    each (blocks + 1,). Sizes that float32 cannot hold, and gradients that are not finite, end a line."""
-    figure, grid = new_figure(len(runs), 2, figsize=(8.4, 5.6), sharex=True, sharey="col")
-    limit = float(np.finfo(np.float32).max)
-    looks = {"pre-norm": (BLUE, "-"), "post-norm": (ORANGE, "--"), "no norm": (RED, "-.")}
-    overflow: dict[str, dict[str, int | None]] = {}
-    for row, (title, arrangements) in zip(grid, runs.items(), strict=True):
-        overflow[title] = {}
-        for name, both in arrangements.items():
+def trained(
+    runs: Mapping[float, Mapping[str, Array]], levels: Mapping[str, float], window: int = 8
+) -> Drawing:
+    """Losses while training: learning rate -> arrangement -> (steps, stacks), drawn as means over
+    `window` steps, a thin line a stack. levels: losses to compare with, by what one must know."""
+    figure, grid = new_figure(1, len(runs), figsize=(8.6, 3.7), sharey=True)
+    looks = {"pre-norm": (BLUE, "-"), "post-norm": (ORANGE, "--")}
+    ends: dict[str, dict[str, Array]] = {}
+    for axes, (rate, arrangements) in zip(grid[0], runs.items(), strict=True):
+        ends[f"{rate:g}"] = {}
+        for name, losses in arrangements.items():
             colour, style = looks[name]
-            for axes, values in zip(row, both, strict=True):
-                known = np.where(np.isfinite(values) & (values < limit), values, np.nan)
-                axes.semilogy(known, style, color=colour, label=name)
-            lost = ~(both[0] < limit)
-            overflow[title][name] = int(np.argmax(lost)) if lost.any() else None
-            if lost.any():
-                places = ((0.05, f"{name}: beyond float32\nafter {np.argmax(lost)} blocks"),
-                          (0.85, f"{name}: not a number"))  # fmt: skip
-                for axes, (y, text) in zip(row, places, strict=True):
-                    axes.text(0.97, y, text, fontsize=8.5, color=colour, ha="right", transform=axes.transAxes)
-        row[0].set_ylabel(title, fontsize=9)
-    for axes, title in zip(grid[0], ("root mean square of the stream", "gradient there"), strict=True):
-        axes.set_title(title + " (log scale)", fontsize=9.5, weight="normal")
-    grid[0][0].legend(fontsize=8.5, loc="upper left")
-    grid[0][0].set_ylim(2e-2, 1e6)
-    grid[0][1].set_ylim(2e-3, 1e3)
-    for axes in grid[-1]:
-        axes.set_xlabel("blocks passed")
-    figure.suptitle("Only pre-norm keeps both directions tame when the weights grow", **TITLE)
-    data = {title: {name: {"size": r, "gradient": g} for name, (r, g) in row.items()}
-            for title, row in runs.items()}  # fmt: skip
-    return figure, {"runs": data, "first_block_beyond_float32": overflow}
+            total = np.cumsum(np.concatenate([np.zeros_like(losses[:1]), losses]), axis=0)
+            smooth = (total[window:] - total[:-window]) / window  # (steps - window + 1, stacks)
+            axes.plot(np.arange(window, len(losses) + 1), smooth, style, color=colour, linewidth=0.9)
+            axes.plot([], [], style, color=colour, label=name)
+            ends[f"{rate:g}"][name] = smooth[-1]
+        for level in levels.values():
+            axes.axhline(level, color=GREY, linewidth=1, linestyle=":")
+        axes.set(xlabel="step")
+        axes.set_title(f"learning rate {rate:g}", fontsize=9.5, weight="normal")
+    places = ((0.98, ("right", "bottom")), (0.03, ("left", "top")))
+    for (name, level), (x, sides) in zip(levels.items(), places, strict=True):
+        grid[0][0].text(x, level, f"knowing {name}", fontsize=8, color="#444444", ha=sides[0], va=sides[1],
+                        transform=grid[0][0].get_yaxis_transform())  # fmt: skip
+    grid[0][0].set_ylabel("loss, nats a letter")
+    grid[0][-1].legend(fontsize=8.5, loc="upper right")
+    figure.suptitle(
+        "The larger the steps, the more post-norm falls behind; with small ones it does not", **TITLE
+    )
+    return figure, {"loss_at_the_end": ends, "levels": levels, "steps_in_a_mean": window}
 
 
 def sixteen_bits(sizes: Array, errors: Mapping[str, Mapping[str, Array]], largest: float) -> Drawing:

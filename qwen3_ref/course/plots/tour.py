@@ -16,6 +16,68 @@ from qwen3_ref.course.plots.style import BLUE, GREEN, GREY, ORANGE, Drawing, new
 from qwen3_ref.rope import frequencies, yarn_range
 from qwen3_ref.tokenizer import Tokenizer
 
+STATIONS = ("text", "ids", "stream", "attention", "feed-forward", "logits", "token")
+
+
+def where(*lit: str) -> Text:
+    """The path of `whole_path` as one line, with some of its STATIONS lit."""
+    strangers = set(lit) - set(STATIONS)
+    if strangers:
+        raise ValueError(f"there is no station {sorted(strangers)[0]!r}; they are {', '.join(STATIONS)}.")
+    line = Text()
+    for name in STATIONS:
+        before = {"text": "", "attention": "  \u2192  28 x [ "}.get(name, "  \u2192  ")
+        line.append(before, style="#777777")
+        line.append(f" {name} ", style="bold #ffffff on #0072B2" if name in lit else "black on #e8e8e8")
+        line.append(" ]" if name == "feed-forward" else "", style="#777777")
+    return line
+
+
+def whole_path(config: Qwen3Config, text: str, ids: Sequence[int]) -> Drawing:
+    """From text to the next token through a dense model, every box's area its number of parameters."""
+    shapes = {name: math.prod(shape) for name, shape in config.tensor_shapes().items()}
+    table = shapes["model.embed_tokens.weight"]
+    first = {name: size for name, size in shapes.items() if name.startswith("model.layers.0.")}
+    attention = sum(size for name, size in first.items() if "self_attn" in name)
+    ffn = sum(size for name, size in first.items() if ".mlp." in name)
+    blocks, height = config.num_hidden_layers, 10.0
+    figure, ((axes,),) = new_figure(figsize=(9.2, 4.3))
+    wide, narrow = table / 1e6 / height, (attention + ffn) / 1e6 / height
+    share = height * attention / (attention + ffn)
+    axes.add_patch(Rectangle((0, 0), wide, height, facecolor=GREEN, alpha=0.75, edgecolor="white"))
+    left = wide + 4
+    for block in range(blocks):
+        for bottom, tall, colour in ((0.0, share, BLUE), (share, height - share, ORANGE)):
+            x = left + block * narrow
+            axes.add_patch(Rectangle((x, bottom), narrow, tall, facecolor=colour, edgecolor="white", lw=0.8))
+    right = left + blocks * narrow + 4
+    axes.add_patch(Rectangle((right, 0), wide, height, facecolor="white", edgecolor=GREEN, hatch="///"))
+    end = right + wide
+    middle = left + blocks * narrow / 2
+    arrow = {"arrowstyle": "-|>", "color": "#333333", "lw": 1.6}
+    for a, b in ((-3.2, 0), (wide, left), (left + blocks * narrow, right), (end, end + 3.2)):
+        axes.annotate("", (b, height / 2), (a, height / 2), arrowprops=arrow)
+    small = {"fontsize": 8.5, "ha": "center", "va": "bottom"}
+    V, D = config.vocab_size, config.hidden_size
+    axes.text(wide / 2, height + 0.3, f"embedding\n{V:,} rows of {D:,}", **small)
+    axes.text(middle, height + 0.3, f"the stream, {D:,} numbers a token, through {blocks} blocks", **small)
+    axes.text(right + wide / 2, height + 0.3, "logits: the same\ntable, read backwards", **small)
+    inside = {"fontsize": 9.5, "ha": "center", "va": "center", "color": "white", "weight": "bold"}
+    for y, what, size, colour in ((share / 2, "attention", attention, BLUE),
+                                  ((share + height) / 2, "feed-forward", ffn, ORANGE)):  # fmt: skip
+        cover = {"facecolor": colour, "edgecolor": "none"}
+        axes.text(middle, y, f"{what}, {size / 1e6:.1f} million a block", bbox=cover, **inside)
+    axes.text(wide / 2, height / 2, f"{table / 1e6:.0f}\nmillion", **inside)
+    below = {"fontsize": 8.5, "va": "top"}
+    axes.text(-3.2, -0.5, f"text: {text!r}\nids: {', '.join(map(str, ids))}", ha="left", **below)
+    axes.text(end + 3.2, -0.5, "the next token,\nthen all of it again", ha="right", **below)
+    axes.set(xlim=(-3.4, end + 3.4), ylim=(-1.9, height + 1.8))
+    axes.axis("off")
+    total = config.num_parameters() / 1e6
+    axes.set_title(f"The whole path through {total:.0f} million parameters: area is their number")
+    numbers = {"embedding": table, "attention_a_block": attention, "feed_forward_a_block": ffn}
+    return figure, numbers | {"blocks": blocks, "all": config.num_parameters(), "ids": list(ids)}
+
 
 def fertility(tokens: Mapping[str, int], utf8_bytes: Mapping[str, int], baseline: str) -> Drawing:
     """Tokens for one sentence in many languages, each against `baseline`'s, with bytes per token."""
@@ -143,9 +205,7 @@ def specialists(picks: Mapping[str, NDArray[Any]], num_experts: int) -> Drawing:
     return figure, {"layer": layer, "apart": apart, "share_of_tokens": dict(zip(names, shown, strict=True))}
 
 
-def expert_traffic(
-    tokens: Sequence[int], measured: Sequence[float], config: Qwen3Config
-) -> Drawing:
+def expert_traffic(tokens: Sequence[int], measured: Sequence[float], config: Qwen3Config) -> Drawing:
     """Distinct experts that a batch wakes, measured and for uniform routing, and the bytes they are."""
     E, K = config.num_experts, config.num_experts_per_tok
     assert E and K and config.moe_intermediate_size
