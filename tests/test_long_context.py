@@ -7,9 +7,11 @@ import json
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from qwen3_ref.context.stretch import for_length, stretched
+from qwen3_ref.course.checks import long_context as checks
 from qwen3_ref.measure import long_context
 from qwen3_ref.model import Qwen3
 from qwen3_ref.store.shipped import find_nano
@@ -87,3 +89,9 @@ def test_the_factor_follows_the_length() -> None:
             for_length(config, *given)
     with pytest.raises(ValueError, match="method is 'nkt'; it must be one of plain, linear, ntk"):
         stretched(config, "nkt", 2)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("turned", [0.9, 1.1])
+def test_a_turn_is_a_whole_one_in_the_first_exercise(turned: float) -> None:
+    for _ in range(20):
+        assert not checks.never_turned(lambda inv_freq, trained: trained * inv_freq < turned * 2 * np.pi)

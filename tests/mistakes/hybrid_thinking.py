@@ -43,7 +43,9 @@ LAST_FLAG: list[Mistake] = [
     ("not only at its end", at_the_end),
     ("not part of a longer one", lambda said: last_of(said, r"/(?:no_)?think")),
     ("the wrong way round", lambda said: not last_of(said)),
-    ("not the first", lambda said: True if not flags(said) else flags(said)[0]),
+    ("not part of a longer one", lambda said: last_of(said, r"/(?:no_)?think\b")),
+    ("look at the earlier turns too", lambda said: True),
+    ("not the first", lambda said: " ".join(said).count("/think") >= " ".join(said).count("/no_think")),
 ]
 
 
@@ -86,6 +88,10 @@ KEPT: list[Mistake] = [
     ("only begins", kept(lambda r, t: r == "user" and not t.startswith("<tool_response>"))),
     ("only ends", kept(lambda r, t: r == "user" and not t.endswith("</tool_response>"))),
     ("among its words", kept(lambda r, t: r == "user" and "<tool_response>" not in t)),
+    ("white space around it", kept(lambda role, text: is_query(role, text.strip()))),
+    ("a system turn is no question", kept(lambda role, text: role == "system" or is_query(role, text))),
+    ("should be", lambda turns: [True] * len(turns)),
+    ("the shape", lambda turns: [i for i, w in enumerate(RIGHT(turns)) if w]),
     ("not the last alone", last_alone),
     ("take the last", first_query),
     ("the wrong way round", lambda turns: [not w for w in RIGHT(turns)]),
@@ -152,5 +158,7 @@ STARTS: list[Mistake] = [
     ("a word like any other", calls_everywhere),
     ("one too far", lambda *a: start(*a) + 1),
     ("where the thought begins", lambda ids, o, *rest: int(ids[0] == o)),
+    ("is not in list", lambda ids, o, c, *rest: ids.index(c) + 1),
+    ("should be", lambda ids, *rest: len(ids)),
 ]
 MISTAKES = {"last_flag": LAST_FLAG, "kept_thoughts": KEPT, "answer_starts": STARTS}

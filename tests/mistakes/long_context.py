@@ -46,9 +46,6 @@ NEVER: list[Mistake] = [
     ("all pairs whatever is given", lambda f, n: np.ones(len(f))),
     ("how many there are", lambda f, n: (turns(f, n) < 1).sum()),
     ("should be", lambda f, n: np.zeros(len(f))),
-    ("should be", lambda f, n: turns(f, n) < 0.9),
-    ("should be", lambda f, n: turns(f, n) < 1.1),
-    ("should be", lambda f, n: np.arange(len(f)) >= len(f) // 2),
     ("the shape", lambda f, n: f[turns(f, n) < 1]),
 ]
 BASE: list[Mistake] = [
@@ -142,6 +139,9 @@ FACTOR: list[Mistake] = [
     ("lacks the + 1", lambda n, o: (fit(n, o), 0.1 * math.log(fit(n, o)))),
     ("4 whatever is given", lambda n, o: (4.0, m(4.0))),
     ("upside down", lambda n, o: (o / n, m(o / n))),
+    ("you round the factor up", lambda n, o: (max(2, n / o), m(max(2, n / o))) if n > o else (1, 1)),
+    ("should be", lambda n, o: (fit(n, o), 1.0)),
+    ("should be", lambda n, o: (max(1, n // o), m(max(1, n // o)))),
     ("the shape", lambda n, o: fit(n, o)),
 ]
 CHUNKED: list[Mistake] = [

@@ -77,6 +77,8 @@ COLUMNS: list[Mistake] = [
     ("those are bytes", lambda w: [w >> 8 * k & 255 for k in range(4)]),
     ("you take three bits of four", lambda w: placed(w, 7)),
     ("a word may be negative", unmasked_last),
+    ("should be", lambda w: placed(abs(w))),
+    ("you read the high bits first", lambda w: [int(digit, 16) for digit in f"{w & 0xFFFFFFFF:08x}"]),
 ]
 
 
@@ -88,6 +90,10 @@ def moved(w: Any, step: float, by: float) -> list[float]:
     """The second weight moved by so much for each unit that the first lost."""
     first = near(w[0], step)
     return [first, w[1] + (w[0] - first) * by]
+
+
+def floored(w: Any, step: float) -> float:
+    return float(np.floor(w[0] / step) * step)
 
 
 def right(w: Any, h: Any, step: float) -> list[float]:
@@ -110,6 +116,7 @@ PAIR: list[Mistake] = [
     ("the first weight must be", lambda w, h, s: [w[0], right(w, h, s)[1]]),
     ("and you take q", lambda w, h, s: [near(w[0], s), w[1] + near(w[0], s) * h[0, 1] / h[1, 1]]),
     ("nothing is changed", lambda w, h, s: w.copy()),
+    ("should be", lambda w, h, s: [floored(w, s), w[1] + (w[0] - floored(w, s)) * h[0, 1] / h[1, 1]]),
 ]
 
 
@@ -128,6 +135,8 @@ CACHE: list[Mistake] = [
     ("scales of their own", lambda n, h, kv, d, t, b: size(n, kv, d, t, b, 8)),
     ("one layer is not all", lambda n, h, kv, d, t, b: size(1, kv, d, t, b)),
     ("a cache of 16 bits", lambda n, h, kv, d, t, b: size(n, kv, d, t, 16, 0)),
+    ("should be", lambda n, h, kv, d, t, b: size(n, kv, d, t - 1, b)),
+    ("should be", lambda n, h, kv, d, t, b: size(n, kv, d, t, b, 32)),
 ]
 MISTAKES: dict[str, list[Mistake]] = {
     "rounded_row": ROUNDED,

@@ -105,6 +105,8 @@ def kept_thoughts(answer: Answer) -> Verdict:
             [*before, (tool, word())],
             [(user, word()), (said, "call"), (user, result)],
             [("system", word()), (user, word()), (said, "call"), (tool, word()), (tool, word())],
+            [*before, (user, f" {result}\n")],
+            [(user, word()), (said, "call"), ("system", word()), (said, "call"), (said, word())],
         ]
         for i in [*range(len(patterns)), *rng.integers(0, len(patterns), size=8)]:
             turns = patterns[i]
@@ -122,6 +124,8 @@ def kept_thoughts(answer: Answer) -> Verdict:
             begins, ends = asked(lambda t: t.startswith(START)), asked(lambda t: t.endswith(END))
             last_said = max(j for j, (role, _) in enumerate(turns) if role == said)
             any_role = max(j for j, (role, _) in enumerate(turns) if role in (user, tool))
+            bare = asked(lambda t: t.strip().startswith(START) and t.strip().endswith(END))
+            systems = [j for j, (role, _) in enumerate(turns) if role == "system"]
             others = [
                 ("before the last question all thoughts are dropped", after(-1)),
                 ("a user's turn that is wholly a tool response asks nothing", after(users[-1])),
@@ -129,8 +133,11 @@ def kept_thoughts(answer: Answer) -> Verdict:
                 ("thoughts of a chain of calls are kept, until the user asks again", [False] * n),
                 ("one that only begins as a tool response is a question", after(begins)),
                 ("one that only ends as a tool response is a question", after(ends)),
+                ("a tool response with white space around it is a question", after(bare)),
                 ("one that holds a tool response among its words is a question",
                  after(asked(lambda t: START in t))),
+                ("a system turn is no question",
+                 after(max(systems[-1:] + [asked(lambda t: t.startswith(START) and t.endswith(END))]))),
                 ("every turn after the question keeps its thoughts, not the last alone",
                  [w and j == last_said for j, w in enumerate(want)]),
                 ("it is the first question that you look from; take the last", after(users[0])),

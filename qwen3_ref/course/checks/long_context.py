@@ -79,7 +79,11 @@ def yarn_ramp(answer: Answer) -> Verdict:
     def trials(rng: np.random.Generator) -> Iterator[Trial]:
         for d in (64, 128, 96):
             theta, trained, low, high = _between(rng, d)
-            s, fast, j = float(rng.uniform(3, 9)), default_frequencies(d, theta), np.arange(d // 2)
+            s, fast, j = (
+                float(rng.uniform(2, 3)),
+                default_frequencies(d, theta),
+                np.arange(d // 2),
+            )  # s below 2 pi
             a, b = math.floor(low), math.ceil(high)
 
             def blend(share: np.ndarray, fast: np.ndarray = fast, s: float = s) -> np.ndarray:
@@ -130,10 +134,9 @@ def factor(answer: Answer) -> Verdict:
         return 0.1 * math.log(s) + 1
 
     def trials(rng: np.random.Generator) -> Iterator[Trial]:
-        for long in (True, False, True):
-            original = int(rng.integers(1_000, 40_000))
-            some, many = rng.uniform(1.2, 1.9), rng.uniform(4.2, 7.8)  # never rounded up to 4
-            length = int(original * (rng.choice([some, many]) if long else rng.uniform(0.1, 0.9)))
+        for lowest, highest in ((5.2, 7.8), (0.1, 0.9), (1.2, 1.9)):  # no way of rounding gives 4
+            original, long = int(rng.integers(1_000, 40_000)), lowest > 1
+            length = int(original * rng.uniform(lowest, highest))
             s = max(1.0, length / original)
             up = float(math.ceil(length / original))
             whole = 2.0 ** math.ceil(math.log2(length / original)) if long else 0.5
