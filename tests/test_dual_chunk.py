@@ -359,3 +359,20 @@ def test_a_wrong_variant_is_refused() -> None:
         Chunks(10, 4, "vllm")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="leaves nothing of chunk_size"):
         Chunks(10, 10)
+
+
+def test_weights_are_made_only_for_a_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are as large as the text squared; the answer is the same without them."""
+    asked: list[bool] = []
+    rows = DualChunkAttention._rows
+
+    def watched(self: Any, q: Any, k: Any, v: Any, mask: Any, traced: bool) -> Any:
+        asked.append(traced)
+        return rows(self, q, k, v, mask, traced)
+
+    monkeypatch.setattr(DualChunkAttention, "_rows", watched)
+    attention = DualChunkAttention(Chunks(16, 4), lambda x, places: x, 1.0, None)
+    q, k = torch.randn(1, 4, 9, 8), torch.randn(1, 2, 9, 8)
+    plain = attention.attend(q, k, k, None)
+    traced, weights = attention.traced(q, k, k, None)
+    assert asked == [False, True] and torch.equal(plain, traced) and weights.shape == (1, 4, 9, 9)

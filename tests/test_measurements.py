@@ -115,6 +115,32 @@ def test_long_context_in_small_is_the_shipped_one(
     assert "goes on from here" in capsys.readouterr().err
 
 
+def test_cells_come_in_order_and_each_is_measured_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing is computed here: what is asked of which lists, and what is taken over from an equal cell."""
+    read: list[Any] = []
+
+    def asked(model: Qwen3, _: Tokenizer, found: list[int]) -> dict[str, int]:
+        read.append((model.config.rope_theta, len(found)))
+        return {"number": len(read)}
+
+    monkeypatch.setattr(long_context, "asked", asked)
+    monkeypatch.setattr(long_context, "price", lambda *_: [])
+    monkeypatch.setattr(long_context, "thinking", lambda _, __, length, count: f"{length} {count}")
+    monkeypatch.setattr(long_context, "lists", lambda _, length, count: [length] * count)
+    cells = ["plain", "ntk", "dynamic", "dual-chunk"]
+    found = long_context.measure(tmp_path / "x.json", 4, (4096, 1024, 512), cells)
+    assert list(found["thinking"].items()) == [("512", "512 12"), ("1024", "1024 12")]
+    numbers = {name: cell["number"] for name, cell in found["cells"].items()}
+    assert numbers == {
+        "plain, 4096": 1, "ntk, 4096": 2, "dynamic, 4096": 2, "dual-chunk, 4096": 3,
+        "plain, 1024": 4, "ntk, 1024": 5, "dynamic, 1024": 4, "dual-chunk, 1024": 6,
+        "plain, 512": 7, "ntk, 512": 8, "dynamic, 512": 7, "dual-chunk, 512": 9,
+    }  # fmt: skip
+    assert [count for _, count in read] == [4, 4, 2, 4, 4, 4, 4, 4, 4], "DCA reads half of the longest"
+
+
 def test_each_cell_reads_by_its_own_method() -> None:
     config = tiny().config
     context = config.max_position_embeddings

@@ -121,6 +121,34 @@ def test_every_card_says_where_its_numbers_are_from() -> None:
     assert {name: CARDS[name].bandwidth / 1e9 for name in by_hand} == by_hand
 
 
+def test_keys_and_values_are_copied_where_there_are_more_cards_than_kv_heads() -> None:
+    """Two KV heads: from three cards on each copy is paid for, below that there are none."""
+    c = replace(NAMED("Qwen3-0.6B"), num_attention_heads=8, num_key_value_heads=2)
+    one = replace(memory.card("h100"), memory=100 / memory.USABLE)
+    for cache, others, cards in ((0, 101, 2), (90, 90, 2), (150, 60, 4), (179, 20, 2), (189, 40, 8)):
+        found = memory.cards_needed(c, memory.Need(others, cache, 0), one)
+        by_hand = [n for n in (1, 2, 4, 8) if others + cache * max(1, n / 2) <= 100 * n]
+        assert found == by_hand[0] == cards, (cache, others)
+
+
+@pytest.mark.parametrize(
+    ("layers", "more"), [(36, [0, 1, 2, 3, *range(6, 31, 3), *range(31, 36)]), (8, [0, 3, 6, 7])]
+)
+def test_the_layers_of_which_q4_k_m_keeps_more(layers: int, more: list[int]) -> None:
+    """llama.cpp's use_more_bits: the first eighth, the last, and every third between; half in all."""
+    c = replace(NAMED("Qwen3-8B"), num_hidden_layers=layers)
+    for part in ("self_attn.v_proj", "mlp.down_proj"):
+        bits = [memory._bits(c, f"model.layers.{i}.{part}.weight", (8, 256), "q4_k_m") for i in range(layers)]
+        assert bits == [6.5625 if i in more else 4.5 for i in range(layers)]
+    named = {"lm_head": 6.5625, "model.embed_tokens": 4.5, "model.layers.0.self_attn.q_proj": 4.5}
+    named |= {"model.norm": 32, "model.layers.0.mlp.gate": 32, "model.layers.0.mlp.gate_proj": 4.5}
+    for name, bits in named.items():
+        shape = (4096,) if name == "model.norm" else (8, 256)
+        assert memory._bits(c, f"{name}.weight", shape, "q4_k_m") == bits, name
+    tied = replace(c, tie_word_embeddings=True)
+    assert memory._bits(tied, "model.embed_tokens.weight", (8, 256), "q4_k_m") == 6.5625
+
+
 def test_the_design_cards_table() -> None:
     """Four of its eight numbers are wrong, by the ledger of facts."""
     wrong = [claim.what for claim in memory.claims() if not claim.holds]
