@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -165,6 +166,13 @@ def test_tokens_of_thoughts_are_counted() -> None:
     words = slash.run(dialogue, "/stats")
     assert f"{dialogue.total.tokens} tokens, {thought} of them thinking" in words
     assert f"{dialogue.prompted} tokens in all" in words
+
+
+def test_a_reply_of_thinking_2507_begins_inside_its_thought() -> None:
+    dialogue = talk()
+    dialogue.profile = replace(dialogue.profile, template="qwen3-thinking-2507")
+    answer(dialogue, dialogue.ask, "how\n</think>\n\nyou<|im_end|>", "hello")
+    assert dialogue.last.thinking == len(TOK.encode("how\n"))
 
 
 def test_help_names_every_command() -> None:
