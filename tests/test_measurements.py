@@ -207,6 +207,9 @@ def test_quantization_in_small(
         assert [(p["mode"], p["budget"]) for p in point["curve"]] == [
             ("thinking", 0), ("thinking", 8), ("thinking", None), ("non-thinking", None),
         ]  # fmt: skip
+        right = [a["correct"] == "True" for a in answers if (a["mode"], a["budget"]) == ("thinking", "")]
+        assert len(right) == 5 and set(point["against_16"]) <= {"accuracy", "closed_thoughts"}
+        assert point["against_16"]["accuracy"]["mean"] == sum(right) / 5 - exact["curve"][2]["accuracy"]
         free = point["curve"][2]
         line = f"{name:<7} kl {point['kl']:.4f}  loss {point['loss']:.3f}  right {free['accuracy']:.3f}  "
         assert f"{line}thinking 2.0\n" in shown

@@ -127,6 +127,7 @@ AWQ = {"quant_method": "awq", "bits": 4, "group_size": 16, "zero_point": True, "
 LAYOUTS: dict[str, tuple[dict[str, Any], Any]] = {
     "fp8": (FP8, fp8_parts),
     "gptq": (GPTQ, gptq_parts(4, 1, False)),
+    "gptq_2": (GPTQ | {"bits": 2}, gptq_parts(2, 1, False)),
     "gptq_8": (GPTQ | {"bits": 8}, gptq_parts(8, 1, False)),
     "gptq_act_order": (GPTQ | {"desc_act": True}, gptq_parts(4, 1, True)),
     "gptq_v2": (GPTQ | {"checkpoint_format": "gptq_v2"}, gptq_parts(4, 2, False)),
@@ -275,6 +276,7 @@ def test_a_part_that_is_missing_or_does_not_fit(
         ("awq", dict(bits=3), "bits is 3; it must be 4 here"),
         ("awq", dict(zero_point=False), "zero_point is False; it must be True"),
         ("gptq", dict(bits=3), "bits is 3"),
+        ("gptq", dict(bits=1), "bits is 1"),
         ("gptq", dict(checkpoint_format="marlin"), "checkpoint_format is 'marlin'"),
         ("fp8", dict(fmt="e5m2"), "fmt is 'e5m2'; it must be 'e4m3'"),
         ("fp8", dict(weight_block_size=None), r"weight_block_size is None; the official files have blocks"),
