@@ -51,10 +51,8 @@ def test_every_cell_is_there_and_follows_from_the_shipped_weights() -> None:
         assert len(result["price"][cell]) == len(result["price"]["plain"])
         for length in long_context.LENGTHS:
             marks = result["cells"][f"{cell}, {length}"]
-            half = cell.startswith("dual-chunk") and length == long_context.LENGTHS[-1]
-            some = count // 2 if half else count
-            assert [len(m) for m in marks["right"]] == [a_list] * some
-            assert [len(m) for m in marks["absent"]] == [long_context.ABSENT] * some
+            assert [len(m) for m in marks["right"]] == [a_list] * count
+            assert [len(m) for m in marks["absent"]] == [long_context.ABSENT] * count
     place = find_nano(long_context.BASE)
     tokenizer, base = Tokenizer.from_pretrained(place), Qwen3.from_pretrained(place)
     found = long_context.lists(tokenizer, 1024, count)[:1]

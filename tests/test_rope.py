@@ -11,12 +11,11 @@ import numpy as np
 import pytest
 import torch
 from transformers import Qwen3Config as OfficialConfig
-from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from qwen3_ref.cache import KVCache
 from qwen3_ref.config import ConfigError, Qwen3Config
 from qwen3_ref.context.stretch import Method, for_length, stretched
-from qwen3_ref.course.compare import official_model
+from qwen3_ref.course.compare import official_frequencies, official_model
 from qwen3_ref.decode.generation import generate
 from qwen3_ref.model import Qwen3
 from qwen3_ref.numpy_ref import NumpyQwen3
@@ -121,10 +120,10 @@ def test_every_setting_does_what_it_does_in_transformers(
     yarn = YARN | scaling | ({} if truncate is None else {"truncate": truncate})
     for head_dim in (6, 20):
         official = OfficialConfig(head_dim=head_dim, rope_parameters=yarn | {"rope_theta": 1e4})
-        want, want_factor = ROPE_INIT_FUNCTIONS["yarn"](official, "cpu")
+        want, want_factor = official_frequencies(official)
         got, factor = frequencies(head_dim, 1e4, yarn, 2**31)
         assert factor == pytest.approx(want_factor, rel=1e-12)
-        torch.testing.assert_close(torch.from_numpy(got), want.double(), rtol=1e-5, atol=0)
+        assert got == pytest.approx(want, rel=1e-12)
 
 
 def test_the_range_of_pairs_by_hand() -> None:
@@ -160,9 +159,9 @@ def test_other_kinds_are_refused_and_none_is_plain() -> None:
 def test_linear_is_transformers(head_dim: int, theta: float, factor: float) -> None:
     scaling = {"rope_type": "linear", "factor": factor}
     config = OfficialConfig(head_dim=head_dim, rope_parameters=scaling | {"rope_theta": theta})
-    want, want_factor = ROPE_INIT_FUNCTIONS["linear"](config, "cpu")
+    want, want_factor = official_frequencies(config)
     got, got_factor = frequencies(head_dim, theta, scaling, 40960)
-    assert got == pytest.approx(want.double().numpy(), rel=2e-6) and got_factor == want_factor == 1
+    assert got == pytest.approx(want, rel=1e-12) and got_factor == want_factor == 1
     assert (got == default_frequencies(head_dim, theta) / factor).all(), "in float64"
 
 
@@ -182,7 +181,7 @@ def _dynamic(head_dim: int, theta: float, factor: int) -> float:
     scaling = {"rope_type": "dynamic", "rope_theta": theta, "factor": 1.0}
     config = OfficialConfig(head_dim=head_dim, rope_parameters=scaling)
     long = config.max_position_embeddings * factor
-    last = ROPE_INIT_FUNCTIONS["dynamic"](config, "cpu", seq_len=long)[0][-1]
+    last = official_frequencies(config, long)[0][-1]
     return float(last) ** (-head_dim / (head_dim - 2))
 
 
@@ -261,9 +260,9 @@ def test_the_ramp_without_whole_numbers() -> None:
 def test_by_parts_is_transformers_llama3(head_dim: int, theta: float, factor: float) -> None:
     scaling = BY_PARTS | {"factor": factor}
     config = OfficialConfig(head_dim=head_dim, rope_parameters=scaling | {"rope_theta": theta})
-    want, want_factor = ROPE_INIT_FUNCTIONS["llama3"](config, "cpu")
+    want, want_factor = official_frequencies(config)
     got, got_factor = frequencies(head_dim, theta, scaling, 40960)
-    assert got == pytest.approx(want.double().numpy(), rel=2e-6) and got_factor == want_factor == 1
+    assert got == pytest.approx(want, rel=1e-12) and got_factor == want_factor == 1
 
 
 @pytest.mark.parametrize("slope", [1.0, 4.0])
@@ -273,9 +272,9 @@ def test_dynamic_is_transformers(length: int, slope: float) -> None:
     config = OfficialConfig(
         head_dim=128, max_position_embeddings=40_960, rope_parameters=scaling | {"rope_theta": 1e6}
     )
-    want, _ = ROPE_INIT_FUNCTIONS["dynamic"](config, "cpu", seq_len=length)
+    want, _ = official_frequencies(config, length)
     got, _ = frequencies(128, 1e6, scaling, 40_960, length)
-    assert got == pytest.approx(want.double().numpy(), rel=2e-6)
+    assert got == pytest.approx(want, rel=1e-12)
 
 
 def test_dynamic_ntk_with_slope_one_is_ntk_of_the_length() -> None:
@@ -331,8 +330,8 @@ def test_stretched_configs_are_read_by_transformers(method: Method) -> None:
     if kind == "default":
         assert official.rope_parameters["rope_theta"] == config.rope_theta
     else:
-        theirs, their_factor = ROPE_INIT_FUNCTIONS[kind](official, "cpu")
-        assert ours == pytest.approx(theirs.double().numpy(), rel=2e-6) and factor == their_factor
+        theirs, their_factor = official_frequencies(official)
+        assert ours == pytest.approx(theirs, rel=1e-12) and factor == their_factor
 
 
 def test_the_scale_of_dual_chunk_attention_can_be_left_out_and_no_chunk_stays() -> None:

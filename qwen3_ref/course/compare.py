@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -98,3 +99,16 @@ def official_model(directory: str | os.PathLike[str], dtype: torch.dtype = torch
         directory, dtype=dtype, attn_implementation="eager", local_files_only=True
     )
     return model.eval()
+
+
+def official_frequencies(config: Any, length: int | None = None) -> tuple[np.ndarray[Any, Any], float]:
+    """transformers' own frequencies (d/2,) and attention factor for a transformers config, of a text of
+    `length` tokens where that matters (dynamic). Its code asks for float32 by name; here that name means
+    float64, so that what differs is the formula and not the rounding."""
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    make = ROPE_INIT_FUNCTIONS[config.rope_parameters["rope_type"]]
+    with mock.patch.object(torch, "float", torch.float64), mock.patch.object(torch, "float32", torch.float64):
+        found, factor = make(config, "cpu", seq_len=length)
+    assert found.dtype == torch.float64, "transformers has another way to say float32"
+    return found.numpy(), float(factor)

@@ -3,10 +3,9 @@
 qwen3-nano-base, trained on texts of up to 1,024 tokens, looks up two digits in lists of key=value lines
 that fill 512 to 4,096 tokens, with each method of `context.stretch` at factor 4. A list is read once and
 asked QUESTIONS lines at each of six depths, the same lists by every method; the control asks for keys that
-are not in the list. (Dual Chunk Attention, in plain PyTorch the slowest, reads half of the longest lists.)
-Beside that, the price on short texts: the loss on solved problems; and, of qwen3-nano,
-whether thinking helps or hurts a look-up within the trained length. Each cell is written when it is done,
-and what is there is not measured again.
+are not in the list. Beside that, the price on short texts: the loss on solved problems; and, of
+qwen3-nano, whether thinking helps or hurts a look-up within the trained length. Each cell is written when
+it is done, and what is there is not measured again.
 """
 
 from __future__ import annotations
@@ -178,9 +177,7 @@ def measure(
             same = json.dumps([config.rope_theta, config.rope_scaling, config.dual_chunk_attention_config])
             if name not in result["cells"]:
                 model = pretrain.with_config(base, config)
-                half = cell.startswith("dual-chunk") and length == LENGTHS[-1]
-                some = found[: count // 2] if half else found
-                keep("cells", name, seen.get(same) or asked(model, tokenizer, some), start)
+                keep("cells", name, seen.get(same) or asked(model, tokenizer, found), start)
             seen[same] = result["cells"][name]
     return result
 
