@@ -150,6 +150,14 @@ def test_a_draft_is_kept_as_often_as_the_two_overlap() -> None:
     assert chi_square(found, [one.probability(text, Sampling()) for text in texts]).p_value > 0.001
 
 
+def test_a_perfect_draft_is_kept_under_penalties_too() -> None:
+    """They see what was drafted before, on both sides."""
+    target: Any = Table(0)
+    sampling = Sampling(presence_penalty=2.0, repetition_penalty=2.0)
+    (reply,) = drawn(1, 21, Draft(target, tokens=4), sampling, target)
+    assert not any(c.refused for c in reply.cycles)
+
+
 def test_the_model_runs_once_a_cycle_and_the_draft_once_a_word() -> None:
     target, small = Table(0), Table(1)
     (reply,) = drawn(1, 30, Draft(small, tokens=3), Sampling(), target)  # type: ignore[arg-type]
@@ -167,6 +175,7 @@ def test_a_draft_with_less_context_stops_drafting_and_no_more() -> None:
     (reply,) = drawn(1, 30, Draft(Table(0, context=10), tokens=3), Sampling(), target)  # type: ignore[arg-type]
     assert len(reply) == 30 and [len(c.drafted) for c in reply.cycles if c.at > 10] == [0] * 19
     assert reply.cycles[0].accepted == 3
+    assert [len(c.drafted) for c in reply.cycles][:4] == [3, 3, 2, 0], "up to its last place"
 
 
 def test_looking_up_the_prompt() -> None:
@@ -176,6 +185,7 @@ def test_looking_up_the_prompt() -> None:
     assert drafter.propose([1, 2, 3, 1, 2, 4, 5, 1, 2], 2, none, none) == ([4, 5], [])
     assert drafter.propose([1, 2, 3, 1, 2, 4, 5, 1, 2], 9, none, none) == ([4, 5, 1, 2], [])
     assert drafter.propose([1, 2, 3], 4, none, none)[0] == [] == drafter.propose([7], 4, none, none)[0]
+    assert drafter.propose([1, 2, 3, 1, 2], 1, none, none)[0] == [3], "at the very beginning, too"
     target: Any = Table(0)
     replies = drawn(400, 3, Draft(tokens=2, ngram=1), Sampling(), target)
     texts = list(itertools.product(range(5), repeat=3))
