@@ -11,11 +11,13 @@ import torch
 
 from qwen3_ref.commands.evaluate import NANO_BUDGETS
 from qwen3_ref.config import Qwen3Config
+from qwen3_ref.decode.budget import NANO_EARLY_STOP
 from qwen3_ref.decode.sampling import Sampling
 from qwen3_ref.measure import accuracy
-from qwen3_ref.measure.accuracy import evaluate, summarise
-from qwen3_ref.measure.statistics import pass_at_k, rises, wilson
+from qwen3_ref.measure.accuracy import evaluate, evaluate_cuts, summarise
+from qwen3_ref.measure.statistics import pass_at_k, rises, sign_test, wilson
 from qwen3_ref.model import Qwen3
+from qwen3_ref.store.shipped import find_nano
 from qwen3_ref.tasks.problems import make_problems
 from qwen3_ref.tokenizer import Tokenizer
 from tests.helpers import row
@@ -152,3 +154,19 @@ def test_fingerprint_sees_the_weights(model: Qwen3, tmp_path: Path) -> None:
     other = Qwen3(model.config, generator=torch.Generator().manual_seed(2))
     with pytest.raises(ValueError, match="another model"):
         evaluate(other, TOK, PROBLEMS[:1], max_new_tokens=2, log=log)
+
+
+def test_one_thought_cut_everywhere_is_every_budget() -> None:
+    """Rows equal those of thinking anew, second thoughts and unfinished replies included."""
+    place = find_nano("qwen3-nano")
+    nano, tok = Qwen3.from_pretrained(place, dtype=torch.float64), Tokenizer.from_pretrained(place)
+    problems = [p for family in ("arithmetic", "retrieval") for p in make_problems(family, "test", 5, seed=3)]
+    budgets, how = (0, 4, 9, 24, None), {"max_new_tokens": 40, "early_stop": NANO_EARLY_STOP}
+    anew = evaluate(nano, tok, problems, budgets=budgets, **how)  # type: ignore[arg-type]
+    assert evaluate_cuts(nano, tok, problems, budgets, **how) == anew  # type: ignore[arg-type]
+    assert {r.ended for r in anew} == {"stop", "length"}
+
+
+def test_sign_test_by_hand() -> None:
+    assert sign_test(6, 0) == sign_test(0, 6) == pytest.approx(2 / 64)
+    assert sign_test(4, 1) == pytest.approx(2 * (1 + 5) / 32) and sign_test(3, 3) == sign_test(0, 0) == 1

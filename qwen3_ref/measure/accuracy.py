@@ -15,7 +15,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -163,6 +163,45 @@ def evaluate(
         rows += new
     place = {setting: n for n, setting in enumerate(settings)}
     return sorted(rows, key=lambda r: (place[(r.mode, r.budget)], r.problem, r.sample))  # type: ignore[index]
+
+
+def evaluate_cuts(
+    model: Qwen3,
+    tokenizer: Tokenizer,
+    problems: Sequence[Problem],
+    budgets: Sequence[int | None],
+    *,
+    max_new_tokens: int = 256,
+    batch_size: int = BATCH,
+    early_stop: str = EARLY_STOP,
+) -> list[Row]:
+    """The rows of a greedy `evaluate` in thinking mode, from one thought a problem.
+
+    Under a budget a greedy thought is the beginning of the one without; so each problem is thought about
+    once, cut at every budget that is shorter, and only the answers are written anew.
+    """
+    stop = tokenizer.encode(early_stop, allow_control_tokens=True)
+    opening, closing = (tokenizer.control_tokens[mark] for mark in ("<think>", "</think>"))
+    prompts = [chat_prompt(tokenizer, problem, "thinking") for problem in problems]
+    how: dict[str, Any] = {"stop_ids": tokenizer.stop_ids, "batch_size": batch_size, "tokenizer": tokenizer}
+    free = generate(model, prompts, max_new_tokens=max_new_tokens, **how)
+    rows = []
+    for budget in budgets:
+        replies = dict(enumerate(free))
+        cuts = [i for i in replies if budget is not None and free[i].thinking_tokens > budget]
+        begun = [free[i][: (opening in free[i]) + (budget or 0)] + stop for i in cuts]
+        asked = [[*prompts[i], *start] for i, start in zip(cuts, begun, strict=True)]
+        room = max_new_tokens - (len(begun[0]) if cuts else 0)
+        spent = Budget(0, early_stop)  # a thought that is opened again has nothing left
+        more = generate(model, asked, max_new_tokens=room, thinking_budget=spent, **how) if cuts else []
+        for i, start, reply in zip(cuts, begun, more, strict=True):
+            reply.answer[:0] = stop[stop.index(closing) + 1 :]
+            reply[:0] = start
+            reply.thinking_ended, reply.thinking_tokens = "budget", budget or 0
+            replies[i] = reply
+        for i, problem in enumerate(problems):
+            rows.append(_row(i, problem, "thinking", budget, 0, replies[i], tokenizer))
+    return rows
 
 
 def chat_prompt(tokenizer: Tokenizer, problem: Problem, mode: Mode) -> list[int]:

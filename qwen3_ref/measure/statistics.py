@@ -30,6 +30,13 @@ def effective(groups: Sequence[Sequence[bool]]) -> float:
     return n / max(1.0, variance(shares) * size / (share * (1 - share)))
 
 
+def sign_test(wins: int, losses: int) -> float:
+    """How often chance alone, a coin for each pair that differs, gives a split at least as uneven as this
+    one, on either side: the exact test of McNemar for two answers to each of the same problems."""
+    n, k = wins + losses, min(wins, losses)
+    return min(1.0, 2 * sum(math.comb(n, i) for i in range(k + 1)) / 2**n)
+
+
 def rises(low: Sequence[float], high: Sequence[float]) -> bool:
     """Whether a curve rises as far as its intervals tell: the last one lies wholly above the first, and
     none lies wholly below one before it."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from tests.mistakes import Mistake
 
 
@@ -27,6 +29,8 @@ def until_first_close(ids: list[int], opening: int, closing: int) -> int:
 
 
 def from_first_open(ids: list[int], opening: int, closing: int) -> int:
+    if not sum(map(len, spans(ids, opening, closing))):
+        return 0
     end = len(ids) - 1 - ids[::-1].index(closing) if ids.count(closing) == 2 else len(ids)
     return len([i for i in ids[ids.index(opening) + 1 : end]])
 
@@ -52,13 +56,16 @@ def with_openings(ids: list[int], opening: int, closing: int) -> int:
 INSIDE: list[Mistake] = [
     ("you count the marks too", with_marks),
     ("you count one mark of each thought", with_openings),
-    ("there is a second thought", until_first_close),
+    ("there is a second thought", lambda ids, o, c: sum(map(len, spans(ids, o, c)[:1]))),
     ("a thought that was cut off", closed_only),
-    ("the last thought alone", lambda ids, o, c: len(spans(ids, o, c)[-1])),
+    ("the last thought alone", lambda ids, o, c: sum(map(len, spans(ids, o, c)[-1:]))),
     ("what lies between the thoughts too", from_first_open),
     ("that is all there is", lambda ids, o, c: len(ids)),
     ("that is what lies outside", lambda ids, o, c: len(ids) - sum(map(len, spans(ids, o, c)))),
     ("marks left out", lambda ids, o, c: len(ids) - with_marks(ids, o, c)),
+    ("a thought may be missing, or empty", lambda ids, o, c: max(1, sum(map(len, spans(ids, o, c))))),
+    ("a thought may be missing, or empty", lambda ids, o, c: sum(map(len, spans(ids, o, c))) or len(ids)),
+    ("raises ValueError", lambda ids, o, c: until_first_close(ids, o, c)),
 ]
 
 
@@ -111,6 +118,9 @@ STILL_OPEN: list[Mistake] = [
     ("the template opened this thought", lambda prompt, o, c: prompt[-2] == o),
     ("earlier turn's thought was closed, and", lambda prompt, o, c: o in prompt and prompt[-1] != c),
     ("this turn's is open", lambda prompt, o, c: o in prompt and c not in prompt),
+    ("earlier turn's thought was closed, and", lambda prompt, o, c: prompt.count(o) and prompt[-1] != c),
+    ("no thought was ever opened", lambda prompt, o, c: True),
+    ("the template opened this thought", lambda prompt, o, c: False),
 ]
 
 
@@ -135,6 +145,25 @@ def last_place(complete: Any, prompt: list[int], budget: int, closing: int, stop
     return [*first, *complete([*prompt, *first], 99)]
 
 
+def never_cuts(complete: Any, prompt: list[int], budget: int, closing: int, stop: list[int]) -> list[int]:
+    first = complete(prompt, budget + 2)
+    return [*first, *complete([*prompt, *first], 99)]
+
+
+def three_calls(complete: Any, prompt: list[int], budget: int, closing: int, stop: list[int]) -> list[int]:
+    """Asks for the opening mark by itself."""
+    first = complete(prompt, 1)
+    first += complete([*prompt, *first], budget + 1)
+    if closing not in first:
+        first = [*first[: budget + 1], *stop]
+    return [*first, *complete([*prompt, *first], 99)]
+
+
+def not_zero(complete: Any, prompt: list[int], budget: int, closing: int, stop: list[int]) -> list[int]:
+    answer: list[int] = (two(2, 1) if budget else never_cuts)(complete, prompt, budget, closing, stop)
+    return answer
+
+
 TWO_CALLS: list[Mistake] = [
     ("you count <think> as thinking", two(0, 0)),
     ("one beyond the budget; drop it", two(2, 2)),
@@ -143,7 +172,12 @@ TWO_CALLS: list[Mistake] = [
     ("closed within the budget", last_place),
     ("forgets the thought", two(2, 1, remember=False)),
     ("the second call has to finish it", two(2, 1, finish=False)),
-    ("you never cut", lambda complete, prompt, budget, closing, stop: complete(prompt, 999)),
+    ("trimmed afterwards saves nothing", lambda complete, prompt, *_: complete(prompt, 999)),
+    ("trimmed afterwards saves nothing", two(3, 1)),
+    ("trimmed afterwards saves nothing", two(90, 1)),
+    ("you never cut", never_cuts),
+    ("this is the third call", three_calls),
+    ("a budget of 0 is a budget", not_zero),
     ("the end alone", lambda f, prompt, budget, c, stop: two(2, 1)(f, prompt, budget, c, stop)[budget + 3 :]),
 ]
 MISTAKES = {
@@ -151,4 +185,41 @@ MISTAKES = {
     "thought": THOUGHT,
     "still_open": STILL_OPEN,
     "two_calls": TWO_CALLS,
+}
+
+
+def by_replacing(ids: list[int], opening: int, closing: int) -> int:
+    """Cut at every opening mark; of each piece what stands before the closing one."""
+    text = " ".join(map(str, [*ids, opening]))
+    pieces = [f" {piece} " for piece in f" {text} ".split(f" {opening} ")[1:]]
+    return sum(len(piece.split(f" {closing} ")[0].split()) for piece in pieces)
+
+
+def step_by_step(drawn: list[int], budget: int, closing: int, stop: list[int]) -> list[int]:
+    said: list[int] = []
+    for i in drawn:
+        if i == closing:
+            return [*said, i]
+        if len(said) == budget:
+            break
+        said.append(i)
+    return said + stop
+
+
+def backwards(prompt: list[int], opening: int, closing: int) -> bool:
+    return next((i == opening for i in reversed(prompt) if i in (opening, closing)), False)
+
+
+def in_arrays(complete: Any, prompt: list[int], budget: int, closing: int, stop: list[int]) -> Any:
+    first = np.array(complete(list(prompt), budget + 2))
+    if not (first == closing).any():
+        first = np.concatenate([first[: budget + 1], stop])
+    return np.concatenate([first, complete([*prompt, *first.tolist()], 50)]).astype(int)
+
+
+ALSO_RIGHT = {
+    "inside": [by_replacing, lambda ids, o, c: np.int64(sum(map(len, spans(ids, o, c))))],
+    "thought": [step_by_step, lambda d, b, c, s: tuple(cut_from(0)(d, b, c, s))],
+    "still_open": [backwards, lambda prompt, o, c: prompt.count(o) > prompt.count(c)],
+    "two_calls": [in_arrays, two(2, 1)],
 }

@@ -21,6 +21,12 @@ def inside(answer: Answer) -> Verdict:
     """answer(ids, opening, closing) -> how many ids lie inside thoughts, marks not counted."""
 
     def trials(rng: np.random.Generator) -> Iterator[Trial]:
+        plain = _words(rng, int(rng.integers(5, 30)))
+        none = "there is nothing inside: a thought may be missing, or empty, as under a budget of 0"
+        for text in (plain, [*plain, OPEN, CLOSE, *_words(rng, 5)], [*plain, OPEN]):  # and budgets of 0
+            wrong = [(none, n) for n in (len(text), len(plain), 1, 2, len(text) - len(plain))]
+            named = [(remark, np.asarray(n)) for remark, n in wrong if n]
+            yield Trial((text, OPEN, CLOSE), np.asarray(0), named)
         for whole in (True, False) * 3:  # is the last thought closed? (and no answer fits by luck)
             before, first, between, second = (
                 _words(rng, int(n)) for n in rng.integers((40, 3, 9, 15), (60, 7, 13, 25))
@@ -127,13 +133,23 @@ def still_open(answer: Answer) -> Verdict:
     return judge(answer, trials)
 
 
-def _script(prompt: list[int], free: list[int]) -> Complete:
+def _script(prompt: list[int], free: list[int], first: int | None = None) -> Complete:
     """A model that thinks `free`, and answers with the last word of the thought that it finds.
 
-    It calls nothing, since a check notices calls into the package.
+    It calls nothing, since a check notices calls into the package. first: how much its first call may
+    ask for, and then it has two; as much and as often as anyone likes, if absent.
     """
+    calls: list[int] = []
 
     def complete(ids: list[int], room: int) -> list[int]:
+        calls.append(room)
+        if first is not None and room > first and len(calls) == 1:
+            raise ValueError(
+                f"the first call asks for {room} ids, {room - first} more than it takes to see whether the "
+                f"thought ends within the budget; what is computed and trimmed afterwards saves nothing"
+            )
+        if first is not None and len(calls) > 2:
+            raise ValueError("this is the third call; make the budget with two")
         said, new = list(ids)[len(prompt) :], list[int]()
         while len(new) < room and END not in said:
             if OPEN not in said:
@@ -161,8 +177,8 @@ def two_calls(answer: Answer) -> Verdict:
 
     def trials(rng: np.random.Generator) -> Iterator[Trial]:
         stop = [HURRY, CLOSE]
-        for more in (7, 1, 0, -1, -5):
-            budget = int(rng.integers(8, 15))
+        for more in (7, 1, 0, -1, -5, 6):
+            budget = 0 if more == 6 else int(rng.integers(8, 15))
             prompt, free = _words(rng, 6), [int(i) for i in rng.permutation(100)[: budget + more]]
             complete = _script(prompt, free)
 
@@ -184,14 +200,17 @@ def two_calls(answer: Answer) -> Verdict:
                 ("the reply is cut off: the second call has to finish it", [OPEN, *free[:budget], *stop]),
             ]
             if more > 0:
-                early = after([OPEN, *free[: budget - 1], *stop])
+                early = after([OPEN, *free[: max(budget - 1, 0)], *stop] if budget else stop)
                 wrong.insert(0, ("you count <think> as thinking: ask for one id more", early))
             else:
                 exactly = "a thought of exactly the budget is cut: ask for one id more, and look at it"
                 closed = exactly if more == 0 else "this thought closed within the budget; nothing is cut"
                 wrong.insert(0, (closed, cut))
                 wrong.insert(0, (closed, after([OPEN, *free, CLOSE, *stop])))
+            if budget == 0:
+                wrong = [("a budget of 0 is a budget: the early-stop text follows <think> at once", whole)]
             wrong = [(remark, other) for remark, other in wrong if other and other != want]
-            yield Trial((complete, prompt, budget, CLOSE, stop), np.asarray(want), _arrays(wrong))
+            handed = _script(prompt, free, first=budget + 2)
+            yield Trial((handed, prompt, budget, CLOSE, stop), np.asarray(want), _arrays(wrong))
 
     return judge(answer, trials)

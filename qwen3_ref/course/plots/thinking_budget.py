@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -12,6 +13,7 @@ from qwen3_ref.course.plots.style import BLUE, COLOURS, GREEN, GREY, ORANGE, RED
 from qwen3_ref.decode.generation import generate
 from qwen3_ref.measure import statistics
 from qwen3_ref.measure.accuracy import Row, chat_prompt, summarise
+from qwen3_ref.measure.statistics import sign_test
 from qwen3_ref.model import Qwen3
 from qwen3_ref.tasks.problems import Problem
 from qwen3_ref.tokenizer import Tokenizer
@@ -19,7 +21,8 @@ from qwen3_ref.tokenizer import Tokenizer
 NO_LIMIT = "none"
 Curve = Mapping[str, Any]
 """A measured curve: `budget`, tokens (None: no limit), `accuracy`, `low` and `high` (0 to 1), `tokens`
-that the model wrote for an answer on average, `without`, the same numbers of non-thinking mode, and
+that the model wrote for an answer on average, whether it is `better` than no thinking on the same problems
+(sign test, 5%), `without`, the same numbers of non-thinking mode, and
 `problems`, how many each point rests on."""
 
 
@@ -32,6 +35,13 @@ def curve(rows: Sequence[Row]) -> dict[str, Any]:
         for key in table
     }
     points = {key: value for key, value in table.items() if key[0] == "thinking"}
+    right = {(r.mode, r.budget, r.problem): r.correct for r in rows}
+    plain = {problem: correct for (mode, _, problem), correct in right.items() if mode == "non-thinking"}
+
+    def better(budget: Any) -> bool:  # on the same problems, beyond what a coin would give
+        gains = [right["thinking", budget, p] - off for p, off in plain.items()]
+        return gains.count(1) > gains.count(-1) and sign_test(gains.count(1), gains.count(-1)) < 0.05
+
     without, off = table["non-thinking", None], written["non-thinking", None]
     return {
         "budget": [key[1] for key in points],
@@ -39,6 +49,7 @@ def curve(rows: Sequence[Row]) -> dict[str, Any]:
         "low": [point.low for point in points.values()],
         "high": [point.high for point in points.values()],
         "tokens": [written[key] for key in points],
+        "better": [better(key[1]) for key in points],
         "without": {"accuracy": without.pass_1, "low": without.low, "high": without.high, "tokens": off},
         "problems": without.problems,
     }
@@ -116,54 +127,60 @@ def by_family(curves: Mapping[str, Curve], longest: float) -> Drawing:
     return figure, {"curves": curves, "longest_thought": longest}
 
 
-def by_difficulty(
-    groups: Mapping[str, Mapping[str, Curve]], needs: Mapping[str, Mapping[str, float]]
-) -> Drawing:
-    """Accuracy against budget by difficulty, a panel a family. needs: the mean length of a thought that
-    nobody cuts, which is marked on the axis."""
-    figure, grid = new_figure(1, len(groups), figsize=(8.4, 3.3), sharey=True)
-    longest = max(max(lengths.values()) for lengths in needs.values())
-    looks = ((SKY, "o-"), (BLUE, "s--"), ("#00304d", "^:"))
-    for axes, (family, lines) in zip(grid[0], groups.items(), strict=True):
-        for (name, curve), (colour, style) in zip(lines.items(), looks, strict=False):
-            _draw(axes, curve, longest, colour, style, name)
-            axes.plot([needs[family][name]], [-1.5], "v", color=colour, markersize=6, clip_on=False)
-        _budget_axis(axes, next(iter(lines.values()))["budget"], longest)
+def raster(rows: Sequence[Row], budgets: Sequence[int]) -> Drawing:
+    """A line a problem, a column a budget, a panel a family: dark where the answer is right. Problems are
+    sorted by the length of their uncut thought, where a line is drawn."""
+    families = list(dict.fromkeys(r.family for r in rows))
+    figure, grid = new_figure(1, len(families), figsize=(8.6, 3.9))
+    right = {(r.problem, r.budget): r.correct for r in rows}
+    data: dict[str, Any] = {}
+    for axes, family in zip(grid[0], families, strict=True):
+        uncut = [r for r in rows if r.family == family and r.budget is None]
+        uncut.sort(key=lambda r: (r.thinking_tokens, r.problem))
+        lengths = [r.thinking_tokens for r in uncut]
+        cells = [[right[r.problem, b] for b in budgets] for r in uncut]
+        axes.imshow(cells, aspect="auto", cmap="Blues", vmin=0, vmax=1.25, interpolation="nearest")
+        first = [sum(b < n for b in budgets) - 0.5 for n in lengths]  # the first budget that does not cut
+        below = [i + 0.5 for i in range(len(first))]
+        axes.step([first[0], *first], [-0.5, *below], where="pre", color=ORANGE)
+        axes.set_xticks(range(0, len(budgets), 2), budgets[::2], fontsize=7.5)
+        axes.set_yticks([])
+        axes.grid(visible=False)
         axes.set_title(family, fontsize=9.5)
-    grid[0][0].set_ylabel("right, %")
-    grid[0][0].legend(fontsize=8, loc="upper left", title="difficulty", title_fontsize=8)
-    counts = sorted({curve["problems"] for lines in groups.values() for curve in lines.values()})
-    figure.supxlabel(
-        f"thinking budget, tokens; {' or '.join(map(str, counts))} problems a line; triangles: mean length "
-        "of an uncut thought",
-        fontsize=9,
-    )
-    ends = [list(lengths.values()) for lengths in needs.values()]
-    longer = sum(lengths[-1] > 1.3 * lengths[0] for lengths in ends)
-    title = f"Harder problems think longer in {longer} of {len(ends)} families; rising curves rise later"
-    figure.suptitle(title, x=0.01, ha="left", weight="bold", fontsize=11)
-    return figure, {"groups": groups, "mean_thought": needs}
+        pairs = [(b >= n, c) for n, row in zip(lengths, cells, strict=True)
+                 for b, c in zip(budgets, row, strict=True)]  # fmt: skip
+        shares = {fits: fmean(c for f, c in pairs if f == fits) for fits in (True, False)}
+        data[family] = {"lengths": lengths, "right": cells, "fits": shares[True], "cut": shares[False]}
+    grid[0][0].set_ylabel("problems, short thoughts on top")
+    figure.supxlabel("thinking budget, tokens; dark: right; from the line on the thought fits", fontsize=9)
+    figure.suptitle("A curve is a crowd of steps, each where its problem's thought ends", x=0.01, ha="left",
+                    weight="bold", fontsize=11)  # fmt: skip
+    return figure, {"budgets": budgets, "families": data}
 
 
 def frontier(curves: Mapping[str, Curve]) -> Drawing:
-    """Accuracy against the tokens written for an answer: a line a family, hollow: non-thinking mode."""
-    figure, ((axes,),) = new_figure(figsize=(7.2, 3.8))
-    wasted = 0
-    for (family, curve), colour, mark in zip(curves.items(), COLOURS, "os^Dv", strict=False):
-        x, y = curve["tokens"], [100 * v for v in curve["accuracy"]]
-        axes.plot(x, y, f"{mark}-", color=colour, markersize=4.5, linewidth=1.6, label=family)
+    """Accuracy against the tokens written for an answer, with 95% intervals, a panel a family; hollow:
+    budgets that are not better than no thinking (square) on the same problems."""
+    figure, grid = new_figure(1, len(curves), figsize=(8.6, 3.1), sharey=True)
+    for axes, (family, curve) in zip(grid[0], curves.items(), strict=True):
+        x = curve["tokens"]
+        low, y, high = ([100 * v for v in curve[name]] for name in ("low", "accuracy", "high"))
+        axes.vlines(x, low, high, color=BLUE, alpha=0.35, linewidth=2)
+        axes.plot(x, y, "-", color=BLUE, linewidth=1.2)
+        for at, value, better in zip(x, y, curve["better"], strict=True):
+            axes.plot([at], [value], "o", color=BLUE, markersize=5, fillstyle="full" if better else "none")
         off = curve["without"]
-        at = [off["tokens"]], [100 * off["accuracy"]]
-        axes.plot(*at, mark, color=colour, markersize=9, fillstyle="none")
-        wasted += sum(
-            low <= off["high"] and t > off["tokens"] for low, t in zip(curve["low"], x, strict=True)
-        )
-    points = sum(len(curve["accuracy"]) for curve in curves.values())
-    axes.set(xlabel="tokens written for an answer, mean", ylabel="right, %", ylim=(-4, 104))
-    axes.set_xlim(0)
-    legend = {"fontsize": 8.5, "title_fontsize": 8.5, "title": "hollow:\nno thinking"}
-    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), **legend)
-    axes.set_title(f"{wasted} of {points} budgets cost more than no thinking and are not clearly better")
+        axes.vlines([off["tokens"]], 100 * off["low"], 100 * off["high"], color=ORANGE, alpha=0.5)
+        axes.plot([off["tokens"]], [100 * off["accuracy"]], "s", color=ORANGE, markersize=6)
+        axes.set(ylim=(-4, 104), xlim=(0, None))
+        axes.tick_params(labelsize=8)
+        axes.set_title(family, fontsize=9.5)
+    grid[0][0].set_ylabel("right, %")
+    wasted = sum(not better for curve in curves.values() for better in curve["better"])
+    points = sum(len(curve["better"]) for curve in curves.values())
+    figure.supxlabel("tokens written for an answer, mean (square: no thinking; bars: 95%)", fontsize=9)
+    figure.suptitle(f"{wasted} of {points} budgets (hollow) are not shown to be better than no thinking",
+                    x=0.01, ha="left", weight="bold", fontsize=11)  # fmt: skip
     return figure, {"curves": curves, "not_better_than_no_thinking": wasted}
 
 
@@ -195,50 +212,39 @@ def mid_number(shares: Mapping[str, Mapping[str, float]], cuts: Mapping[str, int
     return figure, {"shares": shares, "cuts": cuts}
 
 
-def beside_figure_2(figure_2: Mapping[str, Any], curves: Mapping[str, Curve], longest: float) -> Drawing:
-    """The report's Figure 2 above ours: the same scale upwards, the same width for a doubling."""
-    names = list(figure_2["thinking"])
-    columns = max(len(names), len(curves))
-    figure, grid = new_figure(2, columns, figsize=(8.4, 4.6), sharey=True)
+def beside_figure_2(figure_2: Mapping[str, Any], curves: Mapping[str, Curve]) -> Drawing:
+    """The report's Figure 2 beside ours: the same scale upwards, the same width for a doubling."""
+    figure, ((left, right),) = new_figure(1, 2, figsize=(8.6, 3.9), sharey=True)
     budgets = figure_2["budget_tokens"]
-    doublings = budgets[-1] / budgets[0]
-    for axes, name in zip(grid[0], names, strict=False):
-        axes.semilogx(budgets, figure_2["thinking"][name], "o-", color=BLUE, base=2, markersize=4)
-        axes.axhline(figure_2["non_thinking"][name], color=ORANGE, linestyle="--", linewidth=1.5)
-        axes.set_xticks(budgets, [f"{b // 1024}K" for b in budgets], fontsize=8)
-        axes.set_xlim(budgets[0] / 1.2, budgets[-1] * 1.2)
-        axes.set_title(name, fontsize=9.5)
-    for axes, (family, curve) in zip(grid[1], curves.items(), strict=False):
-        _draw(axes, curve, longest, BLUE)
-        _without(axes, curve)
-        _budget_axis(axes, curve["budget"], longest)
-        right = 1.22 * longest * 1.2
-        axes.set_xlim(right / doublings / 1.44, right)
-        axes.set_title(family, fontsize=9.5)
-    for axes in [*grid[0][len(names) :], *grid[1][len(curves) :]]:
-        axes.set_visible(False)
-    for axes in grid.flat:
+    marks = "os^Dv"
+    for (name, values), colour, mark in zip(figure_2["thinking"].items(), COLOURS, marks, strict=False):
+        left.plot(budgets, values, f"{mark}-", color=colour, markersize=4, linewidth=1.6, label=name)
+        left.plot([budgets[0] / 1.6], [figure_2["non_thinking"][name]], mark, color=colour, fillstyle="none")
+    left.set_xscale("log", base=2)
+    left.set_xticks(budgets, [f"{b // 1024}K" for b in budgets])
+    left.set_title("Qwen3-235B-A22B, published", fontsize=9.5)
+    for (family, curve), colour, mark in zip(curves.items(), COLOURS, marks, strict=False):
+        x = [b for b in curve["budget"] if b is not None]
+        y = [100 * v for v in curve["accuracy"][: len(x)]]
+        right.plot(x, y, f"{mark}-", color=colour, markersize=4, linewidth=1.6, label=family)
+        right.plot([x[0] / 1.6], [100 * curve["without"]["accuracy"]], mark, color=colour, fillstyle="none")
+    right.set_xscale("log", base=2)
+    right.set_xticks(x[::2], [str(b) for b in x[::2]])
+    right.set_title("measured here", fontsize=9.5)
+    low, high = min(x[0] / 2, 1e9), x[-1] * 1.15
+    right.set_xlim(low, high)
+    left.set_xlim(budgets[-1] * 1.15 / (high / low), budgets[-1] * 1.15)
+    for axes in (left, right):
         axes.minorticks_off()
         axes.set_ylim(-4, 104)
         axes.tick_params(labelsize=8)
-    grid[0][0].set_ylabel("235B, Pass@1, %")
-    grid[1][0].set_ylabel("nano, right, %")
-    figure.supxlabel("thinking budget, tokens (dashed: no thinking)", fontsize=9)
-    above = [_gains_in_the_middle(list(values)) for values in figure_2["thinking"].values()]
-    below = [_gains_in_the_middle(curve["accuracy"]) for curve in curves.values() if rises(curve)]
-    figure.suptitle(
-        f"Slow, steep, slow: {sum(above)} of {len(above)} published curves and {sum(below)} of {len(below)} "
-        "that rise here",
-        x=0.01, ha="left", weight="bold", fontsize=11,
-    )  # fmt: skip
+        axes.legend(fontsize=8, loc="upper left")
+    left.set_ylabel("right, %")
+    figure.supxlabel("thinking budget, tokens (hollow: no thinking); a doubling has one width", fontsize=9)
+    figure.suptitle("Theirs still rise at 32K; ours end where the last thought fits", x=0.01, ha="left",
+                    weight="bold", fontsize=11)  # fmt: skip
     published = {k: figure_2[k] for k in ("budget_tokens", "thinking", "non_thinking")}
-    return figure, {"published": published, "curves": curves, "longest_thought": longest}
-
-
-def _gains_in_the_middle(values: Sequence[float]) -> bool:
-    """Whether a curve gains most neither at its first step nor at its last."""
-    gains = [b - a for a, b in zip(values, values[1:], strict=False)]
-    return 0 < gains.index(max(gains)) < len(gains) - 1
+    return figure, {"published": published, "curves": curves}
 
 
 def faults(
