@@ -26,6 +26,7 @@ from torch import Tensor
 from qwen3_ref.config import Qwen3Config
 from qwen3_ref.model import Qwen3
 from qwen3_ref.store.files import write_atomically
+from qwen3_ref.train.seeds import seeded
 
 LETTERS, LENGTH, BACK, STEPS = 8, 16, 2, 400
 CELLS = [(layers, positions) for layers in (1, 2) for positions in (True, False)]
@@ -64,7 +65,7 @@ def trained(layers: int, positions: bool, seed: int, steps: int = STEPS) -> Qwen
         rate = 3e-3 * min(1, (step + 1) / 30) * (1 - 0.9 * step / steps)
         for group in optimiser.param_groups:
             group["lr"] = rate
-        ids = letters(1_000_000 * (seed + 1) + step, 32)
+        ids = letters(seeded(seed, "letters", step).initial_seed(), 32)
         found, want = asked(model(ids), ids)
         optimiser.zero_grad()
         F.cross_entropy(found.flatten(0, 1), want.flatten()).backward()

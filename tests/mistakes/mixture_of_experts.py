@@ -217,7 +217,8 @@ def losses_in_torch(logits: Any, top_k: int) -> Any:
     x = torch.tensor(logits)
     m, n, E = x.shape
     counts = torch.bincount(x.topk(top_k).indices.flatten(), minlength=E)
-    return [E * float((counts / (m * n)) @ batch.softmax(-1).mean(0)) for batch in x]
+    shares = (counts / (m * n)).to(x)
+    return [E * float(shares @ batch.softmax(-1).mean(0)) for batch in x]
 
 
 ALSO_RIGHT = {

@@ -65,7 +65,7 @@ INSIDE: list[Mistake] = [
     ("marks left out", lambda ids, o, c: len(ids) - with_marks(ids, o, c)),
     ("a thought may be missing, or empty", lambda ids, o, c: max(1, sum(map(len, spans(ids, o, c))))),
     ("a thought may be missing, or empty", lambda ids, o, c: sum(map(len, spans(ids, o, c))) or len(ids)),
-    ("raises ValueError", lambda ids, o, c: until_first_close(ids, o, c)),
+    ("there is a second thought", until_first_close),
 ]
 
 
@@ -119,7 +119,7 @@ STILL_OPEN: list[Mistake] = [
     ("earlier turn's thought was closed, and", lambda prompt, o, c: o in prompt and prompt[-1] != c),
     ("this turn's is open", lambda prompt, o, c: o in prompt and c not in prompt),
     ("earlier turn's thought was closed, and", lambda prompt, o, c: prompt.count(o) and prompt[-1] != c),
-    ("no thought was ever opened", lambda prompt, o, c: True),
+    ("non-thinking mode", lambda prompt, o, c: True),
     ("the template opened this thought", lambda prompt, o, c: False),
 ]
 
@@ -190,7 +190,7 @@ MISTAKES = {
 
 def by_replacing(ids: list[int], opening: int, closing: int) -> int:
     """Cut at every opening mark; of each piece what stands before the closing one."""
-    text = " ".join(map(str, [*ids, opening]))
+    text = "  ".join(map(str, [*ids, opening]))  # two, or marks side by side share one
     pieces = [f" {piece} " for piece in f" {text} ".split(f" {opening} ")[1:]]
     return sum(len(piece.split(f" {closing} ")[0].split()) for piece in pieces)
 

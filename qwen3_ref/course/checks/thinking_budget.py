@@ -21,12 +21,6 @@ def inside(answer: Answer) -> Verdict:
     """answer(ids, opening, closing) -> how many ids lie inside thoughts, marks not counted."""
 
     def trials(rng: np.random.Generator) -> Iterator[Trial]:
-        plain = _words(rng, int(rng.integers(5, 30)))
-        none = "there is nothing inside: a thought may be missing, or empty, as under a budget of 0"
-        for text in (plain, [*plain, OPEN, CLOSE, *_words(rng, 5)], [*plain, OPEN]):  # and budgets of 0
-            wrong = [(none, n) for n in (len(text), len(plain), 1, 2, len(text) - len(plain))]
-            named = [(remark, np.asarray(n)) for remark, n in wrong if n]
-            yield Trial((text, OPEN, CLOSE), np.asarray(0), named)
         for whole in (True, False) * 3:  # is the last thought closed? (and no answer fits by luck)
             before, first, between, second = (
                 _words(rng, int(n)) for n in rng.integers((40, 3, 9, 15), (60, 7, 13, 25))
@@ -52,6 +46,12 @@ def inside(answer: Answer) -> Verdict:
                 mistakes.insert(0, ("a thought that was cut off, without </think>, counts too", len(first)))
             named = [(remark, np.asarray(wrong)) for remark, wrong in mistakes]
             yield Trial(([*ids, *after], OPEN, CLOSE), np.asarray(want), named)
+        plain = _words(rng, int(rng.integers(5, 30)))
+        none = "there is nothing inside: a thought may be missing, or empty, as under a budget of 0"
+        for text in (plain, [*plain, OPEN, CLOSE, *_words(rng, 5)], [*plain, OPEN]):  # and budgets of 0
+            wrong = [(none, n) for n in (len(text), len(plain), 1, 2, len(text) - len(plain))]
+            named = [(remark, np.asarray(n)) for remark, n in wrong if n]
+            yield Trial((text, OPEN, CLOSE), np.asarray(0), named)
 
     return judge(answer, trials)
 
