@@ -60,6 +60,10 @@ def by_first_token(v: Any, out: Any) -> Any:
     return np.abs(out[:, None, 0] - v[None, :, 0]).max(-1).argmin(1)
 
 
+def distances(v: Any, out: Any) -> Any:
+    return ((out[:, None] - v[None]) ** 2).sum((2, 3))
+
+
 def of(search: Callable[[list[int], int], Any]) -> Callable[..., Any]:
     """An answer to `shortest`, from the lengths at which the two differ and the limit."""
     return lambda right, wrong, limit: search(lengths(right, wrong, limit), limit)
@@ -76,6 +80,7 @@ def last_looked_at(got: Any, want: Any, tolerance: float) -> int:
 ONSET: list[Mistake] = [
     ("your tolerance is absolute", lambda a, b, e: first((off(a, b) > e).any(1))),
     ("you average over the vocabulary", lambda a, b, e: first(off(a, b).mean(1) > e * size(b))),
+    ("one logit is enough", lambda a, b, e: first(np.sqrt((off(a, b) ** 2).mean(1)) > e * size(b))),
     ("you compare winning tokens", lambda a, b, e: first(a.argmax(1) != b.argmax(1))),
     ("you take the size of each row", lambda a, b, e: first(off(a, b).max(1) > e * np.sqrt((b * b).mean(1)))),
     ("the last such position", lambda a, b, e: np.flatnonzero(off(a, b).max(1) > e * size(b))[-1]),
@@ -94,6 +99,11 @@ SHORTEST: list[Mistake] = [
     ("stops before limit", lambda right, wrong, limit: min(lengths(right, wrong, limit - 1), default=0)),
     ("your tolerance too wide", lambda a, b, limit: min(lengths(a, b, limit, 1e-3), default=0)),
     ("the answer is 0", of(lambda bad, limit: min(bad, default=limit))),
+    (
+        "you ask for equal numbers",
+        lambda a, b, n: min([t for t in range(1, n) if any(a(t) != b(t))], default=0),
+    ),
+    ("you ask for equal numbers", lambda a, b, n: min(lengths(a, b, n, 0.0), default=0)),
 ]
 RESCUE: list[Mistake] = [
     ("as they were in the cache", lambda c, g, cos, sin: c),
@@ -109,6 +119,55 @@ READERS: list[Mistake] = [
     ("that is how Qwen3 shares them", lambda q, k, v, out: np.arange(len(q)) // (len(q) // len(k))),
     ("the usual bug", lambda q, k, v, out: np.arange(len(q)) % len(k)),
     ("they count from 0", lambda q, k, v, out: by_first_token(v, out) + 1),
+    ("whose values lie nearest", lambda q, k, v, out: distances(v, out).argmin(1)),
+    ("the head that fits worst", lambda q, k, v, out: distances(v, out).argmax(1)),
+    ("from the last", lambda q, k, v, out: len(v) - 1 - by_first_token(v, out)),
+    ("should be", lambda q, k, v, out: 0 * by_first_token(v, out)),
     ("not a table", lambda q, k, v, out: np.eye(len(v))[by_first_token(v, out)]),
 ]
 MISTAKES = {"onset": ONSET, "shortest": SHORTEST, "rescue": RESCUE, "readers": READERS}
+
+
+def onset_by_loop(got: Any, want: Any, tolerance: float) -> int:
+    limit = tolerance * float(np.linalg.norm(want)) / want.size**0.5
+    for i, (a, b) in enumerate(zip(got.tolist(), want.tolist(), strict=True)):
+        if max(abs(x - y) for x, y in zip(a, b, strict=True)) > limit:
+            return i
+    return len(want)
+
+
+def rescued_in_complex(cached: Any, gain: Any, cos: Any, sin: Any) -> Any:
+    """Pairs as complex numbers, turned by e^(i angle)."""
+    half, turn = cached.shape[1] // 2, cos + 1j * sin
+    x = cached / gain
+    z = (x[:, :half] + 1j * x[:, half:]) * turn.conj()
+    back = np.concatenate([z.real, z.imag], axis=1) * gain
+    z = (back[:, :half] + 1j * back[:, half:]) * turn
+    return np.concatenate([z.real, z.imag], axis=1)
+
+
+def readers_by_trial(q: Any, k: Any, v: Any, out: Any) -> list[int]:
+    """Every KV head tried for every query head, and the attention computed."""
+    t, found = q.shape[1], []
+    for head, came in zip(q, out, strict=True):
+        gaps = []
+        for keys, values in zip(k, v, strict=True):
+            s = np.where(np.tri(t) > 0, head @ keys.T / q.shape[2] ** 0.5, -np.inf)
+            w = np.exp(s - s.max(1, keepdims=True))
+            gaps.append(np.abs(w / w.sum(1, keepdims=True) @ values - came).max())
+        found.append(int(np.argmin(gaps)))
+    return found
+
+
+ALSO_RIGHT = {
+    "onset": [onset_by_loop, lambda a, b, e: first(off(a, b).max(1) > e * size(b))],
+    "shortest": [
+        of(lambda bad, limit: min(bad, default=0)),
+        lambda a, b, n: next((t for t in range(1, n + 1) if max(abs(a(t) - b(t))) > 1e-6), 0),
+    ],
+    "rescue": [
+        rescued_in_complex,
+        lambda c, g, cos, sin: turned(g * turned(c / g, cos, -sin), cos, sin),
+    ],
+    "readers": [readers_by_trial, lambda q, k, v, out: by_first_token(v, out)],
+}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
 
 from tests.mistakes import Mistake
 
@@ -110,6 +111,7 @@ BFLOAT16: list[Mistake] = [
     ("right but for exact halves", lambda x: shifted(x, 0x7FFF)),
     ("you always round away from zero", lambda x: shifted(x, 0xFFFF)),
     ("comes back as it was", lambda x: x),
+    ("you round to a fixed step", lambda x: np.round(x * 256) / 256),
     ("those are float16 numbers", lambda x: x.astype(np.float16)),
     ("you return bits", bits),
 ]
@@ -158,6 +160,12 @@ STACK: list[Mistake] = [
         ),
     ),
 ]
+
+
+def sized(a: Any, b: Any) -> Any:
+    return np.sqrt(np.mean((a - b) ** 2) / np.mean(b * b))
+
+
 PARTING: list[Mistake] = [
     ("you ask for equality", lambda got, want, tol: first(gap.any() for gap in gaps(got, want))),
     (
@@ -183,6 +191,30 @@ PARTING: list[Mistake] = [
         lambda got, want, tol: first(gap.max() > tol for gap in relative(got, want)),
     ),
     ("at a NaN any comparison is False", first_or_minus_one),
+    (
+        "one number is enough",
+        lambda got, want, tol: first(not sized(*p) <= tol for p in zip(got, want, strict=True)),
+    ),
+    (
+        "one number is enough",
+        lambda got, want, tol: first(
+            not np.abs(a - b).max() <= tol * np.abs(b).max() for a, b in zip(got, want, strict=True)
+        ),
+    ),
+    (
+        "one number is enough",
+        lambda got, want, tol: first(not gap.mean() <= tol for gap in relative(got, want)),
+    ),
+    (
+        "within the tolerance",
+        lambda got, want, tol: first(not gap.max() <= tol / 2 for gap in relative(got, want)),
+    ),
+    (
+        "one number is enough",
+        lambda got, want, tol: first(
+            not np.abs(a - b).max() <= tol * np.linalg.norm(b) for a, b in zip(got, want, strict=True)
+        ),
+    ),
 ]
 MISTAKES = {
     "address": ADDRESS,
@@ -190,4 +222,67 @@ MISTAKES = {
     "sizes": SIZES,
     "stack": STACK,
     "parting": PARTING,
+}
+
+
+def address_by_strides(length: int, entry: Any, i: int, j: int) -> int:
+    """NumPy's own strides of a table of such items."""
+    strides = np.empty(entry["shape"], dtype=f"V{WIDTH[entry['dtype']]}").strides
+    return 8 + length + begin(entry) + i * strides[0] + j * strides[1]
+
+
+def address_from_the_end(length: int, entry: Any, i: int, j: int) -> int:
+    rows, columns = entry["shape"]
+    after = (rows - i) * columns - j
+    return 8 + length + int(entry["data_offsets"][1]) - after * WIDTH[entry["dtype"]]
+
+
+def rounded_significand(x: Any) -> Any:
+    """Eight bits of the significand, by NumPy's rounding of halves to even."""
+    part, exponent = np.frexp(x.astype(np.float64))
+    return np.ldexp(np.round(part * 256) / 256, exponent)
+
+
+def rounded_by_torch(x: Any) -> Any:
+    return torch.from_numpy(x.copy()).to(torch.bfloat16).to(torch.float32).numpy()
+
+
+def sizes_from_products(entries: Any) -> list[int]:
+    """Everything but head_dim from other tensors than the usual ones."""
+    block = "model.layers.1."
+    d = entries[block + "self_attn.k_norm.weight"]["shape"][0]
+    hidden, width = entries[block + "self_attn.o_proj.weight"]["shape"]
+    values = entries[block + "self_attn.v_proj.weight"]["shape"][0]
+    inner = entries[block + "mlp.down_proj.weight"]["shape"][1]
+    layers = len({tuple(name.split(".")[:3]) for name in entries if name.startswith("model.layers.")})
+    return [hidden, layers, width // d, values // d, d, inner, 1 - ("lm_head.weight" in entries)]
+
+
+def stacked_into(tensors: Any, num_experts: int) -> Any:
+    """Written into an empty array, part by part."""
+    name = "model.layers.0.mlp.experts.{}.{}_proj.weight".format
+    F, D = tensors[name(0, "gate")].shape
+    out = np.empty((num_experts, 2 * F, D))
+    for e in range(num_experts):
+        out[e, :F], out[e, F:] = tensors[name(e, "gate")], tensors[name(e, "up")]
+    return out
+
+
+def parting_by_norm(got: Any, want: Any, tolerance: float) -> int:
+    agree = [
+        bool((np.abs(a - b) <= tolerance * np.linalg.norm(b) / b.size**0.5).all())
+        for a, b in zip(got, want, strict=True)
+    ]
+    return [*agree, False].index(False)
+
+
+ALSO_RIGHT = {
+    "address": [address_by_strides, address_from_the_end],
+    "bfloat16": [rounded_significand, rounded_by_torch],
+    "sizes": [sizes_from_products, read],
+    "stack": [stacked_into, lambda t, E: packed(t, range(E))],
+    "parting": [
+        parting_by_norm,
+        lambda got, want, tol: first(not gap.max() <= tol for gap in relative(got, want)),
+    ],
 }

@@ -25,7 +25,7 @@ def onset(answer: Answer) -> Verdict:
             limit = tolerance * float(np.sqrt(np.mean(want * want)))
             got = want + 0.5 * limit * np.sign(want)  # within the tolerance
             got[begin:] = want[begin:]
-            got[begin, np.argmin(want[begin])] -= 3 * limit  # one logit, and not the winner
+            got[begin, np.argmin(want[begin])] -= 2 * limit  # one logit, not the winner; rms below it
             got[8] -= 3 * limit * (want[8] < want[8].max())  # all but the winner
             got[9, np.argmin(want[9])] = want[9].max() + scale  # one logit, which wins
             got[10:] += 3 * limit  # all of them
@@ -39,6 +39,10 @@ def onset(answer: Answer) -> Verdict:
                     first(off.max(1) > tolerance),
                 ),
                 ("you average over the vocabulary; one logit is enough", first(off.mean(1) > limit)),
+                (
+                    "you average over the vocabulary; one logit is enough",
+                    first(np.sqrt((off * off).mean(1)) > limit),
+                ),
                 ("you compare winning tokens; a bug may leave them in place", first(winners)),
                 ("you take the size of each row; it is that of all of want", first(by_row)),
                 ("that is the last such position; the first is asked for", np.array(t - 1.0)),
@@ -73,7 +77,7 @@ def shortest(answer: Answer) -> Verdict:
 
         def wrong(t: int) -> Array:
             out = np.sin(speed * np.arange(t))
-            out[t // 2] += size * (t in bad) * (-1 if t % 3 else 1)
+            out[t // 2] += size * (t in bad) * (-1 if t % 3 else 1) + 1e-9  # and rounding, at every t
             return np.asarray(out)
 
         return [right, wrong]
@@ -84,11 +88,12 @@ def shortest(answer: Answer) -> Verdict:
         largest = "that is the largest such t; the smallest is asked for"
         early = "that is one too few: t counts tokens"
         wide = "you find nothing; do you try every t, or is your tolerance too wide?"
+        exact = "you ask for equal numbers; up to 1e-6 they may differ by rounding", np.array(1.0)
         few = "your search stops before limit, which belongs to it"
         for bad in ({int(rng.choice([5, 7, 9, 13]))}, set(range(start, limit, 2))):
             want = float(min(bad))
             mistakes = [(bisection, np.array(bisected(bad, limit))), (largest, np.array(float(max(bad))))]
-            mistakes += [(early, np.array(want - 1)), (wide, np.array(0.0))]
+            mistakes += [(early, np.array(want - 1)), (wide, np.array(0.0)), exact]
             yield Trial((*pair(rng, bad), limit), np.array(want), mistakes)
         end = int(rng.integers(6, 30))
         mistakes = [(few, np.array(0.0)), (early, np.array(end - 1.0))]
@@ -161,12 +166,26 @@ def readers(answer: Answer) -> Verdict:
             while (read == grouped).all() or (read == tiled).all() or len(set(read)) < n:
                 read = rng.integers(0, n, size=h)
             q, k, v = rng.normal(size=(h, t, d)), rng.normal(size=(n, t, d)), rng.normal(size=(n, t, d))
+            quiet = int(rng.integers(0, n))
+            v[:, 1:] *= np.where(np.arange(n) == quiet, 0.1, 3.0)[:, None, None]  # near to any mixture
+            out = attended(q, k[read], v[read])
+            distance = np.square(out[:, None] - v[None]).sum(axis=(2, 3))  # (h, n)
+            nearest, farthest = distance.argmin(axis=1), distance.argmax(axis=1)
             mistakes = [
                 (f"that is how Qwen3 shares them; {look}", grouped.astype(float)),
                 (f"that is 0, 1, 0, 1, the usual bug; {look}", tiled.astype(float)),
                 ("you number the KV heads from 1; they count from 0", read + 1.0),
                 ("one number for each query head is asked for, not a table", np.eye(n)[read]),
+                (
+                    "you take the head whose values lie nearest; an output mixes the values of many tokens, "
+                    "and quiet values are near to any mixture",
+                    nearest.astype(float),
+                ),
+                ("you take the head that fits worst", farthest.astype(float)),
+                ("you count the KV heads from the last", n - 1.0 - read),
             ]
-            yield Trial((q, k, v, attended(q, k[read], v[read])), read.astype(float), mistakes)
+            if (nearest == read).all() or (nearest == farthest).all():
+                continue
+            yield Trial((q, k, v, out), read.astype(float), mistakes)
 
     return judge(answer, trials)

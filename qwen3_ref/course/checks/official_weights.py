@@ -72,6 +72,10 @@ def bfloat16(answer: Answer) -> Verdict:
                 (odd_ones, upper(bits + 0x7FFF)),
                 ("you always round away from zero", upper(bits + 0xFFFF)),
                 ("your x comes back as it was", x),
+                (
+                    "you round to a fixed step; that of bfloat16 grows with the number, which keeps 8 bits",
+                    np.round(x * 256) / 256,
+                ),
                 ("those are float16 numbers; bfloat16 keeps 8 bits of exponent", x.astype(np.float16)),
                 ("you return bits; shift them up again and view as float32", (bits + 0x7FFF + last) >> 16),
             ]
@@ -181,8 +185,8 @@ def parting(answer: Answer) -> Verdict:
     """answer(got, want, tolerance): lists of arrays -> how many agree before the first that does not."""
 
     def trials(rng: np.random.Generator) -> Iterator[Trial]:
-        n, zero, loud, tolerance = 40, 1, 2, 1e-3
-        for kind in ("wrong", "nan", "wrong", "none"):
+        n, zero, loud, near, tolerance = 40, 1, 2, 3, 1e-3
+        for kind in ("wrong", "single", "nan", "wrong", "none"):
             first = int(rng.integers(4, 30))
             worst = int(rng.integers(first + 3, n - 2))
             scales = rng.uniform(0.5, 2.0, size=n)
@@ -196,6 +200,14 @@ def parting(answer: Answer) -> Verdict:
                 got[i] = want[i] + (5 if i == worst else share) * scales[i] * rng.normal(size=(4, 6))
                 if kind == "nan":
                     got[i][1, 2] = np.nan
+            sizes = [float(np.sqrt(np.mean(w * w))) for w in want]
+            got[near][2, 3] = want[near][2, 3] + 0.8 * tolerance * sizes[near]  # within the tolerance
+            if kind == "single":  # one number of the part, and less than its largest value would allow
+                got[first] = want[first] * 1.0
+                want[first][1, 1] = 0.0
+                want[first][3, 0] = 4.0 * sizes[first]
+                got[first] = want[first] * 1.0
+                got[first][1, 1] = 1.5 * tolerance * float(np.sqrt(np.mean(want[first] ** 2)))
             right = first if kind != "none" else n
             absolute = "a difference means nothing without the size of the values: divide by their rms"
             mistakes = [
@@ -207,6 +219,14 @@ def parting(answer: Answer) -> Verdict:
                 ("that is the last part that differs; wanted is the first", n - 1),
                 ("you count from 1; the answer is how many agree before it", right + 1),
             ]
+            within = "that is within the tolerance: up to tolerance times the rms, parts agree"
+            mistakes.insert(0, (within, near))
+            if kind == "single":
+                some = (
+                    "one number is enough: the largest difference counts, beside the rms of the part, "
+                    "not its largest value, and not a mean of differences"
+                )
+                mistakes.insert(0, (some, first + 1))
             if kind == "nan":
                 remark = "NaN > tolerance is False, so your test lets NaN through; ask `not (a <= b)`"
                 mistakes = [(remark, n), ("at a NaN any comparison is False; treat it as a difference", -1)]

@@ -26,15 +26,15 @@ def _means(values: Array, window: int) -> Array:
 def gallery(
     usual: Array, curves: Mapping[str, Array], agreement: Mapping[str, float], window: int
 ) -> Drawing:
-    """Loss by position (t,) of the right program and, a panel each, of wrong ones."""
+    """What wrong programs add to the right one's loss `usual` by position (t,), a panel each."""
     columns = 4
     rows = -(-len(curves) // columns)
     figure, grid = new_figure(rows, columns, figsize=(8.6, 1.65 * rows + 0.5), sharex=True, sharey=True)
-    want = _means(usual, window)
-    means = {name: _means(curve, window) for name, curve in curves.items()}
-    centres = (np.arange(len(want)) + 0.5) * window
+    means = {name: _means(curve - usual, window) for name, curve in curves.items()}
+    centres = (np.arange(len(usual) // window) + 0.5) * window
     for axes, (name, curve) in zip(grid.flat, means.items(), strict=False):
-        axes.plot(centres, want, color=GREY, linewidth=3.2, alpha=0.55)
+        axes.axhline(0, color=GREY, linewidth=1)
+        axes.fill_between(centres, 0, curve, color=RED, alpha=0.35, linewidth=0)
         axes.plot(centres, curve, color=RED, linewidth=1.5)
         axes.set_title(name, fontsize=8.5, weight="normal")
         axes.text(
@@ -44,18 +44,22 @@ def gallery(
         axes.tick_params(labelsize=8)
     for axes in grid.flat[len(means) :]:
         axes.axis("off")
-    axes.set(ylim=(0, 11.5), yticks=(0, 3, 6, 9))
+    grid[0][0].set(ylim=(-1.2, 6.5), yticks=(0, 2, 4, 6))
     figure.supxlabel("position in the text (tokens)", fontsize=9.5)
-    figure.supylabel("loss (nats a token)", fontsize=9.5)
+    figure.supylabel("added loss (nats a token)", fontsize=9.5)
     figure.suptitle("Some bugs shout, some begin late, some cannot be seen in the loss at all", **TITLE)
-    return figure, {"usual": want, "curves": means, "same_token": dict(agreement), "window": window}
+    return figure, {"added_loss": means, "same_token": dict(agreement), "window": window}
 
 
-def fingerprints(off: Mapping[str, Array], window: int) -> Drawing:
+def fingerprints(
+    off: Mapping[str, Array],
+    window: int,
+    title: str = "In the logits every bug leaves a trace; where it begins says what it is",
+) -> Drawing:
     """Relative difference of the logits by position (t,), a row for each bug."""
     means = np.array([_means(row, window) for row in off.values()])
     shown = np.where(means > FLOOR, means, np.nan)
-    figure, ((axes,),) = new_figure(figsize=(8.6, 5.4))
+    figure, ((axes,),) = new_figure(figsize=(8.6, 0.22 * len(off) + 1.0))
     axes.set_facecolor(UNCHANGED)
     edges = np.arange(means.shape[1] + 1) * window
     picture = axes.pcolormesh(
@@ -67,8 +71,8 @@ def fingerprints(off: Mapping[str, Array], window: int) -> Drawing:
     axes.grid(visible=False)
     axes.tick_params(axis="y", length=0)
     bar = figure.colorbar(picture, ax=axes, shrink=0.85, extend="max")
-    bar.set_label("difference / size of the right logits (blue: none)", fontsize=8.5)
-    figure.suptitle("In the logits every bug leaves a trace; where it begins says what it is", **TITLE)
+    bar.set_label("difference / size\nof the right logits\n(blue: none)", fontsize=8.5)
+    figure.suptitle(title, **TITLE)
     rows = dict(zip(off, np.where(means > FLOOR, means, 0.0), strict=True))
     return figure, {"relative_difference": rows, "window": window}
 
