@@ -162,15 +162,16 @@ def readers(answer: Answer) -> Verdict:
         look = "this port does something else, so look at what came out"
         for h, n in ((4, 2), (6, 3), (6, 2)):
             t, d, grouped, tiled = 7, 10, np.arange(h) // (h // n), np.arange(h) % n
-            read = grouped
-            while (read == grouped).all() or (read == tiled).all() or len(set(read)) < n:
-                read = rng.integers(0, n, size=h)
-            q, k, v = rng.normal(size=(h, t, d)), rng.normal(size=(n, t, d)), rng.normal(size=(n, t, d))
-            quiet = int(rng.integers(0, n))
-            v[:, 1:] *= np.where(np.arange(n) == quiet, 0.1, 3.0)[:, None, None]  # near to any mixture
-            out = attended(q, k[read], v[read])
-            distance = np.square(out[:, None] - v[None]).sum(axis=(2, 3))  # (h, n)
-            nearest, farthest = distance.argmin(axis=1), distance.argmax(axis=1)
+            while True:  # until every answer that is known is another one
+                read, quiet = rng.integers(0, n, size=h), int(rng.integers(0, n))
+                q, k, v = rng.normal(size=(h, t, d)), rng.normal(size=(n, t, d)), rng.normal(size=(n, t, d))
+                v[:, 1:] *= np.where(np.arange(n) == quiet, 0.1, 3.0)[:, None, None]  # near to any mixture
+                out = attended(q, k[read], v[read])
+                distance = np.square(out[:, None] - v[None]).sum(axis=(2, 3))  # (h, n)
+                nearest, farthest = distance.argmin(axis=1), distance.argmax(axis=1)
+                known = (read, grouped, tiled, nearest, farthest, n - 1 - read, 0 * read)
+                if len({tuple(one) for one in known}) == len(known) and len(set(read)) == n:
+                    break
             mistakes = [
                 (f"that is how Qwen3 shares them; {look}", grouped.astype(float)),
                 (f"that is 0, 1, 0, 1, the usual bug; {look}", tiled.astype(float)),
@@ -184,8 +185,6 @@ def readers(answer: Answer) -> Verdict:
                 ("you take the head that fits worst", farthest.astype(float)),
                 ("you count the KV heads from the last", n - 1.0 - read),
             ]
-            if (nearest == read).all() or (nearest == farthest).all():
-                continue
             yield Trial((q, k, v, out), read.astype(float), mistakes)
 
     return judge(answer, trials)
