@@ -113,19 +113,24 @@ def sharing(designs: Mapping[str, int], heads: int) -> Drawing:
     return figure, {"designs": dict(designs), "heads": heads}
 
 
+def _write(axes: Any, share: NDArray[Any], how: str, dark: NDArray[Any]) -> None:
+    """The numbers (layers, heads) into the fields of a map, in white where it is dark."""
+    for (layer, head), value in np.ndenumerate(share):
+        ink = "white" if dark[layer, head] else "black"
+        axes.text(head, layer, format(value, how), ha="center", va="center", fontsize=9, color=ink)
+    axes.set_xticks(range(share.shape[1]))
+    axes.set_yticks(range(share.shape[0]))
+    axes.tick_params(length=0)
+    axes.grid(visible=False)
+
+
 def heads(measures: Mapping[str, NDArray[Any]]) -> Drawing:
     """What each head looks at. measures: name -> (layers, heads), shares of attention from 0 to 1."""
     figure, grid = new_figure(1, len(measures), figsize=(3.0 * len(measures), 3.2))
     for axes, (name, share) in zip(grid[0], measures.items(), strict=True):
         axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
-        for (layer, head), value in np.ndenumerate(share):
-            ink = "white" if value > 0.55 else "black"
-            axes.text(head, layer, f"{value:.2f}", ha="center", va="center", fontsize=9, color=ink)
-        axes.set_xticks(range(share.shape[1]))
-        axes.set_yticks(range(share.shape[0]))
+        _write(axes, share, ".2f", share > 0.55)
         axes.set(xlabel="query head", title="")
-        axes.tick_params(length=0)
-        axes.grid(visible=False)
         axes.set_title(name, fontsize=9.5, weight="normal")
     grid[0][0].set_ylabel("layer")
     named = list(measures)[-1]
@@ -168,7 +173,7 @@ def lookup(
 def paths(panels: Mapping[str, Mapping[str, NDArray[Any]]]) -> Drawing:
     """What one message decides. panels: title -> (sender -> (mean, low, high)), shares of the full swing."""
     figure, grid = new_figure(
-        1, len(panels), figsize=(8.6, 2.9), width_ratios=[max(len(bars), 6) for bars in panels.values()]
+        1, len(panels), figsize=(8.6, 2.9), width_ratios=[max(len(bars), 8) for bars in panels.values()]
     )
     for axes, (title, bars) in zip(grid[0], panels.items(), strict=True):
         table = 100 * np.array(list(bars.values()))
@@ -192,14 +197,8 @@ def silenced(base: float, single: NDArray[Any]) -> Drawing:
     """Accuracy when one query head is off, (layers, heads); base: with all of them."""
     figure, ((axes,),) = new_figure(1, 1, figsize=(5.6, 3.2))
     axes.imshow(single, cmap="Oranges_r", vmin=0, vmax=1, aspect="auto")
-    for (layer, head), value in np.ndenumerate(single):
-        ink = "white" if value < 0.35 else "black"
-        axes.text(head, layer, f"{value:.0%}", ha="center", va="center", fontsize=9, color=ink)
-    axes.set_xticks(range(single.shape[1]))
-    axes.set_yticks(range(single.shape[0]))
+    _write(axes, single, ".0%", single < 0.35)
     axes.set(xlabel="query head that says nothing", ylabel="layer")
-    axes.tick_params(length=0)
-    axes.grid(visible=False)
     needed = int((single < base - 0.1).sum())
     _title(figure, f"Look-ups ({base:.0%} right): {needed} of {single.size} heads are missed")
     return figure, {"base": base, "single": single}

@@ -62,7 +62,7 @@ def loops(shares: Mapping[str, Mapping[float, Point]], copies: Mapping[str, Sequ
         right.errorbar(count, y[:, 0], error, label=name, color=colour, marker=mark, capsize=3, linewidth=1.5)
     right.set(xlabel="sentence number", ylabel="mean probability of its tokens", ylim=(-0.02, 0.6))
     right.legend(fontsize=9, loc="upper left")
-    right.set_title("... and training feeds them")
+    right.set_title("... and trained models copy")
     return figure, {"share": {k: dict(v) for k, v in shares.items()}, "copies": dict(copies)}
 
 
