@@ -42,6 +42,8 @@ from qwen3_ref.train.corpus import DOMAINS
 from qwen3_ref.train.recipes import general_rl, pretrain
 from qwen3_ref.train.recipes.general_rl import Task
 from qwen3_ref.train.run import Run
+from qwen3_ref.train.stages import SHIPPED as SHIPPED_STAGES
+from qwen3_ref.train.state import weights_hash
 from tests.helpers import require_recorded, row
 
 TOK = Tokenizer.train(["12 + 34 is 46 and so on"], 300)
@@ -523,6 +525,35 @@ def test_the_command_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert capsys.readouterr().err == (
         "error: S3 with ABF: retrieval in 1,024 tokens: 74.9% (72.9 to 76.9), at least 75.0%\n"
     )
+
+
+def test_a_fresh_clone_measures_what_ships(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without a run the shipped checkpoints stand where their stages left them: `experts` finds all that
+    it needs, `fusion` says what it lacks; a run that is there is never passed over."""
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["measure", "fusion"]) == 1
+    said = capsys.readouterr().err.splitlines()
+    lacks = "error: nano-shipped/grpo/model is not there; run --stage grpo first, or --stage all."
+    assert said[1:] == [lacks]
+    laid_out = Run(Path("nano-shipped"))
+    for name, stage in SHIPPED_STAGES.items():
+        assert weights_hash(laid_out.model(stage)) == weights_hash(Qwen3.from_pretrained(name))
+    assert laid_out.tokenizer.fingerprint() == Tokenizer.from_pretrained("qwen3-nano").fingerprint()
+    assert rows_module._summary(rows_module.Bench(laid_out, "experts"), "s1")["seed"] == 0
+    measured: list[tuple[Path, str]] = []
+
+    def note(run: Run, row: str) -> list[str]:
+        measured.append((run.out, row))
+        return []
+
+    monkeypatch.setattr(rows_module, "measure_row", note)
+    assert cli.main(["measure", "experts"]) == 0
+    Path("nano/s1/model").mkdir(parents=True)
+    Path("nano/s1/model/config.json").write_text("{}", encoding="utf-8")
+    assert cli.main(["measure", "experts"]) == 0
+    assert measured == [(Path("nano-shipped"), "experts"), (Path("nano"), "experts")]
 
 
 def test_the_shipped_family_reaches_every_threshold() -> None:

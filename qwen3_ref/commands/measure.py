@@ -15,9 +15,10 @@ that are drawn with a seed of their own. ROW is one of:
   check         what was measured against what every run of the recipe must reach
 
 Answers go to RUN/measured/ROW/*.csv as they come, results to RUN/measured/ROW.json. A command that was
-stopped goes on from its answers. Without --run, RUN is ./nano; `table` and `check` take the results that
-come with the package where there is no ./nano. `spread` takes two runs or more, and writes
-RUN/measured/spread.json into the first.
+stopped goes on from its answers. Without --run, RUN is ./nano. Where there is none, `table` and `check`
+take the results that come with the package, and rows are measured on the checkpoints that come with it,
+laid out in ./nano-shipped: `experts` whole, of the others what needs no further stage. `spread` takes two
+runs or more, and writes RUN/measured/spread.json into the first.
 """
 
 from __future__ import annotations
@@ -52,9 +53,16 @@ def command(args: argparse.Namespace, out: Console) -> int:
     if args.run is not None and len(args.run) > 1:
         raise Misuse(f"{args.row} takes one --run; only spread takes several.")
     out_of = Path("nano") if args.run is None else args.run[0]
-    shipped = args.run is None and not out_of.is_dir() and args.row in ("table", "check")
+    fresh = args.run is None and not out_of.is_dir()
+    shipped = fresh and args.row in ("table", "check")
     if shipped:
         print("These are the results that come with the package; --run names others.", file=sys.stderr)
+    elif fresh:
+        out_of = Path("nano-shipped")
+        print(f"There is no ./nano: this measures what comes with the package, in {out_of}.", file=sys.stderr)
+        from qwen3_ref.train.export import unpack
+
+        unpack(out_of)
     elif not out_of.is_dir():
         raise ValueError(f"there is no directory {out_of}; give the --out of `train nano` as --run.")
     folder = SHIPPED_RESULTS if shipped else out_of / "measured"

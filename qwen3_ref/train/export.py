@@ -1,4 +1,5 @@
-"""`OUT/family`: the nano family as the package has it, with what other programs look for beside it."""
+"""`OUT/family`: the nano family as the package has it, with what other programs look for beside it; and
+the way back, from what ships to a run directory."""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ from qwen3_ref.config import Qwen3Config
 from qwen3_ref.decode.budget import NANO_EARLY_STOP
 from qwen3_ref.decode.sampling import Sampling
 from qwen3_ref.store.files import write_atomically
+from qwen3_ref.store.shipped import find_nano
 from qwen3_ref.tokenizer import Tokenizer
 from qwen3_ref.train.names import FAMILY
 from qwen3_ref.train.recipes import pretrain
@@ -36,6 +38,18 @@ def export(run: Run) -> None:
             if (run.out / stage / file).exists():
                 (family / "logs" / stage).mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(run.out / stage / file, family / "logs" / stage / file)
+
+
+def unpack(out: Path) -> None:
+    """Lay the shipped family out as the run directory that it came from: the four checkpoints where their
+    stages left them, with the logs. The other stages' models do not ship; train goes on from these."""
+    shipped = find_nano("qwen3-nano").parent
+    for name, stage in SHIPPED.items():
+        shutil.copytree(find_nano(name), out / stage / "model", dirs_exist_ok=True)
+    for file in (shipped / "logs").glob("*/*.*"):
+        (out / file.parent.name).mkdir(exist_ok=True)
+        shutil.copyfile(file, out / file.parent.name / file.name)
+    Tokenizer.from_pretrained(shipped / "qwen3-nano-base").save_pretrained(out / "tokenizer")
 
 
 def nano_chat_template() -> str:
