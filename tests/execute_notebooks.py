@@ -10,6 +10,7 @@ put on disk. Nothing is written. It takes minutes for each, so it is no part of 
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sys
@@ -18,16 +19,15 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-
-import nbformat
-from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def normalise(notebook: nbformat.NotebookNode) -> None:
+def normalise(notebook: Any) -> None:
     """Metadata that says nothing about the content, the same in every notebook."""
+    import nbformat
+
     notebook.metadata = nbformat.from_dict(
         {
             "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
@@ -43,6 +43,9 @@ def normalise(notebook: nbformat.NotebookNode) -> None:
 
 def execute(path: Path) -> float:
     """Run one notebook and replace the file; returns seconds. A failing cell leaves the file alone."""
+    import nbformat  # takes seconds
+    from nbclient import NotebookClient
+
     notebook = nbformat.read(path, as_version=4)
     normalise(notebook)
     start = time.monotonic()
@@ -80,20 +83,31 @@ def make_snapshots(folder: Path) -> None:
         Tokenizer.official().save_pretrained(folder / name)
 
 
-def official(notebook: nbformat.NotebookNode) -> int:
+def cells_of(path: Path) -> list[dict[str, Any]]:
+    """The cells of a notebook, each with its source in one piece."""
+    cells: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    return [cell | {"source": "".join(cell["source"])} for cell in cells]
+
+
+def official(cells: list[dict[str, Any]]) -> int:
     """Put an official name where a lesson says what it is about; returns in how many cells that was."""
     found = 0
-    for cell in notebook.cells:
-        if cell.cell_type == "code" and SUBJECT.search(cell.source):
-            cell.source = SUBJECT.sub(lambda m: f'{m[1]} = "Qwen3-0.6B{(m[2] or "").title()}"', cell.source)
+    for cell in cells:
+        if cell["cell_type"] == "code" and SUBJECT.search(cell["source"]):
+            cell["source"] = SUBJECT.sub(
+                lambda m: f'{m[1]} = "Qwen3-0.6B{(m[2] or "").title()}"', cell["source"]
+            )
             found += 1
     return found
 
 
 def run_official(path: Path) -> float:
     """Run one lesson on the stand-in for an official snapshot; returns seconds."""
+    import nbformat
+    from nbclient import NotebookClient
+
     notebook = nbformat.read(path, as_version=4)
-    official(notebook)
+    official(notebook.cells)
     start = time.monotonic()
     where = {"metadata": {"path": str(path.parent)}}
     NotebookClient(notebook, timeout=3000, kernel_name="python3", resources=where).execute()
@@ -108,7 +122,7 @@ def main(names: list[str]) -> int:
     with tempfile.TemporaryDirectory() as folder:
         if "--snapshot" in names:
             work = run_official
-            paths = [path for path in paths if official(nbformat.read(path, as_version=4))]
+            paths = [path for path in paths if official(cells_of(path))]
             os.environ.pop("QWEN3_FIGURES", None)
             os.environ["QWEN3_WEIGHTS"] = folder
             make_snapshots(Path(folder))
@@ -119,6 +133,8 @@ def main(names: list[str]) -> int:
 
 def run_all(paths: list[Path], work: Callable[[Path], float]) -> int:
     """One after the other; 1 if any failed."""
+    from nbclient.exceptions import CellExecutionError
+
     failed = 0
     for path in paths:
         try:

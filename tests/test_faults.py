@@ -29,10 +29,11 @@ def test_fault_is_caught(fault: Fault) -> None:
     )
 
 
-@pytest.mark.parametrize("fault", EQUIVALENT, ids=lambda fault: fault.name)
-def test_equivalent_mutant_is_equivalent(fault: Fault) -> None:
-    """The whole suite passes with it on; if a check fails, the reason given is wrong."""
-    assert caught_by(fault) is None
+@pytest.mark.parametrize("part", range(3))
+def test_equivalent_mutants_are_equivalent(part: int) -> None:
+    """The whole suite passes with them on; if a check fails, the reason given for one of them is wrong."""
+    together = EQUIVALENT[part::3]
+    assert caught_by(*together) is None, [fault.name for fault in together]
 
 
 def test_every_row_is_accounted_for() -> None:

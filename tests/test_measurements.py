@@ -225,6 +225,16 @@ def test_quantization_in_small(
         assert one["error"] < np.sqrt(((high - low) ** 2).sum() * 32 / 12 / 15**2 / (w**2).sum()) * 1.6
     by = {(e["bits"], e["group"]): e["error"] for e in result["errors"][:16]}
     assert by[8, 16] < by[4, 16] < by[3, 16] < by[2, 16] and by[4, 16] < by[4, 64]
+    # Answers that are there are not asked again.
+    monkeypatch.setattr(quantization, "POINTS", ((16, "rtn"),))
+    monkeypatch.setattr(quantization, "layer_errors", lambda *_: [])
+    monkeypatch.setattr(quantization, "distance", lambda *_: {k: exact[k] for k in ("kl", "agree", "loss")})
+    (kept,) = (tmp_path / "new/q.json.answers").glob("16.csv")
+    before = kept.read_bytes()
+    assert quantization.main(["--out", str(out), "--problems", "1"]) == 0
+    assert json.loads(out.read_text(encoding="utf-8"))["points"] == {"16": exact}
+    assert kept.read_bytes() == before
+    capsys.readouterr()
     assert quantization.main(["--out", str(tmp_path), "--problems", "1"]) == 1
     assert capsys.readouterr().err.startswith("error: ")
 

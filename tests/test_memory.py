@@ -157,6 +157,12 @@ def test_the_design_cards_table() -> None:
     assert found["KV cache, Qwen3-8B at 32K tokens"] / GB == pytest.approx(4.83, abs=0.005)
     assert found["KV cache, Qwen3-235B-A22B at 32K tokens"] / GB == pytest.approx(6.31, abs=0.005)
     assert found["active weights, Qwen3-30B-A3B"] / GB == pytest.approx(6.71, abs=0.005)
+    assert found["active weights, Qwen3-235B-A22B"] / GB == pytest.approx(44.3, abs=0.1)
+    assert found["80 GB cards for Qwen3-235B-A22B in bf16"] == 8
+    for name, billions in (("4B", 4.02), ("8B", 8.19), ("14B", 14.77)):  # as the model cards have it
+        assert found[f"VRAM for Qwen3-{name} in bf16"] / GB == pytest.approx(2 * billions, abs=0.02)
+    said = [claim.said for claim in memory.claims() if claim.unit == "B"]
+    assert said == [2e9, 40e9, 8e9, 44e9, 9e9, 17e9, 29e9]
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from qwen3_ref.decode.profile import Profile
 from qwen3_ref.measure import modes
 from qwen3_ref.reply import Reply
 from qwen3_ref.tasks.calculator import CALCULATOR
-from qwen3_ref.tasks.problems import is_correct
+from qwen3_ref.tasks.problems import FAMILIES, TEST_SEED, is_correct, make_problems
 from tests.helpers import TOKENIZER
 
 SHIPPED = Path(facts.__file__).parent / "data" / "nano" / "measured" / "modes.json"
@@ -99,6 +99,11 @@ def test_conversations() -> None:
     assert [talk[-1]["content"].removesuffix(" /no_think") for talk in talks] == prompts
     assert all(not {m["content"].split(" /")[0] for m in talk[:-1]} & {*prompts} for talk in talks)
     assert is_correct(modes.problems_of(10)[0], modes.problems_of(10)[0].answer)
+    # Easier problems, their right answers, and none twice: as many of each family as there are turns.
+    easy = {p.prompt: p.answer for f in FAMILIES for p in make_problems(f, "test", 4, 1, TEST_SEED)}
+    assert len(easy) == 20
+    said = [(a["content"].split(" /")[0], b["content"]) for t in talks for a, b in (t[:2], t[2:4])]
+    assert dict(said) == easy and len(said) == 20
 
 
 def test_the_shipped_file_has_every_cell() -> None:

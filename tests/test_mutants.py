@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import ast
 import json
+import os
+import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -11,7 +14,7 @@ import pytest
 from tests.mutants.__main__ import EQUIVALENT, everything, report
 from tests.mutants.coverage_map import ROOT, Recorded
 from tests.mutants.mutations import mutants
-from tests.mutants.running import chosen
+from tests.mutants.running import Only, chosen
 
 SOURCE = '''"""Words."""
 SIZE = 3
@@ -92,7 +95,27 @@ def test_the_share_by_room() -> None:
         ["a", "1", "1", "100.0%", "1"],
         ["core", "2", "1", "50.0%", "0"],
         ["all", "3", "2", "66.7%", "1"],
+        "2 of 3: 66.7% (20.8% to 93.9%)".split(),
     ]
+
+
+def test_work_is_counted_and_not_time() -> None:
+    """A test that turns in circles, or sleeps for ever, is ended; one that is done is not."""
+
+    def circles() -> None:
+        while True:
+            pass
+
+    for work, code in ((circles, -signal.SIGPROF), (lambda: time.sleep(9), -signal.SIGALRM), (int, 0)):
+        pid = os.fork()
+        if pid == 0:
+            only = Only([], 0.05)
+            only.pytest_runtest_logstart()
+            work()
+            only.wait(0)
+            time.sleep(0.6)
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == code
 
 
 def test_the_equivalents_are_still_there() -> None:

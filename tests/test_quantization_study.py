@@ -86,9 +86,16 @@ def test_thoughts_are_compared_where_both_closed() -> None:
         row(1, False, **(free | {"thinking_tokens": 14})),
         row(2, False, **(free | {"thinking_tokens": 99, "thinking_ended": ""})),
     ]
+    for rows in (exact, coarse):  # neither a budget nor answers without thinking count
+        rows += [row(3, rows is exact, **(free | {"budget": 8})), row(4, rows is exact, mode="non-thinking")]
     found = quantization.against(exact, coarse)
     assert found["closed_thoughts"]["mean"] == 2 and found["closed_thoughts"]["n"] == 2
     assert found["accuracy"]["mean"] == pytest.approx(-2 / 3)
+    assert found["closed_thoughts"]["of_16_bits"] == 10
+    half = 1.96 * 2 * 2**0.5 / 2**0.5  # 0 and 4 tokens more: the deviation is the root of 8
+    assert found["closed_thoughts"]["high"] == pytest.approx(2 + half) == 4 - found["closed_thoughts"]["low"]
+    one = quantization.against(exact[::2], coarse[::2])
+    assert set(one) == {"accuracy"}, "one pair has no interval"
 
 
 def test_a_model_is_no_distance_from_itself() -> None:

@@ -57,6 +57,30 @@ def test_by_hand_asymmetric() -> None:
     assert found.dequantized().tolist() == [[1.0, -0.5, 0.0, 0.5]]
 
 
+def test_all_is_computed_in_float64() -> None:
+    """Whatever weights and inputs come as, and what comes out has the kinds that are promised."""
+    w, x = matrix(4, 16), np.random.default_rng(3).normal(size=(20, 16))
+    w, x = w.astype(np.float16), x.astype(np.float16)
+    wide, far, grid = w.astype(np.float64), x.astype(np.float64), Grid(3, 8)
+    results = {
+        kind: [hessian(b), awq([np.asarray(a)], b, grid), *parts]
+        for kind, a, b in (("half", w, x), ("double", wide, far), ("lists", w.tolist(), x.tolist()))
+        for found in (quantize(a, grid), gptq(a, hessian(b), grid))
+        for parts in [[found.codes, found.scale, found.zero, found.dequantized(), found.bound(b)]]
+    }
+    for kind, values in results.items():
+        for value, want in zip(values, results["double"], strict=True):
+            assert (value == want).all() and value.dtype == want.dtype, kind
+    names = [str(value.dtype) for value in results["half"]]
+    assert names == ["float64", "float64", "uint8", "float64", "int64", "float64", "float64"]
+
+
+def test_of_scales_that_lose_the_same_awq_takes_the_first() -> None:
+    """Where all are exact there is nothing to gain, and weights stay as they are."""
+    x = np.random.default_rng(0).normal(size=(20, 8)) * np.arange(1, 9)
+    assert awq([np.zeros((3, 8))], x, Grid(4, 8)).tolist() == [1.0] * 8
+
+
 def test_weights_of_one_sign_keep_zero() -> None:
     found = quantize([[2.0, 3.0]], Grid(4, None, symmetric=False))
     assert found.zero.tolist() == [[0]] and found.codes.tolist() == [[10, 15]]

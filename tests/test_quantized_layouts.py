@@ -281,8 +281,10 @@ def test_a_part_that_is_missing_or_does_not_fit(
         ("fp8", dict(fmt="e5m2"), "fmt is 'e5m2'; it must be 'e4m3'"),
         ("fp8", dict(weight_block_size=None), r"weight_block_size is None; the official files have blocks"),
         ("fp8", dict(weight_block_size=[128]), r"weight_block_size is \[128\]; the official"),
+        ("fp8", dict(weight_block_size=[20, 0]), r"weight_block_size is \[20, 0\]; the official"),
         ("fp8", dict(weight_block_size=[0, 20]), r"weight_block_size is \[0, 20\]; the official"),
         ("fp8", dict(weight_block_size=["24", 20]), r"weight_block_size is \['24', 20\]; the official"),
+        ("fp8", dict(weight_block_size=[1, 1]), "the parts of model.layers"),  # blocks, though not these
         ("gptq", dict(group_size=32), "the parts of model.layers"),
     ],
 )  # fmt: skip

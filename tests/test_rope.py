@@ -369,6 +369,10 @@ def test_a_factor_for_a_length() -> None:
     assert short.rope_scaling is None and short.context_length == 32_768
     with pytest.raises(ValueError, match="length is 0"):
         for_length(config, 0, 32_768)
+    with pytest.raises(ValueError, match="original is 0"):
+        for_length(config, 5, 0)
+    assert for_length(config, 1, 1).context_length == 1
+    assert for_length(config, 3, 1) == stretched(config, "yarn", 3, 1), "one is the least of both"
 
 
 # -- dynamic NTK in a model: where the length changes the frequencies ----------------------------------

@@ -127,6 +127,10 @@ def test_a_conversation_survives_a_file(tmp_path: Path) -> None:
     file = tmp_path / "talk.json"
     assert "3 messages" in slash.run(dialogue, f"/save {file}")
     assert "3 messages" in slash.run(dialogue, f"/save {file}"), "its own kind may be replaced"
+    dialogue.set_system("thé")
+    slash.run(dialogue, f"/save {file}")
+    lines = file.read_text(encoding="utf-8").splitlines()  # made to be read by people too
+    assert lines[:5] == ["{", ' "messages": [', "  {", '   "role": "system",', '   "content": "thé"']
     other = talk()
     slash.run(other, f"/load {file}")
     assert other.messages == dialogue.messages and other.prompt() == dialogue.prompt()
@@ -178,5 +182,8 @@ def test_a_reply_of_thinking_2507_begins_inside_its_thought() -> None:
 def test_help_names_every_command() -> None:
     text = slash.run(talk(), "/help")
     assert all(f"{name} " in text for name in slash.COMMANDS)
+    rows = dict(zip(slash.COMMANDS, text.splitlines(), strict=False))
+    places = {row.index(slash.COMMANDS[name].does) for name, row in rows.items()}
+    assert places == {2 + len("/system [TEXT]")}, "what they do is said in one column"
     with pytest.raises(slash.Leave):
         slash.run(talk(), "/exit")

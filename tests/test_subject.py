@@ -6,7 +6,6 @@ import re
 import shutil
 from pathlib import Path
 
-import nbformat
 import pytest
 import torch
 
@@ -14,7 +13,7 @@ from qwen3_ref.config import ConfigError
 from qwen3_ref.course.subject import subject
 from qwen3_ref.store.checkpoint import CheckpointError
 from qwen3_ref.store.shipped import find_nano
-from tests.execute_notebooks import official
+from tests.execute_notebooks import cells_of, official
 
 
 def test_a_nano_by_its_name_and_another_by_its_directory(tmp_path: Path) -> None:
@@ -59,18 +58,14 @@ def test_an_official_snapshot_is_timed(monkeypatch: pytest.MonkeyPatch, tmp_path
 def test_lessons_are_about_what_one_line_says(number: str) -> None:
     """That they run on an official snapshot, `python tests/execute_notebooks.py --snapshot` proves."""
     (path,) = (Path(__file__).parent.parent / "notebooks").glob(f"{number}_*.ipynb")
-    notebook = nbformat.read(path, as_version=4)
-    assert official(notebook) == 1
-    (cell,) = (
-        c for c in notebook.cells if re.search(r'^(MODEL|SNAPSHOT) = "Qwen3-0.6B', c.source, re.MULTILINE)
+    cells = cells_of(path)
+    assert official(cells) == 1
+    code = [cell["source"] if cell["cell_type"] == "code" else "" for cell in cells]
+    (place,) = (
+        i for i, s in enumerate(code) if re.search(r'^(MODEL|SNAPSHOT) = "Qwen3-0.6B', s, re.MULTILINE)
     )
-    assert notebook.cells.index(cell) < 6, "at the top"
-    said = [
-        c.source
-        for c in notebook.cells
-        if c.cell_type == "code" and ("estimate(" in c.source or "announce(" in c.source)
-    ]
-    assert said, "how long it will take"
+    assert place < 6, "at the top"
+    assert any("estimate(" in source or "announce(" in source for source in code), "how long it will take"
 
 
 def test_what_is_not_here_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

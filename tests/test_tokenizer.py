@@ -136,6 +136,15 @@ def test_nfc_digits_and_contractions_by_hand() -> None:
     assert pre_tokenize("WE'LLS we'lls") == ["WE", "'LL", "S", " we", "'ll", "s"]
 
 
+def test_both_paths_compose_and_no_more() -> None:
+    """NFC: an accent joins its letter; a ligature and a wide letter stay what they are."""
+    tok = Tokenizer.train(["caf\u00e9"], 300)
+    for backend in ("fast", "python"):
+        one, two = (tok.encode(text, backend=backend) for text in ("cafe\u0301", "caf\u00e9"))
+        assert one == two, backend
+        assert tok.decode(tok.encode("\ufb01 \uff21", backend=backend)) == "\ufb01 \uff21"
+
+
 # -- against other implementations ------------------------------------------------------------------
 
 

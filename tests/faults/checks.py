@@ -94,19 +94,20 @@ def _has_passed(check: str) -> bool:
     return True
 
 
-def caught_by(fault: Fault) -> str | None:
-    """The first check that fails with the fault on: those the fault names, then the whole suite.
+def caught_by(fault: Fault, *others: Fault) -> str | None:
+    """The first check that fails with the fault on (and others): those it names, then the whole suite.
 
     The named ones run without the fault first (once a process, as part of the suite or here): they must
     pass, else they would "catch" everything, and what they cache must be right.
     """
-    for check in fault.by:
+    named = [check for one in (fault, *others) for check in one.by]
+    for check in named:
         if check not in _SOUND and not _has_passed(check):
             start = time.monotonic()
             run(check)
             _SOUND[check] = time.monotonic() - start
-    with switched_on(fault):
-        for check in [*fault.by, *(name for name in FAST if name not in fault.by)]:
+    with switched_on(fault, *others):
+        for check in [*named, *(name for name in FAST if name not in named)]:
             try:
                 run(check)
             except CAUGHT:

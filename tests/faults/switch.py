@@ -7,7 +7,7 @@ import functools
 import importlib
 import inspect
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
@@ -52,8 +52,8 @@ class Fault:
 
 
 @contextmanager
-def switched_on(fault: Fault) -> Iterator[None]:
-    """Run the package with one fault in it.
+def switched_on(fault: Fault, *others: Fault) -> Iterator[None]:
+    """Run the package with one fault in it, or with several, no two in one function.
 
     The wrong source is compiled, and every function whose code differs gets the wrong code, in place:
     whoever has imported the function runs it too. Constants of the module that differ are set anew
@@ -81,7 +81,8 @@ def switched_on(fault: Fault) -> Iterator[None]:
         for statement in constants.values():
             exec(compile(ast.Module([statement], []), "<fault>", "exec"), vars(module))
         forget(module)
-        yield
+        with switched_on(*others) if others else nullcontext():
+            yield
     finally:
         for name, function in functions.items():
             function.__code__ = old_codes[name]

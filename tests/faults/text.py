@@ -10,6 +10,7 @@ PLAIN = """\
 """
 PUBLISHED = "test_tokenizer:test_published_encodings"
 IMPLEMENTATIONS = "test_tokenizer:test_real_text_in_every_implementation"
+COMPOSED = "test_tokenizer:test_both_paths_compose_and_no_more"
 MODES, TURNS = "test_chat:test_both_modes_by_hand", "test_chat:test_many_turns_by_hand"
 REPLIES, MALFORMED = "test_reply:test_replies_by_hand", "test_reply:test_malformed_replies"
 
@@ -73,7 +74,7 @@ FAULTS = [
         module="tokenizer",
         right="        fast.normalizer = _NFC\n",
         wrong="",
-        by=("fresh test_tokenizer:test_nfc_digits_and_contractions_by_hand",),
+        by=(COMPOSED,),
     ),
     Fault(
         name="nfkc_for_nfc",
@@ -82,7 +83,7 @@ FAULTS = [
         module="tokenizer",
         right="_NFC = normalizers.NFC()",
         wrong="_NFC = normalizers.NFKC()",
-        by=(f"{IMPLEMENTATIONS}[0]",),
+        by=(COMPOSED,),
     ),
     Fault(
         name="digits_by_threes",

@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from qwen3_ref.store.files import write_atomically
+from tests.mutants.forks import fork
 
 ROOT = Path(__file__).resolve().parents[2]
 MAP = ROOT / "tests/mutants/map.tmp"
@@ -23,7 +22,7 @@ ELSEWHERE = ("test_faults.py", "test_mutants.py")
 
 @dataclass(frozen=True)
 class Recorded:
-    """One test: its address, how long it takes, and what it runs."""
+    """One test: its address, the CPU time that it takes, its processes included, and what it runs."""
 
     id: str
     seconds: float
@@ -40,14 +39,19 @@ def digest(path: Path) -> str:
 
 def record(file: Path, root: Path) -> dict[str, Any]:
     """What the tests of one file run, from a process of its own. Raises RuntimeError if none can be run."""
+
+    def work() -> int:
+        import pytest
+
+        options = ["-q", "-p", "tests.mutants.recording", "-p", "no:cacheprovider", "-k", "not true_layer"]
+        return int(pytest.main([*options, str(file)]))
+
     with tempfile.TemporaryDirectory() as folder:
-        target = Path(folder) / "found.json"
-        command = [sys.executable, "-m", "pytest", "-q", "-p", "tests.mutants.recording"]
-        command += ["-p", "no:cacheprovider", "-p", "no:xdist", "-k", "not true_layer", str(file)]
-        environment = os.environ | {"QWEN3_RECORD": str(target), "PYTHONPATH": str(root)}
-        done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
+        target, log = Path(folder) / "found.json", Path(folder) / "log.txt"
+        os.waitpid(fork(root, log, work, QWEN3_RECORD=str(target)), 0)
         if not target.exists():
-            raise RuntimeError(f"{file.name} could not be run:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+            said = log.read_text("utf-8", errors="replace")
+            raise RuntimeError(f"{file.name} could not be run:\n{said[-2000:]}")
         found: dict[str, Any] = json.loads(target.read_text(encoding="utf-8"))
     return found
 

