@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import runpy
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,11 @@ ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 NOTEBOOKS = sorted((ROOT / "notebooks").rglob("*.ipynb"))
 LOCK = dict(line.split("==") for line in (ROOT / "requirements.lock").read_text(encoding="utf-8").split())
+COMMANDS = [
+    path.relative_to(PACKAGE).as_posix()
+    for path in sorted(PACKAGE.glob("measure/*.py"))
+    if re.search(r"^    sys\.exit\(main\(\)\)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+]
 # Paths, addresses and timings: what an output must not hold.
 MACHINE = re.compile(
     r"/(?:home|root|tmp|Users|var)/|[A-Z]:\\|\bat 0x[0-9a-f]+|\b\d+(?:\.\d+)? ?(?:ms|seconds)\b"
@@ -36,6 +42,16 @@ def test_imports_go_down() -> None:
             assert floor[other] < floor[name], f"{name} imports {other}, which is not before it"
     for name in top - {"__init__", "__main__"}:
         assert not imports(files[name]), f"{name} is not empty but for its words"
+
+
+@pytest.mark.parametrize("file", COMMANDS)
+def test_a_file_with_a_command_is_one(
+    file: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", [file, "--help"])
+    with pytest.raises(SystemExit, match="^0$"):
+        runpy.run_path(str(PACKAGE / file), run_name="__main__")
+    assert f"usage: python -m qwen3_ref.{file[:-3].replace('/', '.')} " in capsys.readouterr().out
 
 
 def test_no_test_file_imports_another() -> None:

@@ -69,7 +69,7 @@ def drawn() -> dict[str, Counter[str]]:
     def wordless(model: object, tokenizer: object, asked: list[Any], **_: Any) -> list[Reply]:
         return [Reply(None, "")] * len(asked)
 
-    run = Run(Path("nowhere"), scale=0.2)
+    run = Run(Path("nowhere"), scale=0.1)
     vars(run)["tokenizer"] = TOKENIZER
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(seeds, "make_problems", watched)
@@ -82,7 +82,7 @@ def drawn() -> dict[str, Counter[str]]:
         patch.setattr(stages, "_learn", lambda *_: None)
         patch.setattr(Run, "model", lambda *_: hard_model())
         now[0] = "pre-training"
-        corpus.reasoning_documents(1600)
+        corpus.reasoning_documents(800)
         for name, stage in stages.STAGES.items():
             if stage.mix is None:
                 now[0] = name

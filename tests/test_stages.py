@@ -25,12 +25,12 @@ from qwen3_ref.tasks.problems import make_problems
 from qwen3_ref.tokenizer import Tokenizer
 from qwen3_ref.train import rollout, stages
 from qwen3_ref.train import run as run_module
-from qwen3_ref.train.corpus import VOCAB_SIZE, Corpus
+from qwen3_ref.train.corpus import VOCAB_SIZE, Corpus, train_tokenizer
 from qwen3_ref.train.loop import cross_entropy
 from qwen3_ref.train.recipes import distill, general_rl, pretrain, sft
 from qwen3_ref.train.recipes.distill import Distill
 from qwen3_ref.train.recipes.grpo import Grpo
-from tests.helpers import tiny
+from tests.helpers import small_corpus, tiny
 
 
 def little(stage: stages.Stage) -> stages.Stage:
@@ -56,11 +56,18 @@ def little(stage: stages.Stage) -> stages.Stage:
     return replace(stage, **changes)
 
 
+@functools.cache
+def learned() -> Tokenizer:
+    """The tokenizer of what the stages here learn from, made once: test_train makes it anew."""
+    return train_tokenizer({domain: documents[:150] for domain, documents in small_corpus().items()})
+
+
 @pytest.fixture
 def common(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, corpus: Corpus) -> list[str]:
     """Small models, few and short steps; what is left of the arguments of the command."""
     documents = {domain: documents[:150] for domain, documents in corpus.items()}
     monkeypatch.setattr(run_module, "gather", lambda allow_other_text: documents)
+    monkeypatch.setattr(run_module, "train_tokenizer", lambda _: learned())
     losses = functools.partial(pretrain.domain_losses, context=64, tokens=256)
     monkeypatch.setattr(pretrain, "domain_losses", losses)
     monkeypatch.setattr(pretrain, "retrieval_accuracy", lambda *_: 0.0)
