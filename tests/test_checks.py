@@ -7,9 +7,11 @@ what is proved is what a student meets. Checks draw fresh inputs, hence the repe
 from __future__ import annotations
 
 import ast
+import copy
 import importlib
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from qwen3_ref import rope
 from qwen3_ref.course.checks import judge as checks
 from qwen3_ref.course.checks import rope as checks_of_rope
 from qwen3_ref.course.checks.judge import Verdict
+from qwen3_ref.course.compare import as_array
 from tests.mistakes import Mistake
 from tests.mistakes.rope import tables, waves
 
@@ -142,6 +145,47 @@ def test_every_remark_has_its_mistake(key: tuple[str, str], monkeypatch: pytest.
     found = [[remark for remark in remarks if part in remark] for part, _ in MISTAKES[key]]
     untried = remarks - {min(alike, key=len) for alike in found if alike}
     assert remarks and not untried, f"no mistake gets the remark {sorted(untried)}"
+
+
+@pytest.mark.parametrize("key", [k for k in SOLUTIONS if k[1] != "two_calls"], ids=".".join)
+def test_every_array_of_a_remark_is_what_a_wrong_answer_returns(
+    key: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A remark may know its mistake in several shapes: each of them is returned by one of our wrong answers
+    in some trial. (What two_calls is given can be called but once.)"""
+    trials: list[checks.Trial] = []
+
+    def gather(_: Any, draw: Callable[[np.random.Generator], Iterator[checks.Trial]]) -> Verdict:
+        trials.extend(draw(np.random.default_rng(5)))
+        return Verdict(True, "ok")
+
+    monkeypatch.setattr(f"qwen3_ref.course.checks.{key[0]}.judge", gather)
+    check(key)(SOLUTIONS[key])
+    found: dict[tuple[str, int], bool] = {}
+    for trial in trials:
+        returned = [returns(wrong, trial) for _, wrong in MISTAKES[key]]
+        seen: Counter[str] = Counter()
+        for remark, array in trial.mistakes:
+            seen[remark] += 1
+            same = any(got is not None and alike(trial, got, array) for got in returned)
+            found[remark, seen[remark]] = found.get((remark, seen[remark]), False) or same
+    missing = sorted(place for place, hit in found.items() if not hit)
+    assert found and not missing, f"no wrong answer returns (remark, how manieth) {missing}"
+
+
+def returns(wrong: Callable[..., Any], trial: checks.Trial) -> Any:
+    """What an answer returns, as an array; None if it raises or returns what is none."""
+    try:
+        with np.errstate(all="ignore"):
+            return as_array(wrong(*copy.deepcopy(trial.arguments)))
+    except Exception:  # a wrong answer may raise whatever it likes
+        return None
+
+
+def alike(trial: checks.Trial, got: Any, array: Any) -> bool:
+    if got.shape != array.shape:
+        return False
+    return trial.same(got, array) if got.dtype.kind not in "USO" else bool((got == array).all())
 
 
 def test_at_least_so_many_mistakes_an_exercise() -> None:

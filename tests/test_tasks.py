@@ -12,8 +12,8 @@ import sys
 import pytest
 from num2words import num2words
 
-from qwen3_ref.tasks.documents import maths_documents, solved
 from qwen3_ref.tasks import numbers
+from qwen3_ref.tasks.documents import maths_documents, solved
 from qwen3_ref.tasks.problems import (
     DIFFICULTIES,
     FAMILIES,

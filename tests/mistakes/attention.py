@@ -275,8 +275,13 @@ GROUPED: list[Mistake] = [
         lambda q, k, v: numpy_ref.attention(q[None], k[None], v[None], np.tri(q.shape[1])[None] > 0)[0][0],
     ),
 ]
+def rows_from_zero_and_itself(real: Any, start: int) -> Any:
+    return rows_from_zero(real, start) | np.eye(len(real), dtype=bool)[start:]
+
+
 MASK: list[Mistake] = [
     ("your mask counts rows from 0", rows_from_zero),
+    ("your mask counts rows from 0", rows_from_zero_and_itself),
     ("your queries see padding", padding_seen),
     ("its softmax is 0 / 0", empty_rows),
     ("a query may look at itself too", strict),
@@ -315,6 +320,7 @@ QUERIES: list[Mistake] = [
         lambda x, w, g, cos, sin, eps: turn(norm(split(x @ w.T, g), 1, eps), cos, sin),
     ),
     ("the norm is missing", lambda x, w, g, cos, sin, eps: turn(split(x @ w.T, g), cos, sin)),
+    ("the norm is missing", normed(lambda a, g, eps: g * a)),
     ("RoPE is missing", lambda x, w, g, cos, sin, eps: norm(split(x @ w.T, g), g, eps)),
     (
         "not 1 + w",
@@ -332,6 +338,7 @@ QUERIES: list[Mistake] = [
 POSITIONS: list[Mistake] = [
     ("those are columns", lambda real, start: np.arange(real.shape[1])[None].repeat(len(real), 0)[:, start:]),
     ("one row of positions for all", lambda real, start: np.arange(start, real.shape[1])),
+    ("one row of positions for all", lambda real, start: np.arange(start, real.shape[1])[None]),
     ("start again with every chunk", lambda real, start: count(real[:, start:], 0)),
     ("one too many", lambda real, start: np.cumsum(real, axis=1)[:, start:]),
     ("give it 0, not -1", lambda real, start: np.cumsum(real, axis=1)[:, start:] - 1),

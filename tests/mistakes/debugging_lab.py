@@ -99,6 +99,8 @@ SHORTEST: list[Mistake] = [
     ("stops before limit", lambda right, wrong, limit: min(lengths(right, wrong, limit - 1), default=0)),
     ("your tolerance too wide", lambda a, b, limit: min(lengths(a, b, limit, 1e-3), default=0)),
     ("the answer is 0", of(lambda bad, limit: min(bad, default=limit))),
+    ("the answer is 0", of(lambda bad, limit: min(bad, default=limit + 1))),
+    ("the answer is 0", of(lambda bad, limit: min(bad, default=-1))),
     (
         "you ask for equal numbers",
         lambda a, b, n: min([t for t in range(1, n) if any(a(t) != b(t))], default=0),

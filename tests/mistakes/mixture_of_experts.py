@@ -41,6 +41,12 @@ def met(tensors: Any) -> list[int]:
     return [int(name.split(".")[1]) for name in tensors if "gate" in name]
 
 
+def each_as_met(tensors: Any) -> Any:
+    """All gates as they come, and all ups as they come."""
+    parts = [np.stack([a for n, a in tensors.items() if f".{p}_proj" in n]) for p in ("gate", "up")]
+    return np.concatenate(parts, axis=1)
+
+
 def in_turn(tensors: Any) -> Any:
     both = stacked(tensors, numbers(tensors))
     E, rows, D = both.shape
@@ -97,6 +103,7 @@ STACK: list[Mistake] = [
     ("in alphabetical order: 10 comes before 2", lambda t: stacked(t, sorted(numbers(t), key=str))),
     ("in the order of the dict", lambda t: stacked(t, met(t))),
     ("in the order of the dict", lambda t: stacked(t, list(dict.fromkeys(int(n.split(".")[1]) for n in t)))),
+    ("in the order of the dict", each_as_met),
     ("up comes first", lambda t: stacked(t, numbers(t), ("up", "gate"))),
     ("rows alternate", in_turn),
     ("transposed", lambda t: stacked(t, numbers(t)).swapaxes(1, 2)),
@@ -110,6 +117,8 @@ COMBINE: list[Mistake] = [
         lambda out, order, w: put(out, order % len(w), w.ravel(), len(w), add=False),
     ),
     ("order % n", lambda out, order, w: put(out, order % len(w), w.ravel()[order], len(w))),
+    ("order % n", lambda out, order, w: put(out, order % len(w), w.ravel()[order], len(w), add=False)),
+    ("order % n", lambda out, order, w: put(out, order % len(w), w.ravel(), len(w))),
     (
         "a token that appears twice",
         lambda out, order, w: put(out, order // w.shape[1], w.ravel()[order], len(w), add=False),

@@ -189,6 +189,7 @@ EPSILON: list[Mistake] = [
     ("your sign is wrong", lambda x, y: float(-measured(x, y).mean())),
     ("one number is wanted", lambda x, y: measured(x, y)),
     ("one number is wanted", lambda x, y: measured(x, y).mean(-1)),
+    ("one number is wanted", lambda x, y: measured(x, y).mean(-1, keepdims=True)),
     ("you return 1e-5", lambda x, y: 1e-5),
     ("you return 1e-6", lambda x, y: 1e-6),
 ]

@@ -140,6 +140,14 @@ PARAMETERS: list[Mistake] = [
         ),
     ),
 ]
+def eps_outside(x: Any, a: Any, f: Any, g: Any, h: Any, eps: float) -> Any:
+    def far(x: Any, gain: Any) -> Any:
+        return gain * x / (np.sqrt((x * x).mean(-1, keepdims=True)) + eps)
+
+    y = x + a(far(x, g))
+    return y + f(far(y, h))
+
+
 BLOCK: list[Mistake] = [
     ("overwrites its argument number 1", add_in_place),
     ("your residual is taken after the norm", after_the_norm),
@@ -154,6 +162,7 @@ BLOCK: list[Mistake] = [
     ("attention comes first", feed_forward_first),
     ("the two gains are swapped", lambda x, a, f, g, h, eps: pre_norm(x, a, f, h, g, eps)),
     ("eps is missing", lambda x, a, f, g, h, eps: pre_norm(x, a, f, g, h, 0.0)),
+    ("eps is missing, or stands outside", eps_outside),
     ("normalise what it reads", norms_last),
     ("the feed-forward is missing", lambda x, a, f, g, h, eps: x + a(norm(x, g, eps))),
     ("that calls qwen3_ref.numpy_ref.rms_norm", borrowed),
@@ -164,6 +173,7 @@ FLOPS: list[Mistake] = [
     ("the look-up of the embedding is no product", lambda V, D, *s: sum(cost(V, D, *s)) + 2 * V * D),
     ("the head is missing", lambda V, D, *s: sum(cost(V, D, *s)) - 2 * V * D),
     ("matrix products only", lambda *s: 2 * count(*s[:-1], tied=True) + cost(*s)[1]),
+    ("matrix products only", lambda V, D, F, L, *s: sum(cost(V, D, F, L, *s)) + 4 * L * D),
     ("two for the score, two for the mix", lambda *s: cost(*s)[0] + cost(*s)[1] // 2),
     ("h of them, not g", lambda V, D, F, L, h, k, d, n: cost(V, D, F, L, h, k, d, n)[0] + 4 * L * k * d * n),
     ("h * d, not D", lambda V, D, F, L, h, k, d, n: cost(V, D, F, L, h, k, d, n)[0] + 4 * L * D * n),
@@ -177,6 +187,11 @@ FLOPS: list[Mistake] = [
 LENS: list[Mistake] = [
     ("ranks begin at 1", lambda *s: ranks(*s) - 1),
     ("the wrong way", lambda hidden, gain, head, f: len(head) + 1 - ranks(hidden, gain, head, f)),
+    ("the wrong way", lambda hidden, gain, head, f: len(head) - ranks(hidden, gain, head, f)),
+    (
+        "argsort lists the ids by rank",
+        lambda hidden, gain, head, f: np.argsort(-(hidden * gain) @ head.T)[:, np.arange(len(f)), f],
+    ),
     ("moves no rank", lambda hidden, gain, head, f: ranks(hidden, np.ones_like(gain), head, f)),
     (
         "argsort lists the ids by rank",
@@ -198,6 +213,10 @@ HEAD: list[Mistake] = [
     ("and the wrong matrix is the head", lambda x, w, tied, eps: x @ w[E].T),
     ("has a gain", lambda x, w, tied, eps: norm(x, 1.0, eps) @ w[E if tied else H].T),
     ("eps is not the one given", lambda x, w, tied, eps: norm(x, w[N], 1e-6) @ w[E if tied else H].T),
+    (
+        "the root of hidden_size",
+        lambda x, w, tied, eps: norm(x, w[N], eps) @ w[E if tied else H].T / np.sqrt(x.shape[-1]),
+    ),
     (
         "the root of hidden_size",
         lambda x, w, tied, eps: np.sqrt(x.shape[-1]) * norm(x, w[N], eps) @ w[E if tied else H].T,

@@ -94,6 +94,20 @@ def one_place(drawn: list[int], budget: int, closing: int, stop: list[int]) -> l
     return drawn[: budget + 1] if drawn[budget] == closing else [*drawn[:budget], *stop]
 
 
+def but(where: Any, other: Any) -> Any:
+    """Right, but for thoughts of n ids and budgets of which `where(n, budget)` is true."""
+
+    def answer(drawn: list[int], budget: int, closing: int, stop: list[int]) -> list[int]:
+        free = free_of(drawn, closing)
+        if where(len(free), budget):
+            found: list[int] = other(drawn, free, budget, closing, stop)
+            return found
+        right: list[int] = cut_from(0)(drawn, budget, closing, stop)
+        return right
+
+    return answer
+
+
 THOUGHT: list[Mistake] = [
     ("a thought of exactly the budget is not cut", cut_from(-1)),
     ("you keep it", cut_from(0, keep=1)),
@@ -107,6 +121,12 @@ THOUGHT: list[Mistake] = [
     ("belongs to it", lambda d, b, c, s: [*d[:b], *s] if len(free_of(d, c)) > b else free_of(d, c)),
     ("you go on into the answer", lambda d, b, c, s: [*d[:b], *s] if len(free_of(d, c)) > b else d),
     ("you do not cut", lambda d, b, c, s: d),
+    ("of exactly the budget", but(lambda n, b: n == b, lambda d, free, b, c, s: [*free, c, *s])),
+    ("of exactly the budget", but(lambda n, b: n == b, lambda d, free, b, c, s: [*d, *s])),
+    ("shorter than the budget", but(lambda n, b: n < b, lambda d, free, b, c, s: [*free, *s])),
+    ("shorter than the budget", but(lambda n, b: n < b, lambda d, free, b, c, s: [*d, *s])),
+    ("you go on into the answer", but(lambda n, b: n < b, lambda d, free, b, c, s: d[:b])),
+    ("a budget of 0 is a budget", but(lambda n, b: n > b == 0, lambda d, free, b, c, s: [*free, *s])),
     ("a budget of 0 is a budget", lambda d, b, c, s: cut_from(0)(d, b, c, s) if b else [*free_of(d, c), c]),
     ("a budget of 0 is a budget", lambda d, b, c, s: cut_from(0)(d, b or 10**6, c, s)),
     ("a budget of 0 is a budget", lambda d, b, c, s: cut_from(0)(d, b, c, s) if b else d),
