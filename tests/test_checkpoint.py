@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -473,6 +474,19 @@ def test_both_layouts_of_experts(tmp_path: Path) -> None:
     one, other = (NumpyQwen3.from_pretrained(place).weights for place in (directory, tmp_path))
     assert one.keys() == other.keys()
     assert all(np.array_equal(one[name], other[name]) for name in one)
+
+
+def test_no_more_than_so_many_experts_are_unpacked() -> None:
+    """A header may claim any number; ten thousand are taken apart, and one more are left as they are."""
+    for count, names in ((10_000, 20_000), (10_001, 1)):
+        stored = checkpoint.Stored(Path("x"), "F32", (count, 2, 3), 64)
+        found = checkpoint._unpacked("model.layers.0.mlp.experts.gate_up_proj", stored)
+        assert len(found) == names
+    whole = checkpoint._unpacked("model.layers.0.mlp.experts.gate_up_proj", replace(stored, shape=(2, 2, 3)))
+    assert [(name[27:], part.offset, part.shape) for name, part in whole.items()] == [
+        ("0.gate_proj.weight", 64, (1, 3)), ("0.up_proj.weight", 76, (1, 3)),
+        ("1.gate_proj.weight", 88, (1, 3)), ("1.up_proj.weight", 100, (1, 3)),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("shape", [(1, 2, 1), (2, 4, 1), (1, 2, 3)])

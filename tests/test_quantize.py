@@ -71,6 +71,9 @@ def test_all_is_computed_in_float64() -> None:
     for kind, values in results.items():
         for value, want in zip(values, results["double"], strict=True):
             assert (value == want).all() and value.dtype == want.dtype, kind
+    # A hair below the middle between two codes, which float32 takes for the middle.
+    near, coarse = [[0.75, 0.375 - 1e-12]], Grid(3, None, symmetric=True)
+    assert gptq(near, np.eye(2), coarse).codes.tolist() == quantize(near, coarse).codes.tolist() == [[7, 5]]
     names = [str(value.dtype) for value in results["half"]]
     assert names == ["float64", "float64", "uint8", "float64", "int64", "float64", "float64"]
 
