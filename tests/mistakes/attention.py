@@ -56,6 +56,20 @@ def again(a: Any, h: int) -> Any:
     return a.repeat(h // len(a), 0)
 
 
+def one_question(q: Any, k: Any, v: Any) -> Any:
+    group = len(q) // len(k)
+    return attend(q.reshape(len(k), group, *q.shape[1:]).mean(1).repeat(group, 0), k, v)
+
+
+def added(a: Any, q: Any) -> Any:
+    """KV heads copied by a sum."""
+    return (a[:, None] + np.zeros((1, len(q) // len(a), 1, 1))).reshape(q.shape)
+
+
+def stacked(a: Any, q: Any) -> Any:
+    return np.hstack((a[:, None],) * (len(q) // len(a))).reshape(q.shape)
+
+
 def attend_with_repeat(q: Any, k: Any, v: Any) -> Any:
     from numpy import repeat as again
 
@@ -164,6 +178,21 @@ def new_only(real: Any, start: int) -> Any:
     return (real & (key <= query) & (key >= start)) | (key == query)
 
 
+def one_ahead(real: Any, start: int) -> Any:
+    key, query = grid(real, start)
+    return (real & (key <= query + 1)) | (key == query)
+
+
+def ahead_only(real: Any, start: int) -> Any:
+    key, query = grid(real, start)
+    return (real & (key >= query)) | (key == query)
+
+
+def padding_sees_the_first(real: Any, start: int) -> Any:
+    key, query = grid(real, start)
+    return (real & (key <= query)) | (~real[start:, None] & (key == 0))
+
+
 def sociable_padding(real: Any, start: int) -> Any:
     key, query = grid(real, start)
     return (real & (key <= query)) | ((key <= query) & ~real[start:, None])
@@ -185,6 +214,14 @@ def turn(a: Any, cos: Any, sin: Any) -> Any:
 
 def split(flat: Any, gain: Any) -> Any:
     return flat.reshape(len(flat), -1, len(gain)).swapaxes(0, 1)
+
+
+def neighbours(x: Any, w: Any, gain: Any, cos: Any, sin: Any, eps: float) -> Any:
+    a = norm(split(x @ w.T, gain), gain, eps)
+    out = np.empty_like(a)
+    out[..., ::2] = a[..., ::2] * cos - a[..., 1::2] * sin
+    out[..., 1::2] = a[..., 1::2] * cos + a[..., ::2] * sin
+    return out
 
 
 def whole_width(x: Any, w: Any, gain: Any, cos: Any, sin: Any, eps: float) -> Any:
@@ -215,6 +252,10 @@ def columns(real: Any) -> Any:
     return np.arange(real.shape[1]) + np.zeros_like(real, dtype=int)
 
 
+def longest_padding(real: Any, start: int) -> Any:
+    return np.maximum(columns(real) - (~real).sum(1).max(), 0)[:, start:]
+
+
 def shipped_positions(real: Any, start: int) -> Any:
     if start == 0:
         return np.cumsum(np.ones_like(real, dtype=int), axis=1) - 1
@@ -240,7 +281,15 @@ CACHE: list[Mistake] = [
     ("the cache holds all of them", lambda c, n: size(c, 1)),
     ("one token short", lambda c, tokens: size(c, tokens - 1)),
     ("one token too many", lambda c, tokens: size(c, tokens + 1)),
-    ("1 GB is 1e9 bytes", lambda c, n: size(c, n) / 1e9),
+    ("not kB, MB or GB", lambda c, n: size(c, n) / 1e9),
+    ("not kB, MB or GB", lambda c, n: size(c, n) / 2**20),
+    ("head_dim is missing", lambda c, n: size(c | {"head_dim": 1}, n)),
+    ("the number of KV heads is missing", lambda c, n: size(c | {"num_key_value_heads": 1}, n)),
+    ("queries are not kept", lambda c, n: size(c, n) + size(c, n, heads="num_attention_heads") // 2),
+    (
+        "the size of a group",
+        lambda c, n: size(c | {"g": c["num_attention_heads"] // c["num_key_value_heads"]}, n, heads="g"),
+    ),
     ("a byte has eight", lambda c, n: 8 * size(c, n)),
     ("should be", lambda c, n: 147_456 * n),  # the example of the text, typed in
 ]
@@ -262,10 +311,16 @@ GROUPED: list[Mistake] = [
     ("runs over the queries", lambda q, k, v: attend(q, k, v, axis=1)),
     ("every query head reads KV head 0", lambda q, k, v: attend(q, k[:1], v[:1])),
     ("average the values", lambda q, k, v: attend(q, k, 0 * v + v.mean(0))),
+    ("sees the next token too", lambda q, k, v: attend(q, k, v, masked=np.tri(q.shape[1], k=1) > 0)),
+    ("the length of the text", lambda q, k, v: attend(q, k, v, scale=q.shape[1] ** -0.5)),
+    ("you mix the keys", lambda q, k, v: attend(q, k, k)),
+    ("each asks for itself", one_question),
+    ("right, but your index or sum", lambda q, k, v: broadcast(q, added(k, q), added(v, q))),
+    ("right, but `hstack` copies", lambda q, k, v: broadcast(q, stacked(k, q), stacked(v, q))),
     ("right, but `repeat` copies", attend_with_repeat),
     ("right, but `repeat` copies", lambda q, k, v: broadcast(q, again(k, len(q)), again(v, len(q)))),
     ("right, but `concatenate` copies", concatenated),
-    ("right, but an index that is an array copies", gathered),
+    ("right, but your index or sum", gathered),
     ("right, but `broadcast_to` copies", spread),
     ("right, but in a loop", head_by_head),
     ("right, but in a loop", group_by_group),
@@ -288,6 +343,11 @@ MASK: list[Mistake] = [
     ("see the future", future),
     ("but not one another", cache_and_itself),
     ("upside down", lambda real, start: ~right_mask(real, start)),
+    ("wanted are booleans", lambda real, start: np.where(right_mask(real, start), 0.0, -np.inf)),
+    ("sees the next token too", one_ahead),
+    ("not for padding", lambda real, start: right_mask(~real, start)),
+    ("look ahead only", ahead_only),
+    ("not the first column", padding_sees_the_first),
     ("rows for the cached tokens too", lambda real, start: right_mask(real, 0)),
     ("leave out the columns of the cache", lambda real, start: right_mask(real, start)[:, start:]),
     ("do not see the cache", new_only),
@@ -305,6 +365,13 @@ QUERIES: list[Mistake] = [
     ("you normalise over all heads at once", whole_width),
     ("after RoPE, and over all heads at once", late_and_whole),
     ("raises ValueError: cannot reshape", cut_by_hidden),
+    ("you normalise twice", lambda x, w, g, c, s, e: norm(turn(norm(split(x @ w.T, g), g, e), c, s), g, e)),
+    ("you turn backwards", lambda x, w, g, c, s, e: turn(norm(split(x @ w.T, g), g, e), c, -s)),
+    ("your pairs are neighbours", neighbours),
+    ("your root is missing", normed(lambda a, g, eps: g * a / (root(a) ** 2 + eps))),
+    ("over tokens", normed(lambda a, g, eps: g * a / np.sqrt((a * a).mean(1, keepdims=True) + eps))),
+    ("not queries", normed(lambda a, g, eps: norm(a, g, eps) / np.sqrt(len(g)))),
+    ("you normalise x", lambda x, w, g, c, s, e: turn(g * split(norm(x, 1, e) @ w.T, g), c, s)),
     ("your epsilon is outside the root", normed(lambda a, g, eps: g * a / (root(a) + eps))),
     ("your epsilon is missing", normed(lambda a, g, eps: g * a / root(a))),
     ("you take off the mean", normed(lambda a, g, eps: norm(a - a.mean(-1, keepdims=True), g, eps))),
@@ -349,6 +416,9 @@ POSITIONS: list[Mistake] = [
     ),
     ("those are columns", shipped_positions),  # the lesson's own bug, as it is
     ("nothing below", lambda real, start: np.arange(start, real.shape[1]) - (~real).sum(1, keepdims=True)),
+    ("the longest padding everywhere", longest_padding),
+    ("the tokens behind", lambda real, start: np.cumsum(real[:, ::-1], 1)[:, ::-1][:, start:]),
+    ("position 0, not 1", lambda real, start: np.maximum(np.cumsum(real, 1) - 1, 1)[:, start:]),
     ("is 0, not its column", lambda real, start: np.where(real, count(real, 0), columns(real))[:, start:]),
     ("one for each of its columns", last_column),  # right for the prompt, wrong for a chunk
     ("one number a row", lambda real, start: last_column(real, start)[:, 0] if start else count(real, 0)),

@@ -53,6 +53,10 @@ def norm(x: Any, w: Any, eps: float, **how: Any) -> Any:
     return n if how.get("bare") else (w + how.get("plus", 0)) * n
 
 
+def summed(x: Any, w: Any, eps: float) -> Any:
+    return w * (x.float() * torch.rsqrt(x.float().square().sum(-1, keepdim=True) + eps)).to(x.dtype)
+
+
 def inverse_root(wide: Any, eps: float) -> Any:
     return torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
 
@@ -72,6 +76,16 @@ def derivative(x: Any, gain: Any, eps: float, dy: Any, sign: int = 1, mean: Any 
     r = np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + eps)
     g, n = gain * dy, x / r
     return (g - sign * n * mean(g * n, axis=-1, keepdims=True)) / r
+
+
+def corrected(by: Any, at_the_end: Any = lambda r: r) -> Any:
+    """A wrong answer to `backward`: by(x, gain, dy, r, mean) is taken off g."""
+
+    def answer(x: Any, gain: Any, eps: float, dy: Any) -> Any:
+        r = root(x, eps)
+        return (gain * dy - by(x, gain, dy, r, lambda a: a.mean(-1, keepdims=True))) / at_the_end(r)
+
+    return answer
 
 
 def root(x: Any, eps: float = 0.0) -> Any:
@@ -129,6 +143,11 @@ WIDTH: list[Mistake] = [
     ("you round down", lambda h, m: 8 * h // 3 // m * m),
     ("you round down", lambda h, m: round(8 * h / 3 / m) * m),
     ("you round down", lambda h, m: (8 * h // 3 + m - 1) // m * m),
+    ("you round down", lambda h, m: (round(8 * h / 3) + m - 1) // m * m),
+    ("you round down", lambda h, m: math.ceil(8 * h // 3 / m) * m),
+    ("fits exactly here", lambda h, m: math.ceil(2.67 * h / m) * m),
+    ("fits exactly here", lambda h, m: round(8 * h / 3 / m + 0.5) * m),
+    ("of numbers is wanted, not str", lambda h, m: str(-(-8 * h // (3 * m)) * m)),
     ("fits exactly here", lambda h, m: (8 * h // 3 // m + 1) * m),
     ("you do not round up", lambda h, m: 8 * h / 3),
     ("you do not round up", lambda h, m: 8 * h // 3),
@@ -146,6 +165,10 @@ PACKED: list[Mistake] = [
         lambda x, both, down: (silu(x @ both[0::2].T) * (x @ both[1::2].T)) @ down.T,
     ),
     ("takes it back to (t, D)", lambda x, both, down: silu(hidden(x, both)[0]) * hidden(x, both)[1]),
+    ("you add the two", gated(lambda g, u: silu(g) + u)),
+    ("that adds x", lambda x, both, down: x + gated(lambda g, u: silu(g) * u)(x, both, down)),
+    ("that is tanh", gated(lambda g, u: np.tanh(g) * u)),
+    ("NumPy alone", lambda x, both, down: torch.from_numpy(gated(lambda g, u: silu(g) * u)(x, both, down))),
     ("your exponential overflows", gated(lambda g, u: g / (1 + np.exp(-g)) * u)),
     ("your exponential overflows", gated(lambda g, u: g * np.exp(g) / (1 + np.exp(g)) * u)),
     (  # both branches are computed, whichever is taken
@@ -162,6 +185,8 @@ SIXTEEN: list[Mistake] = [
     ("you cast the root back by itself", lambda x, w, e: w * (x * inverse_root(x.float(), e).to(x.dtype))),
     ("your last product is in float32", lambda x, w, e: norm(x, w.float(), e)),
     ("your eps is outside the root", lambda x, w, e: norm(x, w, e, outside=True)),
+    ("you sum where", lambda x, w, e: summed(x, w, e)),
+    ("weight before you cast", lambda x, w, e: torch.nn.functional.rms_norm(x, (len(w),), w, e)),
     ("your eps is missing", lambda x, w, e: norm(x, w, e, other=0.0)),
     ("not the one that was given", lambda x, w, e: norm(x, w, e, other=1e-6)),
     ("1 + weight, as Gemma does", lambda x, w, e: norm(x, w, e, plus=1)),
@@ -172,6 +197,14 @@ SIXTEEN: list[Mistake] = [
 BACKWARD: list[Mistake] = [
     ("you treat the root as a constant", lambda x, g, e, dy: g * dy / root(x, e)),
     ("only into its own", lambda x, g, e, dy: derivative(x, g, e, dy, mean=lambda a, **_: a / a.shape[-1])),
+    ("only into its own", corrected(lambda x, g, dy, r, mean: g * dy * (x / r) ** 2)),
+    ("you take y where n is", corrected(lambda x, g, dy, r, mean: g * x / r * mean(g * dy * g * x / r))),
+    ("there stands g, not dy", corrected(lambda x, g, dy, r, mean: x / r * mean(dy * x / r))),
+    ("you correct by x where", corrected(lambda x, g, dy, r, mean: x * mean(g * dy * x))),
+    ("three times in all", corrected(lambda x, g, dy, r, mean: x / r * mean(g * dy * x))),
+    ("not over tokens", corrected(lambda x, g, dy, r, mean: x / r * (g * dy * x / r).mean())),
+    ("not over tokens", corrected(lambda x, g, dy, r, mean: x / r * (g * dy * x / r).mean(0))),
+    ("the root twice", corrected(lambda x, g, dy, r, mean: x / r * mean(g * dy * x / r), np.square)),
     ("your gain is missing", lambda x, g, e, dy: derivative(x, np.ones_like(g), e, dy)),
     ("your gain comes last", lambda x, g, e, dy: g * derivative(x, np.ones_like(g), e, dy)),
     ("wrong sign", lambda x, g, e, dy: derivative(x, g, e, dy, sign=-1)),
@@ -185,6 +218,10 @@ BACKWARD: list[Mistake] = [
 EPSILON: list[Mistake] = [
     ("take the mean square off", lambda x, y: float(((x / y) ** 2).mean())),
     ("outside the root", lambda x, y: float((x / y - root(x)).mean())),
+    ("x / y is a root", lambda x, y: float((x / y - root(x) ** 2).mean())),
+    ("the wrong way round", lambda x, y: float(((y / x) ** 2 - root(x) ** 2).mean())),
+    ("not their sum", lambda x, y: float(((x / y) ** 2 - (x * x).sum(-1, keepdims=True)).mean())),
+    ("not the variance", lambda x, y: float(((x / y) ** 2 - x.var(-1, keepdims=True)).mean())),
     ("the root of eps", lambda x, y: float(np.sqrt(measured(x, y).mean()))),
     ("your sign is wrong", lambda x, y: float(-measured(x, y).mean())),
     ("one number is wanted", lambda x, y: measured(x, y)),
@@ -217,6 +254,7 @@ ALSO_RIGHT: dict[str, list[Any]] = {
         lambda x, y: measured(x, y).mean(),
         lambda x, y: np.median(measured(x, y)),
         one_token,
+        lambda x, y: np.mean(np.mean(x * x, -1) * (1 / np.mean(y * y, -1) - 1)),
     ],
 }
 MISTAKES = {

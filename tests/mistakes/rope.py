@@ -49,6 +49,11 @@ def by_head(weight: Any, heads: int, order: Any) -> Any:
     return weight.reshape(heads, -1, weight.shape[1])[:, order].reshape(weight.shape)
 
 
+def first_head(weight: Any, heads: int) -> Any:
+    d = head_dim(weight, heads)
+    return np.concatenate([by_head(weight, heads, even_first(d))[:d], weight[d:]])
+
+
 def head_dim(weight: Any, heads: int) -> int:
     return int(weight.shape[0]) // heads
 
@@ -132,6 +137,17 @@ def blended(
     return 1 + share * (factor - 1) if wave else speeds(d, theta) * (1 - share + share / factor)
 
 
+def share_of_slow(d: int, theta: float, trained: float) -> Any:
+    """The ramp of YaRN, from 0 to 1."""
+    return (1 - blended(d, theta, trained, 2) / speeds(d, theta)) * 2
+
+
+def twice_too_large(d: int, theta: float, trained: float, factor: float) -> Any:
+    low, high = (d * np.log(trained / (2 * np.pi * turns)) / np.log(theta) for turns in (32, 1))
+    share = np.clip((np.arange(d // 2) - np.floor(low)) / (np.ceil(high) - np.floor(low)), 0, 1)
+    return speeds(d, theta) * (1 - share + share / factor)
+
+
 def by_turns(d: int, theta: float, trained: float, factor: float) -> Any:
     kept = np.clip((trained * speeds(d, theta) / (2 * np.pi) - 1) / 31, 0, 1)
     return speeds(d, theta) * (kept + (1 - kept) / factor)
@@ -155,6 +171,9 @@ WAVELENGTHS: list[Mistake] = [
     ("one value a channel", lambda d, t: np.tile(waves(d, t), 2)),
     ("it is 10,000 whatever", lambda d, t: waves(d, 1e4)),
     ("it is 1,000,000 whatever", lambda d, t: waves(d, 1e6)),
+    ("that is for degrees", lambda d, t: 180 / np.pi * waves(d, t)),
+    ("that is half a turn", lambda d, t: waves(d, t) / 2),
+    ("you count pairs from 1", lambda d, t: 2 * np.pi * t ** (2 * np.arange(1, d // 2 + 1) / d)),
     ("slowest pair comes first", lambda d, t: waves(d, t)[::-1]),
     ("your last exponent is 1", lambda d, t: 2 * np.pi * t ** np.linspace(0, 1, d // 2)),
     ("at [0] your result is 7.2832 and should be 6.2832", lambda d, t: waves(d, t) + 1),
@@ -170,6 +189,11 @@ COMPLEX: list[Mistake] = [
     ("you count positions from 0", lambda x, p, f: apart(complex_rope(x, np.arange(len(p)), f))),
     ("your result is complex", complex_rope),
     ("lack the speeds", lambda x, p, f: apart(complex_rope(x, 0 * p + 1, 0 * f + 1))),
+    ("you mirror x", lambda x, p, f: apart(complex_rope(x * np.repeat([1, -1], len(f)), p, f))),
+    ("the first half is the real part", lambda x, p, f: apart(complex_rope(np.roll(x, len(f), -1), p, f))),
+    ("positions from the first", lambda x, p, f: apart(complex_rope(x, p - p[0], f))),
+    ("a position further on", lambda x, p, f: apart(complex_rope(x, p + 1, f))),
+    ("no 2 pi", lambda x, p, f: apart(complex_rope(x, 2 * np.pi * p, f))),
     ("the speed of the first", lambda x, p, f: apart(complex_rope(x, p, 0 * f + f[0]))),
     ("yours stands before it", lambda x, p, f: np.roll(apart(complex_rope(x, p, f)), x.shape[-1] // 2, -1)),
     ("right, but by `cos` and `sin`", by_cosine),
@@ -197,6 +221,12 @@ REORDER: list[Mistake] = [
         lambda w, h: by_head(w, h, np.roll(range(head_dim(w, h)), head_dim(w, h) // 2)),
     ),
     ("exchange the two of a pair", lambda w, h: by_head(w, h, np.arange(head_dim(w, h)) ^ 1)),
+    ("the first head only", first_head),
+    (
+        "you read the rows as (d, heads, D)",
+        lambda w, h: w.reshape(len(w) // h, h, -1)[even_first(len(w) // h)].reshape(w.shape),
+    ),
+    ("from the end", lambda w, h: by_head(w, h, even_first(len(w) // h)[::-1])),
     ("as (heads, d, D)", lambda w, h: w.reshape(h, head_dim(w, h), -1)[:, even_first(head_dim(w, h))]),
     (
         "one row of each in turn",
@@ -223,6 +253,11 @@ YARN: list[Mistake] = [
     ("the other way round", lambda d, theta, n, s: blended(d, theta, n, s, rounding=(np.ceil, np.floor))),
     ("straight in turns", by_turns),
     ("not in the longer one", lambda d, theta, n, s: blended(d, theta, int(n * s), s)),
+    ("goes to cos and sin", lambda d, theta, n, s: blended(d, theta, n, s) * (0.1 * np.log(s) + 1)),
+    ("NTK-aware", lambda d, theta, n, s: speeds(d, theta * s ** (d / (d - 2)))),
+    ("not their powers", lambda d, theta, n, s: speeds(d, theta) * s ** -share_of_slow(d, theta, n)),
+    ("twice too large", twice_too_large),
+    ("that is a wavelength", lambda d, theta, n, s: 2 * np.pi / blended(d, theta, n, s)),
     ("you count radians", lambda d, theta, n, s: blended(d, theta, 2 * np.pi * n, s)),
     (
         "that calls qwen3_ref.rope.frequencies",
@@ -241,6 +276,11 @@ TABLES: list[Mistake] = [
     ("the shape (40, 32); wanted is (2, 40, 32)", lambda p, f, kind: tables(p[:, None] * f, kind)[0]),
     ("count positions from 0", lambda p, f, kind: tables(torch.arange(len(p))[:, None] * f, kind)),
     ("yours come twice", lambda p, f, kind: tables((p[:, None] * f).tile(2), kind)),
+    ("rounded to 16 bits", lambda p, f, k: [t.to(k) for t in tables(p[:, None] * f, torch.bfloat16)]),
+    ("rounded to 16 bits", lambda p, f, k: [t.to(k) for t in tables(p[:, None] * f, torch.float16)]),
+    ("you turn backwards", lambda p, f, kind: tables(-p[:, None] * f, kind)),
+    ("twice the same", lambda p, f, kind: [(p[:, None] * f).cos().to(kind)] * 2),
+    ("positions from the first", lambda p, f, kind: tables((p - p[0])[:, None] * f, kind)),
     ("they are radians", lambda p, f, kind: tables(p[:, None] * f / (2 * np.pi), kind)),
     (
         "your angles are rounded too early",
@@ -265,5 +305,6 @@ ALSO_RIGHT = {
     "tables": [
         lambda p, f, kind: tables(p[:, None] * f, kind),
         lambda p, f, kind: tables(torch.outer(p.double(), f) % (2 * np.pi), kind),
+        lambda p, f, kind: tables(p[:, None].float() * f.float(), kind),  # as the official code
     ],
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 from collections import Counter
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -77,12 +78,41 @@ def as_array(ids: list[int], pair: Any, new: int) -> Any:
     return np.array(out)
 
 
+def either_way(ids: list[int], pair: Any, new: int) -> list[int]:
+    return joined(joined(ids, pair, new), pair[::-1], new)
+
+
+def last_id_always(ids: list[int], pair: Any, new: int) -> list[int]:
+    return joined(ids, pair, new) + ids[-1:] * (tuple(ids[-2:]) == pair)
+
+
 def pairs(words: list[list[int]], counts: list[int]) -> Counter[Any]:
     found: Counter[Any] = Counter()
     for word, count in zip(words, counts, strict=True):
         for pair in zip(word, word[1:], strict=False):
             found[pair] += count
     return found
+
+
+def at_places(words: list[list[int]], counts: list[int], places: slice, power: int = 1) -> Any:
+    """Only some of a word's pairs, or those that occur n times in it n**power times."""
+    found: Counter[Any] = Counter()
+    for word, count in zip(words, counts, strict=True):
+        for pair, times in Counter([*zip(word, word[1:], strict=False)][places]).items():
+            found[pair] += count * times**power
+    return top(found)
+
+
+def last_count(words: list[list[int]], counts: list[int]) -> Any:
+    found = {}
+    for word, count in zip(words, counts, strict=True):
+        found.update(dict.fromkeys(zip(word, word[1:], strict=False), count))
+    return max(found, key=lambda pair: found[pair])
+
+
+def at_any_distance(words: list[list[int]], counts: list[int]) -> Any:
+    every = zip(words, counts, strict=True)
+    return top(Counter(p for word, n in every for p in [*combinations(word, 2)] * n))
 
 
 def top(found: Counter[Any]) -> Any:
@@ -265,6 +295,18 @@ def prefixes(tokens: list[bytes]) -> tuple[str, ...]:
     return tuple(b[len(a) :] for a, b in zip(shown, shown[1:], strict=False))
 
 
+def too_early(tokens: list[bytes]) -> list[str]:
+    """Looks ahead: a character is shown with its first byte."""
+    text = b"".join(tokens).decode()
+    starts = [len(text[:n].encode()) for n in range(len(text))]
+    out, end = [], 0
+    for token in tokens:
+        here = range(end, end + len(token))
+        out.append("".join(c for c, start in zip(text, starts, strict=True) if start in here))
+        end += len(token)
+    return out
+
+
 def stray(tokens: list[bytes]) -> list[str]:
     decoder = codecs.getincrementaldecoder("utf-8")()
     return [decoder.decode(token).upper() for token in tokens]
@@ -314,6 +356,9 @@ JOIN: list[Mistake] = [
     ("only the first occurrence", first_only),
     ("you use an id twice", overlapping),
     ("you use an id twice", by_pairs),
+    ("the other way round too", either_way),
+    ("your last id comes twice", last_id_always),
+    ("of numbers is wanted, not str", lambda ids, pair, new: [*map(str, joined(ids, pair, new))]),
     ("changes the list that is its argument number 1", in_place),
     ("you lose the last id", lambda ids, pair, new: joined(ids, pair, new, last=False)),
     ("from right to left", from_the_right),
@@ -327,6 +372,12 @@ JOIN: list[Mistake] = [
 MOST_FREQUENT: list[Mistake] = [
     ("multiply by its count", lambda words, counts: top(pairs(words, [1] * len(words)))),
     ("twice in a word counts twice", once_a_word),
+    ("counts twice, no more", lambda words, counts: at_places(words, counts, slice(None), power=2)),
+    ("add up a pair's places", lambda words, counts: at_places(words, counts, slice(1))),
+    ("add up a pair's places", lambda words, counts: at_places(words, counts, slice(-1))),
+    ("add up a pair's places", lambda words, counts: at_places(words, counts, slice(None, None, 2))),
+    ("add up a pair's places", last_count),
+    ("need not be neighbours", at_any_distance),
     ("from one word into the next", across),
     ("from one word into the next", across_repeated),
     ("from one word into the next", lambda words, counts: with_borders(words, counts, min)),
@@ -344,6 +395,7 @@ ENCODE: list[Mistake] = [
     ("you take the leftmost pair", lambda ids, merges: encoded(ids, merges, leftmost)),
     ("you take the leftmost pair", one_at_a_time),
     ("you walk through once", one_walk),
+    ("most frequent in the piece", lambda ids, merges: encoded(ids, merges, lambda p, key: top(Counter(p)))),
     ("the order of the dict", lambda ids, merges: in_turn(ids, merges.items())),
     (
         "the order of the dict",
@@ -368,6 +420,9 @@ STREAM: list[Mistake] = [
     ("and it stays", lambda tokens: whole_again(tokens, new=True)),
     ("a byte is no character", lambda tokens: [t.decode("latin-1") for t in tokens]),
     ("at the end", lambda tokens: [""] * (len(tokens) - 1) + [b"".join(tokens).decode()]),
+    ("before its last byte is there", too_early),
+    ("an empty one too", lambda tokens: [text for text in by_hand(tokens) if text]),
+    ("you take blanks away", lambda tokens: [text.strip() for text in by_hand(tokens)]),
     ("yours holds bytes", lambda tokens: tokens),
     ("yours holds int", lambda tokens: 3),
     ("should have", stray),

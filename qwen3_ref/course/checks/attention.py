@@ -37,9 +37,14 @@ def cache_bytes(answer: Answer) -> Verdict:
                 ("that is one token; the cache holds all of them", want / tokens),
                 ("that is one token short: every one of the tokens is kept", want / tokens * (tokens - 1)),
                 ("that is one token too many", want / tokens * (tokens + 1)),
-                ("bytes, not GB: 1 GB is 1e9 bytes", want / 1e9),
+                *(("bytes are wanted, not kB, MB or GB", want / unit)
+                  for unit in (1e3, 1e6, 1e9, 2**10, 2**20, 2**30)),
+                ("head_dim is missing: a key has that many numbers", want / 128),
+                ("the number of KV heads is missing", want / kv),
+                ("queries are not kept; you add their heads to the KV heads", want * (1 + group / 2)),
+                ("that is the size of a group where the number of KV heads belongs", want / kv * group),
                 ("those are bits; a byte has eight", want * 8),
-            ]
+            ]  # fmt: skip
             yield Trial((config, tokens), np.asarray(want), [(r, np.asarray(w)) for r, w in mistakes])
 
     return judge(answer, trials)
@@ -78,6 +83,12 @@ def grouped(answer: Answer) -> Verdict:
                 (zeros, softmax(scores * mask) @ wide_v),
                 ("your softmax runs over the queries; each query's shares sum to one", upright @ wide_v),
                 ("your mask is upside down: key <= query", mixed(mask=mask.T)),
+                ("a query of yours sees the next token too", mixed(mask=np.tri(t, k=1, dtype=bool))),
+                ("you divide by the root of the length of the text; d is a head's width",
+                 mixed(q=q * np.sqrt(d / t))),
+                ("you mix the keys; what is mixed are the values", mixed(v=k)),
+                ("you average the queries of a group; each asks for itself",
+                 mixed(q=q.reshape(n, group, t, d).mean(1).repeat(group, 0))),
                 ("every query head reads KV head 0; a group has its own", mixed(k=k[:1], v=v[:1])),
                 ("you average the values of all KV heads; a group has its own",
                  mixed(v=np.broadcast_to(v.mean(0), v.shape))),
@@ -90,13 +101,21 @@ def grouped(answer: Answer) -> Verdict:
 
 
 COPIES = {"repeat", "tile", "take", "kron", "stack", "concatenate", "broadcast_to", "block", "einsum_path"}
+COPIES |= {"hstack", "vstack", "dstack", "column_stack", "pad", "resize"}
 LOOPS = {"a loop", "map", "vectorize", "apply_along_axis", "apply_over_axes", "reduce", "fromiter"}
 
 
 class _Watched(np.ndarray[Any, Any]):
-    """An array that notes when it is copied row by row: `k[[0, 0, 1, 1]]`."""
+    """An array that notes when it is copied row by row, `k[[0, 0, 1, 1]]`, or by arithmetic: `k + zeros`."""
 
     gathered = False
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
+        bare = [i.view(np.ndarray) if isinstance(i, _Watched) else i for i in inputs]
+        made = getattr(ufunc, method)(*bare, **options)
+        largest = max(i.size for i in inputs if isinstance(i, _Watched))
+        _Watched.gathered |= ufunc is not np.matmul and np.size(made) > largest
+        return made
 
     def __getitem__(self, index: Any) -> Any:
         parts = index if isinstance(index, tuple) else (index,)
@@ -113,7 +132,7 @@ def _copies(answer: Answer) -> Verdict | None:
     if used & LOOPS:
         return Verdict(False, "right, but in a loop; give q a group axis and let `@` do all heads at once")
     if _Watched.gathered or used & COPIES:
-        how = ", ".join(f"`{name}`" for name in sorted(used & COPIES)) or "an index that is an array"
+        how = ", ".join(f"`{name}`" for name in sorted(used & COPIES)) or "your index or sum of larger shape"
         return Verdict(False, f"right, but {how} copies every KV head for its group; `k[:, None]` need not")
     return None
 
@@ -147,6 +166,14 @@ def mask(answer: Answer) -> Verdict:
                 ("your queries see the future", np.broadcast_to(real, (t, s)) | (key == query)),
                 ("your queries see the future", np.broadcast_to(real, (t, s))),
                 ("your mask is upside down: True where a query may look", ~want),
+                ("wanted are booleans, True where a query may look, not numbers to add to scores",
+                 np.where(want, 0, -np.inf)),
+                ("a query of yours sees the next token too", (real & (key <= query + 1)) | (key == query)),
+                ("True stands for tokens in `real`, not for padding",
+                 (~real & (key <= query)) | (key == query)),
+                ("your queries look ahead only; key <= query", (real & (key >= query)) | (key == query)),
+                ("a query that is padding sees itself, not the first column",
+                 (real & (key <= query)) | (~real[past:, None] & (key == 0))),
                 ("you return rows for the cached tokens too; only the new ones ask", square),
                 ("you leave out the columns of the cache", want[:, past:]),
                 ("new queries see the cache but not one another", (real & (key < past)) | (key == query)),
@@ -178,6 +205,7 @@ def queries(answer: Answer) -> Verdict:
                 return a.reshape(len(a), h, d).swapaxes(0, 1)
 
             ones, gains = np.ones_like(gain), np.tile(gain, h)
+            pairs = [*range(0, d, 2), *range(1, d, 2)]
             square = np.mean(heads**2, axis=-1, keepdims=True)
             centred = heads - heads.mean(axis=-1, keepdims=True)
             turned_flat = turned(heads).swapaxes(0, 1).reshape(t, -1)
@@ -193,6 +221,18 @@ def queries(answer: Answer) -> Verdict:
                 (f"{late}, and over all heads at once", split(rms_norm(turned_flat, gains, eps))),
                 ("the gain is missing", turned(rms_norm(heads, ones, eps))),
                 ("the norm is missing", turned(heads)),
+                ("you normalise twice, before RoPE and after it",
+                 rms_norm(turned(rms_norm(heads, gain, eps)), gain, eps)),
+                ("you turn backwards", turned(rms_norm(heads, gain, eps), (tables[0], -tables[1]))),
+                ("your pairs are neighbours; Qwen3 turns channel j with j + d/2",
+                 turned(rms_norm(heads, gain, eps)[..., pairs])[..., np.argsort(pairs)]),
+                ("your root is missing: RMSNorm divides by the root of the mean square",
+                 turned(gain * heads / (square + eps))),
+                ("you normalise over tokens; the mean runs over the channels of a head",
+                 turned(gain * heads / np.sqrt(np.mean(heads**2, axis=1, keepdims=True) + eps))),
+                ("scores are divided by the root of d, not queries", want / np.sqrt(d)),
+                ("you normalise x; what is normalised are the heads",
+                 turned(gain * split(rms_norm(x, np.ones(width), eps) @ weight.T))),
                 ("the norm is missing", turned(gain * heads)),
                 ("RoPE is missing", rms_norm(heads, gain, eps)),
                 ("your epsilon is outside the root", turned(gain * heads / (np.sqrt(square) + eps))),
@@ -235,6 +275,11 @@ def positions(answer: Answer) -> Verdict:
                 ("one too many: the first token stands at position 0", count[:, past:]),
                 ("padding has no position; give it 0, not -1", count[:, past:] - 1),
                 ("padding has no position; give it 0, nothing below", columns - pads[:, None]),
+                ("you take off the longest padding everywhere, whatever a row has",
+                 np.maximum(columns - pads.max(), 0)),
+                ("you count the tokens behind, not those before",
+                 np.cumsum(real[:, ::-1], 1)[:, ::-1][:, past:]),
+                ("the first token stands at position 0, not 1", np.maximum(count[:, past:] - 1, 1)),
                 ("the position of padding is 0, not its column", np.where(new, count[:, past:] - 1, columns)),
                 ("one number a row, without the axis of the columns: (b, t) is wanted, here t = 1",
                  count[:, past] - 1 if t == 1 else np.zeros(0)),

@@ -140,6 +140,8 @@ def _judged(value: Any, trial: Trial) -> str:
         return _judged_texts(parts, trial)
     try:
         got = np.stack([as_array(v) for v in parts]) if value is not parts[0] else as_array(value)
+        if got.dtype.kind in "US":
+            return f"an array of numbers is wanted, not {type(parts[0]).__name__}"
         got = got if np.iscomplexobj(got) else got.astype(np.float64)
     except (TypeError, ValueError):
         return f"an array of numbers is wanted, not {type(value).__name__}"

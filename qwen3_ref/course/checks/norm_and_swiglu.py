@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch.nn.functional import gelu
 
-from qwen3_ref.course.checks.judge import Answer, Array, Trial, Verdict, judge
+from qwen3_ref.course.checks.judge import Answer, Array, Trial, Verdict, habits, judge
 from qwen3_ref.course.compare import as_array
 from qwen3_ref.model import RMSNorm
 from qwen3_ref.numpy_ref import silu, swiglu
@@ -19,9 +19,10 @@ def width(answer: Answer) -> Verdict:
     """answer(hidden, multiple) -> the smallest fair SwiGLU width, at least 8/3 hidden."""
 
     def trials(rng: np.random.Generator) -> Iterator[Trial]:
-        for above in (1, 0, 2, 4):  # channels above an exact fit; 4 end 2/3 above a multiple of 10
-            multiple = 10 if above == 4 else int(rng.choice([16, 32, 48]))
-            hidden = 3 * multiple * int(rng.integers(6, 30)) + above
+        for multiple, above in ((16, 1), (32, 0), (48, 2), (10, 4), (5, 2)):
+            hidden = 3 * multiple * int(rng.integers(6, 30)) + above  # the last two: 2/3 and 1/3 above a fit
+            if above == 0:  # an odd number of multiples fits exactly
+                hidden += 3 * multiple // 8
             fair = 8 * hidden / 3
             want = math.ceil(fair / multiple) * multiple
             down = "you round down; the smallest multiple that is not below 8/3 hidden lies above it"
@@ -64,10 +65,15 @@ def packed(answer: Answer) -> Verdict:
                 ("SiLU works on the gate, before the product with up", silu(g * u) @ down.T),
                 ("there is no SiLU in it: without one the gate is no switch", (g * u) @ down.T),
                 (rows, alternate),
+                ("the gate multiplies what up says; you add the two", (silu(g) + u) @ down.T),
+                ("that adds x; wanted is what the network makes of it", x + swiglu(x, gate, up, down)),
+                ("that is tanh; wanted is SiLU, g * sigmoid(g)", (np.tanh(g) * u) @ down.T),
                 ("the hidden vector is (t, F); down_proj takes it back to (t, D)", silu(g) * u),
             ]
-            yield Trial((x, both, down), swiglu(x, gate, up, down), mistakes)
+            yield Trial((x, both, down), swiglu(x, gate, up, down), mistakes, 1e-6 * size)
 
+    if "torch" in habits(answer):
+        return Verdict(False, "you use torch; NumPy alone is asked for")
     with np.errstate(over="raise", invalid="raise", divide="raise"):
         verdict = judge(answer, trials)
     if "FloatingPointError" in repr(verdict):
@@ -108,12 +114,14 @@ def sixteen(answer: Answer) -> Verdict:
                 (early_back, weight * (x * torch.rsqrt(mean + eps).to(dtype))),
                 (product, weight.float() * n.to(dtype)),
                 ("your eps is outside the root", weight * (wide / (mean.sqrt() + eps)).to(dtype)),
+                ("you sum where the mean square divides by n",
+                 weight * (wide * torch.rsqrt(16 * mean + eps)).to(dtype)),
                 ("your eps is missing", weight * (wide * torch.rsqrt(mean)).to(dtype)),
                 ("your eps is not the one that was given", weight * fixed.to(dtype)),
                 (gemma, (1 + weight) * n.to(dtype)),
                 ("the weight is missing", n.to(dtype)),
                 ("you subtract the mean: that is LayerNorm", weight * centred_n.to(dtype)),
-            ]
+            ]  # fmt: skip
             norm = RMSNorm(16, eps).to(dtype)
             norm.weight.data.copy_(weight)
             known = [(text, as_array(value)) for text, value in mistakes]
@@ -143,11 +151,25 @@ def backward(answer: Answer) -> Verdict:
             def through(g: Array, r: Array = r, x: Array = x, share: float = 1.0) -> Array:
                 return (g - share * (x / r) * np.mean(g * (x / r), axis=-1, keepdims=True)) / r
 
-            g = gain * dy
+            g, n_hat = gain * dy, x / r
+            every = "the mean runs over the channels of one token, not over tokens"
             mistakes = [
                 ("you treat the root as a constant; it depends on every channel of x", g / r),
                 ("you follow each x_i only into its own channel; through r it moves all of them",
                  (g - (x / r) ** 2 * g / n) / r),
+                ("you follow each x_i only into its own channel; through r it moves all of them",
+                 g * (1 - n_hat**2) / r),
+                ("you take y where n is meant: in the correction stands x / r, without the gain",
+                 (g - gain * n_hat * np.mean(g * gain * n_hat, axis=-1, keepdims=True)) / r),
+                ("inside the mean your gain is missing: there stands g, not dy",
+                 (g - n_hat * np.mean(dy * n_hat, axis=-1, keepdims=True)) / r),
+                ("you correct by x where x / r belongs, twice",
+                 (g - x * np.mean(g * x, axis=-1, keepdims=True)) / r),
+                ("the correction is divided by r three times in all: twice in x / r, once at the end",
+                 g / r - x * np.mean(g * x, axis=-1, keepdims=True) / r**2),
+                (every, (g - n_hat * np.mean(g * n_hat)) / r),
+                (every, (g - n_hat * np.mean(g * n_hat, axis=0)) / r),
+                ("you divide by the root twice at the end", through(g) / r),
                 ("your gain is missing: dy meets the gain first", through(dy)),
                 ("your gain comes last; it belongs to dy, inside the mean", gain * through(dy)),
                 ("your correction has the wrong sign: it is taken off", through(g, share=-1)),
@@ -169,13 +191,20 @@ def epsilon(answer: Answer) -> Verdict:
     def trials(rng: np.random.Generator) -> Iterator[Trial]:
         for _ in range(3):
             eps, size = 10 ** rng.uniform(-7, -4), 10 ** rng.uniform(-3, -2)
-            x = size * rng.normal(size=(6, 16))
+            n = 16
+            x = size * rng.normal(size=(6, n))
             square = np.mean(x * x, axis=-1, keepdims=True)
             y = x / np.sqrt(square + eps)
             root = float(np.mean(np.sqrt(square + eps) - np.sqrt(square)))
             mistakes = [
                 ("(x / y) squared is mean square + eps; take the mean square off", np.mean(square + eps)),
                 ("you took eps to be outside the root; square x / y first", root),
+                ("x / y is a root: square it before you take anything off", np.mean(x / y - square)),
+                ("you divide the wrong way round: x / y is the root", np.mean((y / x) ** 2 - square)),
+                ("what goes off is the mean of the squares, not their sum",
+                 np.mean((x / y) ** 2 - n * square)),
+                ("what goes off is the mean of the squares, not the variance",
+                 np.mean((x / y) ** 2 - x.var(axis=-1, keepdims=True))),
                 ("that is the root of eps", math.sqrt(eps)),
                 ("your sign is wrong: eps is what x / y has more than the mean square", -eps),
                 ("one number is wanted: all of these are the same", np.full((6, 16), eps)),
@@ -183,7 +212,7 @@ def epsilon(answer: Answer) -> Verdict:
                 ("one number is wanted: all of these are the same", np.full(6, eps)),
                 ("you return 1e-5, whatever the port did: measure it", 1e-5),
                 ("you return 1e-6, whatever the port did: measure it", 1e-6),
-            ]
+            ]  # fmt: skip
             known = [(text, np.asarray(value)) for text, value in mistakes]
             yield Trial((x, y), np.array(eps), known, 1e-12)
 

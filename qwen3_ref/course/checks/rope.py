@@ -36,6 +36,9 @@ def wavelengths(answer: Answer) -> Verdict:
                 (per_channel, np.tile(want, 2)),
                 (typed_in.format("10,000"), 2 * np.pi / default_frequencies(d, 1e4)),
                 (typed_in.format("1,000,000"), 2 * np.pi / default_frequencies(d, 1e6)),
+                ("that is for degrees; speeds here are radians a token", 360 / turns),
+                ("that is half a turn: a whole one is 2 pi radians", np.pi / turns),
+                ("you count pairs from 1; pair 0 has the exponent 0", want * theta ** (2 / d)),
                 ("your slowest pair comes first; pair 0 is the fastest", want[::-1]),
                 (last, 2 * np.pi * theta ** np.linspace(0, 1, d // 2)),
             ]
@@ -61,7 +64,8 @@ def complex(answer: Answer) -> Verdict:
             x, inv_freq = rng.normal(size=(h, t, d)), rng.uniform(0.2, 1.2, size=d // 2)
             positions = np.sort(rng.choice(np.arange(5, 40), size=t, replace=False))
             angles, order = positions[:, None] * inv_freq, _even_first(d)
-            back, want = np.argsort(order), turned(x, angles)
+            back, want, swap = np.argsort(order), turned(x, angles), half(d)
+            mirror = turned(x * np.repeat([1, -1], d // 2), angles)
             mistakes = [
                 (neighbours, turned(x[..., order], angles)[..., back]),
                 ("you pair j with j + d/2 but write the results as neighbours", want[..., back]),
@@ -69,8 +73,13 @@ def complex(answer: Answer) -> Verdict:
                 ("you count positions from 0; use those given", turned(x, np.outer(range(t), inv_freq))),
                 ("your x comes back unturned", x),
                 ("your angles lack the speeds: positions times inv_freq", turned(x, 0 * angles + 1)),
+                ("you mirror x: the second half is the imaginary part, with a plus", mirror),
+                ("the first half is the real part, the second imaginary", turned(x[..., swap], angles)),
+                ("you count positions from the first; use those given", turned(x, angles - angles[:1])),
+                ("you are a position further on; use those given", turned(x, angles + inv_freq)),
+                ("your angles are radians already: no 2 pi", turned(x, 2 * np.pi * angles)),
                 ("you turn every pair at the speed of the first", turned(x, 0 * angles + angles[:, :1])),
-                ("the imaginary part goes behind the real one; yours stands before it", want[..., half(d)]),
+                ("the imaginary part goes behind the real one; yours stands before it", want[..., swap]),
             ]
             yield Trial((x, positions, inv_freq), want, mistakes)
 
@@ -106,6 +115,10 @@ def reorder(answer: Answer) -> Verdict:
                  heads[:, half(d)].reshape(h * d, -1)),
                 ("you exchange the two of a pair; both halves keep the order of the pairs",
                  heads[:, np.arange(d) ^ 1].reshape(h * d, -1)),
+                ("you reorder the first head only", np.concatenate([heads[0][order], weight[d:]])),
+                ("row i * d + c is channel c of head i; you read the rows as (d, heads, D)",
+                 weight.reshape(d, h, -1)[order].reshape(h * d, -1)),
+                ("you run through the channels from the end", heads[:, order[::-1]].reshape(h * d, -1)),
                 ("right, but as (heads, d, D); wanted is (heads d, D)", heads[:, order]),
                 ("the heads stay where they are: yours come out one row of each in turn",
                  heads[:, order].swapaxes(0, 1).reshape(h * d, -1)),
@@ -171,6 +184,15 @@ def yarn(answer: Answer) -> Verdict:
                  turns * fast + (1 - turns) * slow),
                 ("count turns in the trained length, not in the longer one",
                  blend(np.floor(where(32, far)), np.ceil(where(1, far)))),
+                ("the attention factor goes to cos and sin, not to the frequencies",
+                 blend(low, high) * (0.1 * np.log(factor) + 1)),
+                ("that is NTK-aware scaling, another theta; YaRN blends two speeds",
+                 default_frequencies(2 * pairs, theta * factor ** (pairs / (pairs - 1)))),
+                ("blend straight: (1 - r) of one speed and r of the other, not their powers",
+                 fast ** (1 - ramp) * slow**ramp),
+                ("your low and high are twice too large: count pairs, not channels",
+                 blend(*_outwards(2 * exact[0], 2 * exact[1]))),
+                ("that is a wavelength; wanted are frequencies", 2 * np.pi / blend(low, high)),
                 ("you count radians: a turn is 2 pi of them", blend(*_outwards(*radians))),
             ]  # fmt: skip
             yield Trial((2 * pairs, theta, trained, factor), blend(low, high), mistakes, 1e-9)
@@ -192,7 +214,10 @@ def tables(answer: Answer) -> Verdict:
         short = "right in short texts only: your {} are rounded too early"
         inv_freq = torch.tensor(default_frequencies(64, float(rng.uniform(2e5, 2e6))))
         positions = torch.tensor(np.sort(rng.integers(30_000, 40_000, size=40)))
-        for dtype in (torch.bfloat16, torch.float16, torch.float32):
+        near = torch.arange(0, 480, 12)
+        for dtype in (torch.bfloat16, torch.float16, torch.float32, None):
+            # The last: nearby, where float32 angles will do, and cosines must not be rounded to 16 bits.
+            dtype, positions, tolerance = (dtype, positions, 0.01) if dtype else (torch.float32, near, 1e-4)
             p, f = positions[:, None].to(dtype), inv_freq.to(dtype)
             want = np.stack(cos_sin(positions.numpy(), inv_freq.numpy()))
             mistakes = [
@@ -201,6 +226,14 @@ def tables(answer: Answer) -> Verdict:
                 (short.format("angles"), tables((positions[:, None] * inv_freq).to(dtype))),
                 (short.format("positions"), tables(p.double() * inv_freq)),
                 (short.format("frequencies"), tables(positions[:, None] * f.double())),
+                ("float32 is asked for, and your tables were rounded to 16 bits on the way",
+                 as_array(torch.tensor(want).bfloat16())),
+                ("float32 is asked for, and your tables were rounded to 16 bits on the way",
+                 as_array(torch.tensor(want).half())),
+                ("you turn backwards: the sine has the wrong sign", want * [[[1]], [[-1]]]),
+                ("cos comes first, sin second: yours are twice the same", want[[0, 0]]),
+                ("you count positions from the first; use those given",
+                 tables((positions - positions[0])[:, None] * inv_freq)),
                 ("you count positions from 0; use those given",
                  tables(torch.arange(40).double()[:, None] * inv_freq)),
                 ("one value a pair is wanted, (t, d/2); yours come twice",
@@ -208,6 +241,6 @@ def tables(answer: Answer) -> Verdict:
                 ("your angles are turns; they are radians",
                  tables(positions[:, None] * inv_freq / (2 * np.pi))),
             ]  # fmt: skip
-            yield Trial((positions, inv_freq, dtype), want, mistakes, 0.01, dtype)
+            yield Trial((positions, inv_freq, dtype), want, mistakes, tolerance, dtype)
 
     return judge(answer, trials)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import pairwise
+from itertools import combinations, pairwise
 from operator import itemgetter
 
 import numpy as np
@@ -47,13 +47,20 @@ def join(answer: Answer) -> Verdict:
             new, like_a = int(rng.integers(1000, 2000)), 10 * int(rng.integers(30, 90)) + a
             pair = (a, a) if alike else (a, b)
             run = [a] * int(rng.choice([3, 5])) if alike else [a, b, a, b]
-            ids = [c, *run, c, like_a, pair[1], c, *pair, *([c] * int(rng.integers(1, 4)))]
+            ends = [c] * int(rng.integers(1, 4))
+            ids = [c, *run, c, *pair[::-1], c, like_a, pair[1], c, *pair, *ends]
+            if alike:  # the pair at both ends
+                ids = [*pair, *ids, *pair]
             backwards = _join(ids[::-1], (pair[1], pair[0]), new)[::-1]
             gone = [i for i in _join(ids, pair, new) if i != new]
+            mirrored = _join(_join(ids, pair, new), pair[::-1], new)
+            again = _join(ids, pair, new) + [ids[-1]] * (tuple(ids[-2:]) == pair)
             mistakes = [
                 ("you join only the first occurrence", _join(ids, pair, new, times=1)),
                 (overlap, _join(ids, pair, new, behind=1)),
                 (overlap, _join(ids, pair, new, behind=1)[:-1]),
+                ("you join the pair the other way round too", mirrored),
+                ("your last id comes twice where the pair stands at the end", again),
                 ("you lose the last id, which has no neighbour behind it", _join(ids, pair, new)[:-1]),
                 ("your ids come back as they were", ids),
                 ("the pair is gone, but its new id is not there", gone),
@@ -83,6 +90,7 @@ def most_frequent(answer: Answer) -> Verdict:
     """answer(words, counts) -> the pair of neighbours that the text has most often."""
 
     def trials(rng: np.random.Generator) -> Iterator[Trial]:
+        yield _here_and_there(rng)
         for _ in range(3):
             label = rng.permutation(np.arange(1, 89)).tolist()
             a, b, d, e, f, g, h, i, p, q, u = label[:11]  # (a, b) will be right
@@ -107,11 +115,34 @@ def most_frequent(answer: Answer) -> Verdict:
     return judge(answer, trials)
 
 
+def _here_and_there(rng: np.random.Generator) -> Trial:
+    """A pair that wins only if all its places in all words count, and one that is twice in a word."""
+    a, b, f, g, h, i, k, p, q, u, *spare = rng.permutation(np.arange(1, 89)).tolist()
+    half = int(rng.integers(20, 40))  # (a, b) occurs twice as often
+    more = 3 * half // 2
+    often = [f, g, spare[0], k, spare[1]]
+    table = [
+        ([u], 5 * half),
+        ([spare[2], a, b], half),
+        (often, more),
+        ([p, q], more - 2),
+        ([q, p], more - 2),
+        ([h, i, spare[3], h, i], 3 * half // 5),
+        ([a, b, spare[4]], half),
+        ([89, spare[5]], 1),
+    ]
+    missed = "add up a pair's places in all words, each place as often as its word occurs"
+    twice = ("a pair that is twice in a word counts twice, no more", (h, i))
+    mistakes = [*_miscounts(table, (a, b), 2 * half), twice, *((missed, pair) for pair in pairwise(often))]
+    return _trial(([word for word, _ in table], [count for _, count in table]), (a, b), mistakes)
+
+
 def _miscounts(table: list[tuple[Ids, int]], right: Pair, times: int) -> list[tuple[str, Numbers]]:
     """What goes wrong when pairs of (word, count) are counted; right: the right pair, times: how often."""
     inside = [(list(pairwise(word)), count) for word, count in table]
     weighed = [pair for pairs, count in inside for pair in pairs * count]
     text, all_text = sum((word for word, _ in table), []), sum((word * count for word, count in table), [])
+    apart = [pair for word, count in table for pair in [*combinations(word, 2)] * count]
     borders = [((one[-1], two[0]), n, m) for (one, n), (two, m) in pairwise(table)]
     single = Counter(all_text)
     across = "your pairs reach from one word into the next"
@@ -126,6 +157,7 @@ def _miscounts(table: list[tuple[Ids, int]], right: Pair, times: int) -> list[tu
         (across, _top(weighed + [pair for pair, _, m in borders for pair in [pair] * m])),
         (across, _top(weighed + [pair for pair, n, m in borders for pair in [pair] * min(n, m)])),
         ("you return the two most frequent ids; wanted are neighbours", [*dict(single.most_common(2))]),
+        ("your two ids need not be neighbours; wanted is one right behind the other", _top(apart)),
         ("wanted is the pair, not how often it occurs", [times]),
         ("your pair is the wrong way round", right[::-1]),
         ("you count a pair and its mirror image as one", mirrored := _top((min(p), max(p)) for p in weighed)),
@@ -195,7 +227,8 @@ def _from_the_right(ids: Ids, merges: dict[Pair, int]) -> Ids:
 
 # Little pieces, each cut wrongly by other mistakes, and their merges by age, the oldest first. In the
 # first the older merge stands on the right, in the second on the left; then come a token of three that
-# the leftmost pair spoils, a run, a pair that is there twice, and a merge of what a merge has made.
+# the leftmost pair spoils, a run, a pair that is there twice, a merge of what a merge has made, and an
+# older pair beside one that is there more often.
 CUTS = [
     *[("xyz", [("y", "z"), ("x", "y")])] * 3,
     *[("xyz", [("x", "y"), ("y", "z")])] * 3,
@@ -203,6 +236,7 @@ CUTS = [
     ("xxx", [("x", "x")]),
     ("xyzxy", [("x", "y")]),
     ("xyz", [("x", "y"), ("xy", "z")]),
+    ("zxyxy", [("z", "x"), ("x", "y")]),
 ]
 
 
@@ -256,6 +290,8 @@ def _miscuts(ids: Ids, merges: dict[Pair, int]) -> list[tuple[str, Numbers]]:
          _encode(ids, merges, lambda known, merges: max(known, key=lambda pair: merges[pair]))),
         (leftmost, _encode(ids, merges, lambda known, merges: known[0])),
         (leftmost, _one_at_a_time(ids, merges)),
+        ("you take the pair that is most frequent in the piece; that counts in learning, age in encoding",
+         _encode(ids, merges, lambda known, merges: _top(known))),
         ("you walk through once and join what you meet; the oldest goes first, then look again",
          _one_walk(ids, merges)),
         ("you take the longest token that fits; BPE replays its merges", _longest(ids, dict(by_age))),
@@ -280,11 +316,15 @@ def stream(answer: Answer) -> Verdict:
             data = text.encode()
             middles = [i for i in range(1, len(data)) if data[i] & 0xC0 == 0x80]  # inside a character
             half = len(data) - 3  # within the last emoji, so that a token has an é and half of an emoji
-            cuts = sorted({*rng.choice(middles, 6, replace=False), *rng.choice(len(data), 5), 1, half})
+            blank = data.index(b" ")
+            some = {*rng.choice(middles, 6, replace=False), *rng.choice(len(data), 5)}
+            cuts = sorted({*some, 1, blank, blank + 1, half})
             ends = [0, *(int(cut) for cut in cuts if cut), len(data)]
             tokens = [data[a:b] for a, b in zip(ends, ends[1:], strict=False)]
             decoder = codecs.getincrementaldecoder("utf-8")()
             want = [decoder.decode(token) for token in tokens]
+            begun = [len(data[:end].decode(errors="replace")) for end in ends]  # characters begun, once each
+            hasty = [text[a:b] for a, b in pairwise(begun)]
             sofar = [data[:end].decode(errors="ignore") for end in ends[1:]]
             hopeful = [data[:end].decode(errors="replace") for end in ends]
             fresh = [b[len(a) :] for a, b in zip(hopeful, hopeful[1:], strict=False)]
@@ -299,6 +339,9 @@ def stream(answer: Answer) -> Verdict:
                     ("you hold back whole characters too; only unfinished bytes wait", _late(tokens)),
                     ("you return all text so far; wanted is what is new", sofar),
                     ("you show \ufffd while a character is unfinished, and it stays", fresh),
+                    ("you show a character before its last byte is there", hasty),
+                    ("a string for each token is wanted, an empty one too", [t for t in want if t]),
+                    ("you take blanks away; they belong to the text", [t.strip() for t in want]),
                     ("a byte is no character; the bytes are UTF-8", [t.decode("latin-1") for t in tokens]),
                     ("all text comes at the end; show a character when it is whole",
                      [""] * (len(tokens) - 1) + [text]),

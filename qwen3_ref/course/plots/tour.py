@@ -120,7 +120,9 @@ def family_to_scale(configs: Mapping[str, Qwen3Config]) -> Drawing:
     tallest = math.sqrt(max(total.values()))
     axes.set(xlim=(-0.5, x - gap + 0.5), ylim=(-4.6, tallest + 2.6), aspect="equal")
     axes.axis("off")
-    axes.set_title("Area: parameters stored. Colour: parameters one token uses")
+    largest = max(total, key=lambda name: total[name])
+    stored, used = total[largest], active[largest]
+    axes.set_title(f"The largest stores {stored:.0f} billion parameters (area); a token uses {used:.0f}")
     return figure, {"parameters_billions": total, "active_parameters_billions": active}
 
 
