@@ -25,8 +25,8 @@ ROOMS = {
     "train": "errors names lock state loop seeds corpus queries rollout recipes/pretrain recipes/balance "
     "recipes/sft recipes/grpo recipes/general_rl recipes/distill run stages export",
     "measure": "names statistics accuracy table spread experts rows card balance_study qk_norm order "
-    "quantization long_context modes",
-    "course": "compare subject checks/judge checks/* plots/style plots/*",
+    "messages quantization long_context modes",
+    "course": "compare subject ports checks/judge checks/* plots/style plots/*",
     "commands": "common slash * line",
 }
 """From the ground up, in reading order: "" is the core, the others are rooms. A file imports only from

@@ -56,15 +56,15 @@ def steps(
     figure, grid = new_figure(len(shares), 4, figsize=(8.4, 1.6 * len(shares) + 0.6), )
     s, colours = len(keys), (BLUE, ORANGE, GREEN)
     tokens = [f"token {j}\n({', '.join(f'{x:g}' for x in key)})" for j, key in enumerate(keys)]
-    for row, (title, weights) in zip(grid, shares.items(), strict=True):
-        seen = weights > 0
+    for number, (row, (title, weights)) in enumerate(zip(grid, shares.items(), strict=True)):
+        seen, last = weights > 0, number == len(shares) - 1
         rows = (scores, np.where(seen, scores, np.nan), weights)
         for axes, heights in zip(row, rows, strict=False):
             axes.bar(range(s), np.nan_to_num(heights), color=colours[:s], width=0.6)
             for j, height in enumerate(heights):
                 text = "\u2212\u221e" if np.isnan(height) else f"{height:.3g}"
                 axes.text(j, np.nan_to_num(height), text, ha="center", va="bottom", fontsize=9)
-            axes.set_xticks(range(s), tokens if row is grid[-1] else [""] * s, fontsize=6.5)
+            axes.set_xticks(range(s), tokens if last else [""] * s, fontsize=6.5)
             axes.set_yticks([])
             axes.grid(visible=False)
             axes.margins(y=0.3)
@@ -158,6 +158,9 @@ def lookup(
         for j in (j for j, piece in enumerate(pieces[:columns]) if "\n" in piece):  # lines apart
             axes.axvline(j + 0.5, color="#999999", lw=0.7)
         axes.set_xticks(range(columns), labels[:columns], fontsize=8, family="monospace")
+        for tick in axes.get_xticklabels():
+            if len(tick.get_text()) > 2:  # too wide for its column
+                tick.set(fontsize=6, rotation=90)
         axes.set_yticks(range(n), [f"\u2018{labels[q]}\u2019, column {q}" for q in queries], fontsize=8)
         axes.tick_params(length=0)
         axes.grid(visible=False)
@@ -189,7 +192,10 @@ def paths(panels: Mapping[str, Mapping[str, NDArray[Any]]]) -> Drawing:
         axes.grid(visible=False, axis="x")
         axes.set_title(title, fontsize=9.5, weight="normal")
     grid[0][0].set_ylabel("share of the full swing, %")
-    _title(figure, "One message changed, all else kept: who tells the finder what")
+    first, *_, last = (
+        " and ".join(name for name, (_, low, _) in bars.items() if low > 0.1) for bars in panels.values()
+    )
+    _title(figure, f"Heads {first} write the finder's keys; most of what they fetch is from {last}")
     return figure, {"panels": {title: dict(bars) for title, bars in panels.items()}}
 
 
@@ -200,54 +206,29 @@ def silenced(base: float, single: NDArray[Any]) -> Drawing:
     _write(axes, single, ".0%", single < 0.35)
     axes.set(xlabel="query head that says nothing", ylabel="layer")
     needed = int((single < base - 0.1).sum())
-    _title(figure, f"Look-ups ({base:.0%} right): {needed} of {single.size} heads are missed")
+    _title(figure, f"Silencing one of {needed} heads costs over a tenth of the look-ups")
     return figure, {"base": base, "single": single}
 
 
-def logits(
-    growth: NDArray[Any],
-    largest: Mapping[str, NDArray[Any]],
-    favourite: Mapping[str, NDArray[Any]],
-    error: Mapping[str, NDArray[Any]],
-) -> Drawing:
-    """Scores as the weights of q_proj and k_proj grow. Each mapping: line -> values over growth, NaN where
-    a number was no longer finite: the largest score, the mean weight of each query's favourite key, and the
-    largest error of a score by rounding. In the first two the formats lie on each other: one line each."""
-    figure, grid = new_figure(1, 3, figsize=(8.2, 2.7))
-    for axes, lines in zip(grid[0], (largest, favourite), strict=False):
-        axes.plot(growth, lines["float32"], color=RED)
-        axes.plot(growth, lines["QK-Norm, float32"], color=BLUE)
-        lost = np.isnan(lines["float16"])
-        last = int(np.argmax(lost)) - 1
-        axes.plot(growth[last], lines["float16"][last], "x", color="black", markersize=8, mew=2)
-    left, middle, right = grid[0]
-    left.text(5, 2e4, "without\nQK-Norm", color=RED, fontsize=9, ha="center")
-    left.text(30, 7, "with QK-Norm", color=BLUE, fontsize=9, ha="center")
-    edge = int(np.argmax(np.isnan(largest["float16"]))) - 1
-    left.annotate(
-        "float16\nends here", (growth[edge], largest["float16"][edge]), (70, 90), fontsize=8.5,
-        arrowprops={"arrowstyle": "-", "color": "black", "lw": 0.8},
-    )  # fmt: skip
-    middle.text(14, 0.75, "without", color=RED, fontsize=9)
-    middle.text(14, 0.13, "with QK-Norm", color=BLUE, fontsize=9)
-    for kind, style in (("bfloat16", "-"), ("float16", "--"), ("float32", ":")):
-        for name, colour in ((kind, RED), (f"QK-Norm, {kind}", BLUE)):
-            right.plot(growth, error[name], style, color=colour)
-        right.text(0.9, error[f"QK-Norm, {kind}"][0], kind, fontsize=8.5, ha="right", va="center")
-    right.set(yscale="log", xlim=(0.02, growth[-1] * 1.3))
-    left.set(yscale="log", ylim=(0.5, 1e6), ylabel="query \u00b7 key / \u221ahead_dim")
-    middle.set(ylim=(-0.03, 1.05), ylabel="share of the attention")
-    right.set(ylabel="query \u00b7 key / \u221ahead_dim")
-    titles = ("largest score, any format", "the favourite key's share, any format", "largest rounding error")
-    for axes, title in zip(grid[0], titles, strict=True):
+def logits(growth: NDArray[Any], lines: Mapping[str, NDArray[Any]], limit: float) -> Drawing:
+    """Scores as the weights of q_proj and k_proj grow. lines: name -> (2, growths), the largest score and the
+    mean weight of each query's favourite key. limit: the largest score of float16."""
+    figure, grid = new_figure(1, 2, figsize=(8.2, 2.9))
+    left, right = grid[0]
+    for (name, (largest, favourite)), colour in zip(lines.items(), (RED, BLUE), strict=True):
+        left.plot(growth, largest, color=colour, label=name)
+        right.plot(growth, favourite, color=colour, label=name)
+    left.axhline(limit, color=GREY, lw=1, linestyle=":")
+    left.text(1, limit * 1.4, "float16 ends here", fontsize=8, color="#444444")
+    left.set(yscale="log", ylabel="query \u00b7 key / \u221ahead_dim")
+    right.set(ylim=(-0.03, 1.05), ylabel="share of the attention")
+    for axes, title in zip(grid[0], ("largest score", "the favourite key's share"), strict=True):
         axes.set(xscale="log", xlabel="growth of q_proj and k_proj")
         axes.grid(visible=False)
         axes.set_title(title, fontsize=9.5, weight="normal")
-    right.set_xticks([1, 10, 100])
+    right.legend(fontsize=8.5, loc="center right")
     _title(figure, "Without QK-Norm scores grow with the square of the weights; with it they stay")
-    return figure, {
-        "growth": growth, "largest": dict(largest), "favourite": dict(favourite), "error": dict(error)
-    }  # fmt: skip
+    return figure, {"growth": growth, "lines": dict(lines), "float16_ends": limit}
 
 
 def cache(family: Mapping[str, Qwen3Config], contexts: Sequence[int], at: int) -> Drawing:
@@ -300,5 +281,6 @@ def faults(accuracy: Mapping[str, float], agree: Mapping[str, float]) -> Drawing
         axes.grid(visible=False, axis="y")
         axes.set_title(title, fontsize=9.5, weight="normal")
     grid[0][0].invert_yaxis()
-    _title(figure, "One wrong line in attention: shapes fit, nothing crashes, and answers go wrong")
+    quiet = sum(share > 0.95 for share in accuracy.values()) - 1  # less the right one
+    _title(figure, f"Of {len(accuracy) - 1} wrong lines {quiet} answer every look-up and are wrong elsewhere")
     return figure, {"accuracy": dict(accuracy), "agree": dict(agree)}
