@@ -453,6 +453,68 @@ def test_a_base_model_is_named_as_one(
     assert re.match(r"A Base model .* not trained on the marks of a chat.\nIt has no chat", err)
 
 
+def test_what_a_terminal_says_is_put_together(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    """Lines that end in a backslash go on, three quotes enclose several, and Ctrl-C drops what is begun."""
+    typed: list[Any] = [
+        "one", "", "  two ", "three\\", "four", '\"\"\"', "five", "", "  six\\", '  \"\"\"  ', "seven\\",
+        KeyboardInterrupt(), "eight", '\"\"\"', "nine", KeyboardInterrupt(), "ten", EOFError(),
+    ]  # fmt: skip
+    prompts = []
+
+    def said(prompt: str) -> str:
+        prompts.append(prompt)
+        line = typed.pop(0)
+        if isinstance(line, BaseException):
+            raise line
+        return str(line)
+
+    monkeypatch.setattr("builtins.input", said)
+    found = list(chat._lines(True))
+    assert found == ["one", "two", "three\nfour", "five\n\n  six\\", "eight", "ten"]
+    assert "".join(prompts) == "> > > > . > . . . . > . > > . . > > ".replace("  ", " ")
+    assert capsys.readouterr().out == "\n\n\n" and not typed
+    typed.append(KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        list(chat._lines(True))
+    monkeypatch.setattr(sys, "stdin", io.StringIO('one\\\n\n\"\"\"\n two\n'))
+    assert list(chat._lines(False)) == ["one\\", '\"\"\"', "two"], "a pipe has a message a line"
+
+
+def test_a_conversation_in_a_terminal_of_this_process(
+    small: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Commands are answered beside the conversation, errors do not end it, a retry has no new question."""
+    shown: list[str | None] = []
+
+    def show(dialogue: Dialogue, line: str | None, out: Console) -> None:
+        shown.append(line)
+        if line == "fail":
+            raise ValueError("the logits hold NaN")
+        if line == "stop":
+            raise KeyboardInterrupt
+        dialogue.messages = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]
+
+    monkeypatch.setattr(chat, "_show", show)
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(isatty=lambda: True))
+    lines = ["hello", "/budget 7", "/budgt 7", "fail", "/usr/bin", "stop", "/retry", "/exit", "never"]
+    monkeypatch.setattr(chat, "_lines", lambda interactive: iter(lines if interactive else []))
+    code, out, err = run(capsys, "chat", str(small))
+    assert code == 0 and out == ""
+    assert shown == ["hello", "fail", "/usr/bin", "stop", None]
+    said = err.splitlines()
+    assert said[2].endswith("/help lists commands, /exit or Ctrl-D leaves.") and str(small) in said[2]
+    assert said[3].startswith("0 tokens") and said[4] == "Thoughts are cut after 7 tokens."
+    assert "'/budgt' is no command" in said[5] and said[6] == "the logits hold NaN"
+    assert len(said) == 9
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(isatty=lambda: False))
+    for line, code in (("fail", 1), ("stop", 130)):
+        monkeypatch.setattr(chat, "_lines", lambda _, line=line: iter([line, "never"]))
+        assert run(capsys, "chat", str(small))[0] == code
+        assert shown[-1] == line
+    monkeypatch.setattr(sys, "stdin", None)
+    assert "standard input is closed" in run(capsys, "chat", str(small))[2]
+
+
 def test_chat_in_a_terminal(small: Path) -> None:
     """Ctrl-C stops a reply and the conversation goes on; Ctrl-D leaves; Ctrl-C at the prompt is 130."""
     pexpect = pytest.importorskip("pexpect")  # comes with JupyterLab, except on Windows

@@ -11,6 +11,7 @@ from torch import nn
 from qwen3_ref.course.plots.quantization_and_memory import measured
 from qwen3_ref.measure import qk_norm, quantization
 from qwen3_ref.model import Attention
+from qwen3_ref.train.recipes import pretrain
 from tests.helpers import TINY, hard_model, row, token_ids
 
 
@@ -41,6 +42,14 @@ def test_variants_differ_in_one_thing_alone() -> None:
         assert not torch.allclose(models["bias"](ids), logits["bias"], atol=1e-4)
     with pytest.raises(ValueError, match="there is no variant 'both'; there are qk-norm, bias, neither"):
         qk_norm.make_variant("both", 0)
+
+
+def test_the_small_config_is_the_nano_three_quarters_as_wide() -> None:
+    small, nano = qk_norm.small_config(), pretrain.nano_config()
+    assert (small.hidden_size, small.intermediate_size, small.head_dim) == (96, 256, 32)
+    assert 4 * small.hidden_size == 3 * nano.hidden_size and 2 * small.head_dim == nano.head_dim
+    assert small.num_hidden_layers == nano.num_hidden_layers and small.vocab_size == nano.vocab_size
+    assert small.num_parameters() == 566_368
 
 
 def test_the_loss_through_a_cache_of_floats_is_the_loss() -> None:

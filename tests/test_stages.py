@@ -138,6 +138,8 @@ def test_one_stage_after_the_other(
 
 def test_the_whole_family(tmp_path: Path, common: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """`--stage all` and the stages beside it; each begins from the weights it should begin from."""
+    (tmp_path / "measured").mkdir()
+    (tmp_path / "measured/x.json").write_text("{}", encoding="utf-8")
     assert main(["train", *common]) == 0, capsys.readouterr().err
     for name in stages.EXTRA:
         assert main(["train", *common, "--stage", name]) == 0, capsys.readouterr().err
@@ -145,7 +147,8 @@ def test_the_whole_family(tmp_path: Path, common: list[str], capsys: pytest.Capt
     assert main(["train", *common]) == 0
     assert capsys.readouterr().out.count("done before") == len(stages.STAGES)
     family = tmp_path / "family"
-    assert sorted(p.name for p in family.iterdir()) == ["logs", *NANO]
+    assert (family / "measured/x.json").read_text("utf-8") == "{}"
+    assert sorted(p.name for p in family.iterdir()) == ["logs", "measured", *NANO]
     assert sorted(p.name for p in (family / "logs").iterdir()) == sorted(stages.STAGES | stages.EXTRA)
     for name in NANO:
         config = Qwen3Config.from_pretrained(family / name)

@@ -4,6 +4,7 @@ one split."""
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from num2words import num2words
@@ -46,6 +47,13 @@ def test_every_number_is_what_num2words_says(language: str) -> None:
     assert [numbers.words(language, n) for n in range(10_000)] == words
     assert [numbers.number_of(language, word) for word in words] == list(range(10_000))
     assert make_numbers.forms(words) == numbers._tables()[language]
+
+
+def test_the_command_writes_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(make_numbers, "LANGUAGES", ("ko",))
+    monkeypatch.setattr(make_numbers, "FILE", tmp_path / "numbers.json")
+    assert make_numbers.main() == 0
+    assert json.loads((tmp_path / "numbers.json").read_text("utf-8")) == {"ko": numbers._tables()["ko"]}
 
 
 def test_the_file_has_one_list_a_line() -> None:

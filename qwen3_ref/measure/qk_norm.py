@@ -54,7 +54,7 @@ Result = dict[str, Any]
 
 
 def small_config() -> Qwen3Config:
-    """0.5 M parameters: the nano, three quarters as wide, with heads half as wide."""
+    """0.57 M parameters: the nano, three quarters as wide, with heads half as wide."""
     return pretrain.nano_config(hidden_size=96, intermediate_size=256, head_dim=32)
 
 
