@@ -37,6 +37,7 @@ def test_shapes_nan_and_infinities() -> None:
         ([inf], [-inf], False), ([inf], [1], False), ([-inf, 2], [-inf, 2], True),
     ):  # fmt: skip
         assert compare("x", got, want, atol=0.1).ok is ok, (got, want)
+    assert compare("x", [1 + 1e-12], [1 + 1e-12], atol=0).ok and not compare("x", [1 + 1e-12], [1], atol=0).ok
     assert compare("x", [110.0], [100.0], atol=0, rtol=0.1).ok
     assert not compare("x", [100.0], [-1.0], atol=0, rtol=0.1).ok
     assert not compare("x", [0.0, inf], [1.0, inf], atol=0.5, rtol=0.1).ok
@@ -50,6 +51,7 @@ def test_chi_square_by_hand() -> None:
     found = chi_square([60, 40], [0.5, 0.5])
     assert found.statistic == pytest.approx(4) and found.freedom == 1
     assert found.p_value == pytest.approx(0.0455, abs=5e-5)
+    assert found.p_value == pytest.approx(math.erfc(math.sqrt(2)), rel=1e-12)
     # Cells of which 2, 2 and 3 are expected are one, which then holds 7; 43 and 50 stand by themselves.
     cells = chi_square([1, 4, 2, 43, 50], [0.02, 0.02, 0.03, 0.43, 0.5])
     assert cells.freedom == 2 and cells.statistic == pytest.approx(0)

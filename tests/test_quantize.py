@@ -74,6 +74,14 @@ def test_all_is_computed_in_float64() -> None:
     # A hair below the middle between two codes, which float32 takes for the middle.
     near, coarse = [[0.75, 0.375 - 1e-12]], Grid(3, None, symmetric=True)
     assert gptq(near, np.eye(2), coarse).codes.tolist() == quantize(near, coarse).codes.tolist() == [[7, 5]]
+    assert quantize(near, coarse).bound([[0.1, 0.3]]).tolist() == [[pytest.approx(0.05, rel=1e-15)]]
+    # So too where the error of one column brings the next near the middle, through the inputs' correlation.
+    curvature = np.array([[1.0, 0.3, 0.0], [0.3, 1.0, 0.0], [0.0, 0.0, 1.0]])
+    upper = np.linalg.cholesky(np.linalg.inv(curvature + 0.01 * np.eye(3))).T
+    moved = (0.3 - 0.25) / upper[0, 0] * upper[0, 1]
+    for off, code in ((-1e-10, 5), (1e-10, 6)):
+        row = [[0.3, 0.375 + off + moved, 0.75]]
+        assert gptq(row, curvature, coarse).codes.tolist() == [[5, code, 7]]
     names = [str(value.dtype) for value in results["half"]]
     assert names == ["float64", "float64", "uint8", "float64", "int64", "float64", "float64"]
 
