@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,33 @@ def test_wilson_against_published_values() -> None:
     for successes, n, low, high in ((81, 263, 0.2553, 0.3662), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)):
         got = wilson(successes / n, n)
         assert got == pytest.approx((low, high), abs=6e-5)
+
+
+def test_what_is_asked_for_is_handed_on(model: Qwen3, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of each batch: a seed of its own, its budget (of thinking alone), and what all have in common."""
+    asked: list[dict[str, Any]] = []
+    real = accuracy.generate
+
+    def watched(*given: Any, **options: Any) -> Any:
+        asked.append(options | {"prompts": len(given[1])})
+        return real(*given, **options)
+
+    monkeypatch.setattr(accuracy, "generate", watched)
+    sampling = Sampling(temperature=1.0)
+    stop = "12</think>"
+    evaluate(
+        model, TOK, PROBLEMS, budgets=[2, None], modes=("thinking", "non-thinking"), seed=9,
+        sampling=sampling, max_new_tokens=5, batch_size=6, early_stop=stop,
+    )  # fmt: skip
+    found = [(one["thinking_budget"].tokens, one["prompts"]) for one in asked]
+    assert found == [(2, 6), (2, 3), (None, 6), (None, 3), (None, 6), (None, 3)]
+    seeds = [one["generator"].initial_seed() for one in asked]
+    cells = (("thinking", 2), ("thinking", None), ("non-thinking", None))
+    texts = [f"9 {mode} {budget} {batch}" for mode, budget in cells for batch in range(2)]
+    assert seeds == [int(hashlib.sha256(text.encode()).hexdigest()[:14], 16) for text in texts]
+    for one in asked:
+        assert (one["max_new_tokens"], one["sampling"], one["tokenizer"]) == (5, sampling, TOK)
+        assert one["stop_ids"] == TOK.stop_ids and one["thinking_budget"].early_stop == stop
 
 
 def test_pass_at_k_by_hand() -> None:

@@ -17,10 +17,11 @@ from qwen3_ref.config import Qwen3Config
 from qwen3_ref.decode.tools import LONGEST_RESULT, Tool, run_call
 from qwen3_ref.reply import MOST_PROBLEMS, parse_reply
 from qwen3_ref.store import checkpoint, files
-from qwen3_ref.store.errors import one_line
+from qwen3_ref.store.errors import meant, one_line, quoted
 from qwen3_ref.tasks import numbers
 from qwen3_ref.tasks.calculator import CalculatorError, calculate
 from qwen3_ref.train.recipes import balance, grpo
+from tests.helpers import tiny
 
 
 def test_of_results_and_problems() -> None:
@@ -36,6 +37,11 @@ def test_of_results_and_problems() -> None:
 def test_of_json_and_messages(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert one_line("a" * 500 + "b" * 500) == "a" * 500 + "b" * 500
     assert one_line("a" * 500 + "b" + "c" * 500) == "a" * 500 + " ... " + "c" * 500
+    assert quoted(2**1000 - 1, 400) == str(2**1000 - 1)
+    assert quoted(2**1000) == "a whole number of more than 300 digits" == quoted(-(2**1000))[1:]
+    assert quoted("x" * 78) == f"'{'x' * 78}'" and quoted("x" * 79) == f"'{'x' * 76}..."
+    assert meant("zz", [*"abcdefgh"]) == "there are a, b, c, d, e, f, g, h"
+    assert meant("zz", [*"abcdefghi"]) == "there are a, b, c, d, e and 4 more"
     monkeypatch.setattr(files, "_MOST_VALUES", 3)
     assert files.parse_json(b"[1,2,3]") == [1, 2, 3]
     with pytest.raises(ValueError, match="more than 3 values"):
@@ -48,6 +54,17 @@ def test_of_json_and_messages(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     monkeypatch.setattr(checkpoint, "_LONGEST_HEADER", length - 1)
     with pytest.raises(checkpoint.CheckpointError, match=f"and more than {length - 1} are not read"):
         checkpoint.open_checkpoint(tmp_path)
+
+
+def test_of_shards(tmp_path: Path) -> None:
+    """A byte a file is allowed: then each tensor has its own. The index is as transformers has it."""
+    model = tiny()
+    model.save_pretrained(tmp_path, max_shard_bytes=1)
+    count = len(dict(model.named_official_tensors()))
+    assert len([*tmp_path.glob("model-*.safetensors")]) == count
+    text = (tmp_path / checkpoint.INDEX).read_text(encoding="utf-8")
+    assert text == json.dumps(json.loads(text), indent=2, sort_keys=True) + "\n"
+    assert len(set(json.loads(text)["weight_map"].values())) == count
 
 
 def test_of_calculations_and_numbers() -> None:

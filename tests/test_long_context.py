@@ -6,18 +6,23 @@ import functools
 import json
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from qwen3_ref.context.stretch import for_length, stretched
 from qwen3_ref.course.checks import long_context as checks
+from qwen3_ref.decode.budget import NANO_EARLY_STOP
 from qwen3_ref.measure import long_context
+from qwen3_ref.measure.accuracy import BATCH
 from qwen3_ref.model import Qwen3
 from qwen3_ref.store.shipped import find_nano
+from qwen3_ref.tasks.problems import TEST_SEED, make_problems
 from qwen3_ref.tokenizer import Tokenizer
+from qwen3_ref.train.recipes import pretrain
 from qwen3_ref.train.recipes.pretrain import with_config
-from tests.helpers import tiny
+from tests.helpers import row, tiny
 
 RESULT = Path(long_context.__file__).parents[1] / "data" / "nano" / "measured" / "long_context.json"
 
@@ -93,3 +98,23 @@ def test_the_factor_follows_the_length() -> None:
 def test_a_turn_is_a_whole_one_in_the_first_exercise(turned: float) -> None:
     for _ in range(20):
         assert not checks.never_turned(lambda inv_freq, trained: trained * inv_freq < turned * 2 * np.pi)
+
+
+def test_thinking_is_asked_in_both_modes_of_the_same_lists(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def evaluate(*given: Any, **options: Any) -> list[Any]:
+        asked.append((given, options))
+        modes = ("thinking", "non-thinking", "thinking", "non-thinking")
+        return [row(i // 2, i in (0, 3), mode=mode) for i, mode in enumerate(modes)]
+
+    monkeypatch.setattr(long_context, "evaluate", evaluate)
+    found = long_context.thinking(tiny(), "tokenizer", 512, 7)  # type: ignore[arg-type]
+    assert found == {"thinking": "10", "non-thinking": "01"}
+    (((_, tokenizer, problems), options),) = asked
+    lines = pretrain.lines_in(512) - 10
+    assert problems == make_problems("retrieval", "test", 7, 1, TEST_SEED, lines=lines)
+    assert tokenizer == "tokenizer" and options == {
+        "budgets": [None], "modes": ("thinking", "non-thinking"), "seed": TEST_SEED, "max_new_tokens": 64,
+        "batch_size": BATCH, "early_stop": NANO_EARLY_STOP,
+    }  # fmt: skip

@@ -1,4 +1,4 @@
-"""What holds where nothing is said: every default and every constant of the package, as recorded.
+"""What holds where nothing is said: every default, every constant and every option, as recorded.
 
 Measured numbers rest on them, and most are used by so many tests that none of these would notice
 another one. A change that is meant: `python -m tests.test_settings` writes the record anew, and the
@@ -7,13 +7,16 @@ diff shows what has changed.
 
 from __future__ import annotations
 
+import argparse
 import ast
 import importlib
 import inspect
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -55,11 +58,40 @@ def defaults(module: ModuleType) -> Iterator[tuple[str, Any]]:
                     yield f"{name}{'.' if inner else ''}{inner}({parameter.name})", parameter.default
 
 
+def options(module: ModuleType) -> Iterator[tuple[str, Any]]:
+    """What a command takes: of each option its default, what else there is, and which of some values pass."""
+    parser = argparse.ArgumentParser()
+    if hasattr(module, "add_arguments"):
+        module.add_arguments(parser)
+    elif ".measure." in module.__name__ and hasattr(module, "main"):
+        found: list[argparse.ArgumentParser] = []
+
+        def stop(self: argparse.ArgumentParser, _: object) -> None:
+            found.append(self)
+            raise SystemExit
+
+        with mock.patch.object(argparse.ArgumentParser, "parse_args", stop), suppress(SystemExit):
+            module.main([])
+        (parser,) = found
+        yield "description", " ".join((parser.description or "").split())[:60]
+    for action in parser._actions[1:]:  # the first is --help
+        taken = [word for word in ("-1", "0", "0.5", "1", "2", "5") if takes(action, word)]
+        rest = (action.choices and list(action.choices), action.nargs, action.required, taken)
+        yield "/".join(action.option_strings) or action.dest, (action.default, *rest)
+
+
+def takes(action: argparse.Action, word: str) -> bool:
+    try:
+        return callable(action.type) and action.type(word) is not None
+    except (ValueError, argparse.ArgumentTypeError):
+        return False
+
+
 def settings(file: str) -> list[str]:
     """The lines of the record that are about one file of the package."""
     module = importlib.import_module("qwen3_ref." + file.removesuffix(".py").replace("/", "."))
     tree = ast.parse((PACKAGE / file).read_text("utf-8"))
-    found = [*constants(module, tree), *defaults(module)]
+    found = [*constants(module, tree), *defaults(module), *options(module)]
     return [f"{file} {name} = {shown(value)}" for name, value in dict(found).items()]
 
 
