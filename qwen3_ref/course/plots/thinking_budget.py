@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from statistics import fmean
@@ -149,7 +150,8 @@ def raster(rows: Sequence[Row], budgets: Sequence[int]) -> Drawing:
         axes.set_title(family, fontsize=9.5)
         pairs = [(b >= n, c) for n, row in zip(lengths, cells, strict=True)
                  for b, c in zip(budgets, row, strict=True)]  # fmt: skip
-        shares = {fits: fmean(c for f, c in pairs if f == fits) for fits in (True, False)}
+        groups = {fits: [c for f, c in pairs if f == fits] for fits in (True, False)}
+        shares = {fits: fmean(found) if found else math.nan for fits, found in groups.items()}
         data[family] = {"lengths": lengths, "right": cells, "fits": shares[True], "cut": shares[False]}
     grid[0][0].set_ylabel("problems, short thoughts on top")
     figure.supxlabel("thinking budget, tokens; dark: right; from the line on the thought fits", fontsize=9)
