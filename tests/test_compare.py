@@ -7,9 +7,11 @@ import math
 import numpy as np
 import pytest
 import torch
+import transformers
 
-from qwen3_ref.course.compare import as_array, compare, comparison_table
+from qwen3_ref.course.compare import as_array, compare, comparison_table, official_model
 from qwen3_ref.measure.statistics import chi_square
+from tests.helpers import reference
 
 
 def test_a_line_says_what_and_how_near() -> None:
@@ -63,3 +65,20 @@ def test_chi_square_by_hand() -> None:
     for counts, shares in (([1], [0.5, 0.5]), ([0, 0], [0.5, 0.5]), ([1, 1], [0.5, 0.4])):
         with pytest.raises(ValueError, match="as many probabilities as counts, a sum of 1, and counts"):
             chi_square(counts, shares)
+
+
+def test_transformers_is_quiet_in_a_notebook(capfd: pytest.CaptureFixture[str]) -> None:
+    """And its attention is the one that can be looked at."""
+    directory, words = reference("dense")[0], transformers.utils.logging
+    capfd.readouterr()
+    words.set_verbosity_info()
+    words.enable_progress_bar()
+    try:
+        model = official_model(directory)
+        assert words.get_verbosity() == words.ERROR and not words.is_progress_bar_enabled()
+    finally:
+        words.set_verbosity_warning()
+    assert capfd.readouterr() == ("", "")
+    assert not model.training and model.dtype == torch.float32
+    assert model.config._attn_implementation == "eager"
+    assert official_model(directory, torch.bfloat16).dtype == torch.bfloat16

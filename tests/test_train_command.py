@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -353,11 +353,16 @@ def test_the_cpu_is_asked_for_its_precision() -> None:
         assert precision_here()[0] == "fp32", "a PyTorch that cannot be asked"
 
 
+def imitated(able: bool) -> Callable[..., bool]:
+    """A GPU that does it itself, or that can only imitate it."""
+    return lambda including_emulation=True: able or including_emulation
+
+
 def test_another_device(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A GPU is asked whether it multiplies in bfloat16 itself, and where PyTorch computes reaches the model;
     "meta" stands for a device that this machine lacks."""
     for able, want in ((True, "bf16"), (False, "fp32")):
-        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, able=able: able)
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", imitated(able))
         assert precision_here("cuda")[0] == precision_here("cuda:1")[0] == want
     assert precision_here("mps")[0] == "fp32"
     run = Run(tmp_path, device="meta")
