@@ -6,7 +6,6 @@ import ast
 import json
 import os
 import signal
-import time
 from pathlib import Path
 
 import pytest
@@ -99,22 +98,27 @@ def test_the_share_by_room() -> None:
     ]
 
 
-def test_work_is_counted_and_not_time() -> None:
+def test_work_is_counted_and_not_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """A test that turns in circles, or sleeps for ever, is ended; one that is done is not."""
+    only, clocks = Only([], 3.0), []
+    with monkeypatch.context() as patch:
+        patch.setattr(signal, "setitimer", lambda clock, seconds: clocks.append((clock, seconds)))
+        only.pytest_runtest_logstart()
+        only.wait(0)
+    work, time_by_the_clock = signal.ITIMER_PROF, signal.ITIMER_REAL
+    assert clocks == [(work, 3), (time_by_the_clock, 30), (work, 0), (time_by_the_clock, 0)]
 
     def circles() -> None:
         while True:
             pass
 
-    for work, code in ((circles, -signal.SIGPROF), (lambda: time.sleep(9), -signal.SIGALRM), (int, 0)):
+    for clock, what, code in (
+        (work, circles, -signal.SIGPROF), (time_by_the_clock, signal.pause, -signal.SIGALRM)
+    ):  # fmt: skip
         pid = os.fork()
         if pid == 0:
-            only = Only([], 0.05)
-            only.pytest_runtest_logstart()
-            work()
-            only.wait(0)
-            time.sleep(0.6)
-            os._exit(0)
+            signal.setitimer(clock, 0.02)
+            what()
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == code
 
 
