@@ -314,7 +314,9 @@ def test_the_shipped_results_without_a_run(
             }  # fmt: skip
             assert {name for name, at in quoted.items() if cells[name][at] not in readme} == set()
     assert main(["measure", "fusion"]) == 1
-    assert "there is no directory nano; give the --out of" in capsys.readouterr().err
+    assert "There is no ./nano: this measures what comes with the package" in capsys.readouterr().err
+    assert main(["measure", "fusion", "--run", "elsewhere"]) == 1
+    assert "there is no directory elsewhere; give the --out of" in capsys.readouterr().err
     (tmp_path / "nano").mkdir()
     for row in ("table", "check"):
         for options in ([], ["--run", "nano"]):
