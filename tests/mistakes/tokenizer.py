@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 from collections import Counter
+from functools import partial
 from itertools import combinations
 from typing import Any
 
@@ -326,6 +327,13 @@ def found(cut: Any, **others: Any) -> list[bool]:
     return [cut(text) != want for text, want in (GOOD_TESTS | others).values()]
 
 
+def alone(number: int, cut: Any) -> list[bool]:
+    """Sees one of the bugs only where it comes alone."""
+    seen = found(cut)
+    seen[number] = seen[number] and sum(seen) == 1
+    return seen
+
+
 def longer_tests(cut: Any) -> list[int]:
     """Right: other texts, and a look at one thing in what comes back."""
     return [
@@ -441,9 +449,14 @@ DIAGNOSE: list[Mistake] = [
     ("you see that signs do not join", lambda cut: found(cut, sign=(" .x", [" .x"]))),
     ("you see that signs leave", lambda cut: found(cut, line=("; \n", ["; \n"]))),
     (  # right on every bug alone, and on half of all ports: signs that do not join hide it
-        "you do not see the contractions",
+        "beside other bugs you miss the contractions",
         lambda cut: [*found(cut)[:2], "'Donnell" in cut("O'Donnell"), *found(cut)[3:]],
     ),
+    ("beside other bugs you miss the missing NFC", partial(alone, 0)),
+    ("beside other bugs you miss the digits", partial(alone, 1)),
+    ("beside other bugs you miss the contractions", partial(alone, 2)),
+    ("beside other bugs you miss that signs do not join", partial(alone, 3)),
+    ("beside other bugs you miss that signs leave", partial(alone, 4)),
     ("your tests see no bug at all", one_text),
     ("you do not see", lambda cut: ["".join(cut(t)) != t for t in ("caf\u00e9", "12", "DON'T", ".x", ";\n")]),
     ("the shape (); wanted is (5,)", lambda cut: any(found(cut))),

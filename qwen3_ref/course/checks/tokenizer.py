@@ -404,6 +404,8 @@ def diagnose(answer: Answer) -> Verdict:
                 flipped = bugs.copy()
                 flipped[k] = 1 - bugs[k]
                 remark = f"you do not see {name}" if bugs[k] else f"you see {name} in a port without it"
+                if bugs.sum() > 1:
+                    remark = f"beside other bugs you miss {name}, or see it where it is not"
                 mistakes.append((remark, flipped))
             yield Trial((_port(bugs.astype(bool).tolist()),), bugs, mistakes)
 
