@@ -281,8 +281,10 @@ CACHE: list[Mistake] = [
     ("the cache holds all of them", lambda c, n: size(c, 1)),
     ("one token short", lambda c, tokens: size(c, tokens - 1)),
     ("one token too many", lambda c, tokens: size(c, tokens + 1)),
-    ("not kB, MB or GB", lambda c, n: size(c, n) / 1e9),
-    ("not kB, MB or GB", lambda c, n: size(c, n) / 2**20),
+    *(
+        ("not kB, MB or GB", lambda c, n, unit=unit: size(c, n) / unit)
+        for unit in (1e3, 1e6, 1e9, 2**10, 2**20, 2**30)
+    ),
     ("head_dim is missing", lambda c, n: size(c | {"head_dim": 1}, n)),
     ("the number of KV heads is missing", lambda c, n: size(c | {"num_key_value_heads": 1}, n)),
     ("queries are not kept", lambda c, n: size(c, n) + size(c, n, heads="num_attention_heads") // 2),

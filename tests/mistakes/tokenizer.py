@@ -383,6 +383,7 @@ MOST_FREQUENT: list[Mistake] = [
     ("counts twice, no more", lambda words, counts: at_places(words, counts, slice(None), power=2)),
     ("add up a pair's places", lambda words, counts: at_places(words, counts, slice(1))),
     ("add up a pair's places", lambda words, counts: at_places(words, counts, slice(-1))),
+    ("add up a pair's places", lambda words, counts: at_places(words, counts, slice(-1, None))),
     ("add up a pair's places", lambda words, counts: at_places(words, counts, slice(None, None, 2))),
     ("add up a pair's places", last_count),
     ("need not be neighbours", at_any_distance),
