@@ -74,7 +74,8 @@ def whole_path(config: Qwen3Config, text: str, ids: Sequence[int]) -> Drawing:
     axes.set(xlim=(-3.4, end + 3.4), ylim=(-1.9, height + 1.8))
     axes.axis("off")
     total = config.num_parameters() / 1e6
-    axes.set_title(f"The whole path through {total:.0f} million parameters: area is their number")
+    share = blocks * (attention + ffn) / config.num_parameters()
+    axes.set_title(f"{share:.0%} of {total:.0f} million parameters are in the blocks (area is their number)")
     numbers = {"embedding": table, "attention_a_block": attention, "feed_forward_a_block": ffn}
     return figure, numbers | {"blocks": blocks, "all": config.num_parameters(), "ids": list(ids)}
 
