@@ -179,6 +179,8 @@ def test_bad_requests(model: Qwen3, options: dict[str, Any], words: str) -> None
 def test_fingerprint_sees_the_weights(model: Qwen3, tmp_path: Path) -> None:
     log = tmp_path / "rows.csv"
     evaluate(model, TOK, PROBLEMS[:1], max_new_tokens=2, log=log)
+    names, first = (line.split(",") for line in log.read_text("utf-8").splitlines()[:2])
+    assert len(first[names.index("run")]) == 16, "as in the logs that ship"
     other = Qwen3(model.config, generator=torch.Generator().manual_seed(2))
     with pytest.raises(ValueError, match="another model"):
         evaluate(other, TOK, PROBLEMS[:1], max_new_tokens=2, log=log)

@@ -589,6 +589,16 @@ def test_a_wrong_number_fails_alone(what: str, official: Any) -> None:
     assert failed == [what]
 
 
+def test_marks_are_no_part_of_a_published_text(official: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The text of the other libraries leaves them out, as their decoders do by default."""
+    tok = Tokenizer.from_pretrained(official[0])
+    drawn = [*tok.encode("every"), *tok.stop_ids]
+    official[2][3:] = [official[2][3] | {"want": "every"}]
+    monkeypatch.setattr("qwen3_ref.decode.generation.generate", lambda *_, **__: [drawn])
+    found = {f.what: f.status for f in verify_module.verify("Qwen3-0.6B")}
+    assert tok.stop_ids and found["new in float32"] == "passed"
+
+
 def test_what_is_found_and_what_was_published(official: Any) -> None:
     directory, model, _ = official
     size = (directory / SINGLE).stat().st_size
