@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers.normalizers import NFC
 
-from qwen3_ref.chat import Template, encode_chat, render_chat
+from qwen3_ref.chat import Template, _thought_apart, encode_chat, render_chat
 from qwen3_ref.tokenizer import CONTROL_TOKENS, Tokenizer
 from tests.conversations import GOLDENS, HELLO, arguments_of, conversations, words
 
@@ -443,3 +443,15 @@ def test_render_chat_cuts_as_the_official_template_does() -> None:
         assert f"assistant\n{rest}<|im_end|>" in render_chat([*HELLO, turn, *HELLO])
         whole = render_chat([*HELLO, turn | {"reasoning_content": ""}, *HELLO])
         assert f"assistant\n{content}<|im_end|>" in whole
+
+
+def test_a_thought_taken_apart_keeps_its_spaces() -> None:
+    """Line ends around it are the template's, all else was said; white space before <think> is nobody's."""
+    said = {"role": "assistant", "content": " \n <think>\n\n hm \t\n</think>\n\n yes \n"}
+    for template in THINKERS:
+        apart = _thought_apart(said, template)
+        assert apart == said | {"reasoning_content": " hm \t", "content": " yes \n"}, template
+    late = {"role": "assistant", "content": "hm \n</think>\nyes"}
+    assert _thought_apart(late, "qwen3") == late | {"reasoning_content": ""}
+    inside = late | {"reasoning_content": "hm ", "content": "yes"}
+    assert _thought_apart(late, "qwen3-thinking-2507") == inside

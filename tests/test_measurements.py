@@ -23,7 +23,7 @@ from qwen3_ref.cache import KVCache
 from qwen3_ref.measure import long_context, modes, qk_norm, quantization
 from qwen3_ref.model import Qwen3
 from qwen3_ref.store import shipped
-from qwen3_ref.tasks.problems import FAMILIES, TEST_SEED
+from qwen3_ref.tasks.problems import FAMILIES, TEST_SEED, make_problems
 from qwen3_ref.tokenizer import Tokenizer
 from qwen3_ref.train import run as run_module
 from qwen3_ref.train.corpus import DOMAINS, VOCAB_SIZE, Corpus
@@ -200,6 +200,14 @@ def test_quantization_in_small(
     with torch.no_grad():
         log = model(text).log_softmax(-1)[:, :-1].gather(-1, text[:, 1:, None])[..., 0]
     assert exact["loss"] == pytest.approx(-float(log[ours[:, 1:]].mean()), abs=1e-4)
+    # Of the rounded model's predictions, seen from those at 16 bits.
+    rounded = quantization.round_model(model, quantization.Grid(2, 32), "rtn")[0]
+    with torch.no_grad():
+        p, q = (m(text)[:, :-1][ours[:, 1:]].double().log_softmax(-1) for m in (model, rounded))
+    said = text[:, 1:][ours[:, 1:]]
+    assert coarse["kl"] == pytest.approx(float((p.exp() * (p - q)).sum(-1).mean()), rel=1e-5)
+    assert coarse["loss"] == pytest.approx(-float(q.gather(-1, said[:, None]).mean()), rel=1e-5)
+    assert coarse["agree"] == pytest.approx(float((p.argmax(-1) == q.argmax(-1)).double().mean()), abs=1e-9)
     for name, point in result["points"].items():
         log_file = tmp_path / "new/q.json.answers" / f"{name.replace(' ', '-')}.csv"
         answers = list(csv.DictReader(log_file.read_text(encoding="utf-8").splitlines()))
@@ -243,6 +251,7 @@ def test_worked_dialogues_mark_what_the_model_says() -> None:
     tokenizer = Tokenizer.from_pretrained("qwen3-nano")
     problems = quantization.some_problems(1, "train", 1)
     assert [p.family for p in problems] == list(FAMILIES)
+    assert problems == [make_problems(family, "train", 1, seed=1)[0] for family in FAMILIES]
     rows, ours = quantization.worked(tokenizer, problems, 50)
     assert rows.shape == ours.shape and rows.shape[1] == 50
     flat, marks = rows.flatten().tolist(), ours.flatten().tolist()

@@ -25,10 +25,12 @@ class StandIn(modes.Asker):
 
     def __init__(self) -> None:
         self.asked = 0
+        self.rooms: list[tuple[int, bool, bool]] = []
         self.tokenizer, self.profile = TOKENIZER, Profile.of(TOKENIZER)
 
     def replies(self, talks: Any, room: int, *, thinking: bool = True, tools: Any = None) -> list[Reply]:
         self.asked += len(talks)
+        self.rooms.append((room, thinking, bool(tools)))
         found = []
         for talk in talks:
             said = " ".join(m["content"] for m in talk if m["role"] == "user").split()
@@ -52,6 +54,20 @@ def test_an_obedient_model_gets_the_counts_it_should() -> None:
         "/think, then /no_think, then nothing": 0,
     }
     assert [len(cell) for cell in groups["tools"].values()] == [5] * 7
+
+
+def test_how_long_a_reply_may_be_and_what_is_offered() -> None:
+    """A word of a thought tells whether there is one; a call has 60 tokens, an answer to a result 24, and a
+    thought that solves a sum 110, in each cell and in its control."""
+    asker = StandIn()
+    modes.measure(asker, 5, {}, lambda _: None)
+    switched = [(4, True, False), (4, False, False)]
+    assert asker.rooms[:10] == [*switched * 3, *[(4, True, False)] * 4]
+    assert asker.rooms[10:16] == [(4, True, False)] * 6
+    assert asker.rooms[16:] == [
+        (60, True, True), (24, True, True), (60, True, False),
+        (110, True, False), (110, True, True), (110, True, False),
+    ]  # fmt: skip
 
 
 def test_the_control_of_a_tool_is_a_prompt_as_long_that_offers_none() -> None:

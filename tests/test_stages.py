@@ -138,6 +138,7 @@ def test_one_stage_after_the_other(
 
 def test_the_whole_family(tmp_path: Path, common: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """`--stage all` and the stages beside it; each begins from the weights it should begin from."""
+    common = [*common, "--scale", "0.002"]  # a step each
     (tmp_path / "measured").mkdir()
     (tmp_path / "measured/x.json").write_text("{}", encoding="utf-8")
     assert main(["train", *common]) == 0, capsys.readouterr().err
