@@ -82,7 +82,12 @@ ONSET: list[Mistake] = [
     ("you average over the vocabulary", lambda a, b, e: first(off(a, b).mean(1) > e * size(b))),
     ("one logit is enough", lambda a, b, e: first(np.sqrt((off(a, b) ** 2).mean(1)) > e * size(b))),
     ("you compare winning tokens", lambda a, b, e: first(a.argmax(1) != b.argmax(1))),
-    ("you take the size of each row", lambda a, b, e: first(off(a, b).max(1) > e * np.sqrt((b * b).mean(1)))),
+    ("not of a row", lambda a, b, e: first(off(a, b).max(1) > e * np.sqrt((b * b).mean(1)))),
+    ("nor a spread", lambda a, b, e: first(off(a, b).max(1) > e * b.std())),
+    ("nor a mean", lambda a, b, e: first(off(a, b).max(1) > e * np.abs(b).mean())),
+    ("not its largest value", lambda a, b, e: first(off(a, b).max(1) > e * np.abs(b).max())),
+    ("its length as a vector", lambda a, b, e: first(off(a, b).max(1) > e * np.linalg.norm(b))),
+    ("yours is one more", lambda a, b, e: first(off(a, b).max(1) > e * size(b)) + 1),
     ("the last such position", lambda a, b, e: np.flatnonzero(off(a, b).max(1) > e * size(b))[-1]),
     ("how many positions differ", lambda a, b, e: np.sum(off(a, b).max(1) > e * size(b))),
     ("a place among all numbers", lambda a, b, e: np.argmax(off(a, b) > e * size(b))),
@@ -106,6 +111,18 @@ SHORTEST: list[Mistake] = [
         lambda a, b, n: min([t for t in range(1, n) if any(a(t) != b(t))], default=0),
     ),
     ("you ask for equal numbers", lambda a, b, n: min(lengths(a, b, n, 0.0), default=0)),
+    ("your tolerance too wide", lambda a, b, n: min(lengths(a, b, n, 1e-5), default=0)),
+    (
+        "your tolerance too wide",
+        lambda a, b, n: next((t for t in range(1, n + 1) if np.abs(a(t) - b(t)).mean() > 1e-6), 0),
+    ),
+    (
+        "you add the differences up",
+        lambda a, b, n: next((t for t in range(1, n + 1) if np.abs(a(t) - b(t)).sum() > 1e-6), 0),
+    ),
+    ("you start too late", of(lambda bad, limit: min([t for t in bad if t > 1], default=0))),
+    ("you start too late", lambda a, b, n: 0 if 1 in (bad := lengths(a, b, n)) else min(bad, default=0)),
+    ("you go on beyond limit", lambda a, b, n: min(lengths(a, b, n + 9), default=0)),
 ]
 RESCUE: list[Mistake] = [
     ("as they were in the cache", lambda c, g, cos, sin: c),

@@ -50,6 +50,11 @@ NUCLEUS: list[Mistake] = [
     ("you return which tokens stay", lambda p, t: top(p, need(p, t))),
     ("a softmax of probabilities", lambda p, t: again(np.where(top(p, need(p, t)), p, 0))),
     ("nothing is cut", lambda p, t: p),
+    ("shared out equally", lambda p, t: (right(p, t) > 0) / (right(p, t) > 0).sum()),
+    ("you divide by top_p", lambda p, t: np.where(right(p, t) > 0, p, 0) / t),
+    ("not to top_p", lambda p, t: right(p, t) * t),
+    ("", lambda p, t: cut(p, top(p, 3))),
+    ("", lambda p, t: cut(p, top(p, 4))),
 ]
 
 

@@ -27,6 +27,38 @@ def short_softmax(logits: Any, top_k: int, normalize: bool) -> Any:
     return soft(np.where(logits >= -np.sort(-logits, axis=-1)[:, [top_k - 1]], logits, -np.inf))
 
 
+def placed(logits: Any, top_k: int, change: Any) -> Any:
+    """The probabilities of the chosen, best first, changed and put where they belong."""
+    best = np.argsort(-logits, axis=-1)[:, :top_k]
+    out = np.zeros_like(logits)
+    np.put_along_axis(out, best, change(np.take_along_axis(soft(logits), best, axis=-1)), axis=-1)
+    return out
+
+
+def above_average(logits: Any, top_k: int, normalize: bool) -> Any:
+    p = soft(logits)
+    kept = np.where(p > 1 / p.shape[1], p, 0)
+    return kept / kept.sum(axis=-1, keepdims=True) if normalize else kept
+
+
+def two_digits(tensors: Any) -> Any:
+    """The number cut out of the name at a fixed place: right up to 99."""
+    parts: dict[str, dict[int, Any]] = {"gate": {}, "up": {}, "down": {}}
+    for name, matrix in tensors.items():
+        parts[name.split(".")[2][:-5]][int(name[8:10].strip("."))] = matrix
+    return np.stack([np.concatenate([parts["gate"][e], parts["up"][e]]) for e in sorted(parts["gate"])])
+
+
+def halves(tensors: Any, gates: Any, ups: Any, second: str = "up") -> Any:
+    pairs = zip(gates, ups, strict=True)
+    return np.stack(
+        [
+            np.concatenate([tensors[f"experts.{a}.{p}_proj.weight"] for a, p in ((g, "gate"), (u, second))])
+            for g, u in pairs
+        ]
+    )
+
+
 def stacked(tensors: Any, order: Any, parts: tuple[str, str] = ("gate", "up"), axis: int = 0) -> Any:
     return np.stack(
         [np.concatenate([tensors[f"experts.{e}.{p}_proj.weight"] for p in parts], axis) for e in order]
@@ -72,6 +104,24 @@ def losses(logits: Any, top_k: int, softmaxes: int = 1, own: bool = False) -> An
     return logits.shape[-1] * (shares * p.mean(axis=1)).sum(axis=-1)
 
 
+def picked(logits: Any, top_k: int) -> Any:
+    return (logits >= -np.sort(-logits, axis=-1)[..., [top_k - 1]]).astype(float)
+
+
+def with_shares(logits: Any, shares: Any, p: Any) -> Any:
+    return logits.shape[-1] * (shares.mean(axis=(0, 1)) * p.mean(axis=1)).sum(axis=-1)
+
+
+def losses_of_best(logits: Any) -> Any:
+    return with_shares(logits, picked(logits, 1), soft(logits))
+
+
+def swapped(logits: Any, top_k: int) -> Any:
+    """A batch's own shares, and everybody's probabilities."""
+    own, p = picked(logits, top_k).mean(axis=1), soft(logits).mean(axis=(0, 1))
+    return logits.shape[-1] * (own * p).sum(axis=-1)
+
+
 STORED_AND_USED: list[Mistake] = [
     ("the router is missing", lambda D, F, E, K: (3 * D * F * E, 3 * D * F * K)),
     ("three matrices", lambda D, F, E, K: (D * E + 2 * D * F * E, D * E + 2 * D * F * K)),
@@ -82,6 +132,10 @@ STORED_AND_USED: list[Mistake] = [
     ("no shared expert", lambda D, F, E, K: (D * E + 3 * D * F * (E + 1), D * E + 3 * D * F * (K + 1))),
     ("stored comes first", lambda D, F, E, K: (D * E + 3 * D * F * K, D * E + 3 * D * F * E)),
     ("the shape ()", lambda D, F, E, K: D * E + 3 * D * F * E),
+    ("norms are not asked for", lambda D, F, E, K: (D + D * E + 3 * D * F * E, D + D * E + 3 * D * F * K)),
+    ("D wide, not F", lambda D, F, E, K: (F * E + 3 * D * F * E, F * E + 3 * D * F * K)),
+    ("not what rests", lambda D, F, E, K: (D * E + 3 * D * F * E, 3 * D * F * (E - K))),
+    ("numbers is wanted", lambda D, F, E, K: [str(D * E + 3 * D * F * E), str(D * E + 3 * D * F * K)]),
 ]
 DENSE_WEIGHTS: list[Mistake] = [
     ("norm_topk_prob is off", lambda x, k, flag: spread(soft(x), x, k, True)),
@@ -97,6 +151,13 @@ DENSE_WEIGHTS: list[Mistake] = [
     ("one more", lambda x, k, flag: spread(soft(x), x, k + 1, flag)),
     ("one fewer", lambda x, k, flag: spread(soft(x), x, k - 1, flag)),
     ("the last axis", lambda x, k, flag: spread(soft(x.T).T, soft(x.T).T, k, flag)),
+    (
+        "in reverse",
+        lambda x, k, flag: placed(x, k, lambda w: (w / w.sum(-1)[:, None] if flag else w)[:, ::-1]),
+    ),
+    ("one softmax is enough", lambda x, k, flag: placed(x, k, soft)),
+    ("not all tokens' together", lambda x, k, flag: placed(x, k, lambda w: w / w.sum() if flag else w)),
+    ("above 1/E", above_average),
     ("that calls qwen3_ref.numpy_ref.route", lambda x, k, flag: numpy_ref.route(x, k, flag)[0]),
 ]
 STACK: list[Mistake] = [
@@ -110,6 +171,14 @@ STACK: list[Mistake] = [
     ("along D", lambda t: stacked(t, numbers(t), axis=1)),
     ("one matrix", lambda t: np.concatenate(stacked(t, numbers(t)))),
     ("raises KeyError: 'experts.12", lambda t: stacked(t, range(13))),
+    ("the shape (100, 4, 3); wanted is (104, 4, 3)", two_digits),
+    ("but up is not", lambda t: halves(t, numbers(t), sorted(numbers(t), key=str))),
+    (
+        "but up is not",
+        lambda t: halves(t, numbers(t), [int(n.split(".")[1]) for n in t if "up" in n]),
+    ),
+    ("gate again", lambda t: halves(t, numbers(t), numbers(t), "gate")),
+    ("in descending order", lambda t: stacked(t, numbers(t)[::-1])),
 ]
 COMBINE: list[Mistake] = [
     (
@@ -133,6 +202,14 @@ COMBINE: list[Mistake] = [
         lambda out, order, w: put(out, order // w.shape[1], w.ravel()[np.argsort(order)], len(w)),
     ),
     ("the weights are missing", lambda out, order, w: put(out, order // w.shape[1], 1 + 0 * order, len(w))),
+    ("do not divide by K", lambda out, r, w: put(out, r // w.shape[1], w.ravel()[r], len(w)) / w.shape[1]),
+    ("by columns", lambda out, r, w: put(out, r // w.shape[1], w.T.ravel()[r], len(w))),
+    ("a token's first for all", lambda out, r, w: put(out, r // w.shape[1], w[r // w.shape[1], 0], len(w))),
+    ("its place among the K", lambda out, r, w: put(out, r % w.shape[1], w.ravel()[r], len(w))),
+    (
+        "its token is order[r] // K",
+        lambda out, r, w: put(out, np.argsort(r) // w.shape[1], w.ravel()[r], len(w)),
+    ),
     (
         "row r is not pick r",
         lambda out, order, w: (out.reshape(*w.shape, -1) * w[..., None]).sum(axis=1),
@@ -153,6 +230,13 @@ GLOBAL_LOSSES: list[Mistake] = [
     ("not by n", lambda x, k: losses(x, k) * len(x)),
     ("divide the counts", lambda x, k: losses(x, k) * x.shape[0] * x.shape[1]),
     ("you take a mean", lambda x, k: losses(x, k) / x.shape[-1] ** 2),
+    ("the other way round", swapped),
+    ("the last axis", lambda x, k: with_shares(x, picked(x, k), soft(x.swapaxes(1, 2)).swapaxes(1, 2))),
+    ("top_k experts, not one", lambda x, k: losses_of_best(x)),
+    ("adds up probabilities", lambda x, k: with_shares(x, soft(x), soft(x))),
+    ("adds up probabilities", lambda x, k: with_shares(x, k * soft(x), soft(x))),
+    ("adds up probabilities", lambda x, k: with_shares(x, picked(x, k) * soft(x), soft(x))),
+    ("undivided", lambda x, k: losses(x, k) / len(x)),
     (
         "that calls qwen3_ref.moe.load_balancing_loss",
         lambda x, k: moe.load_balancing_loss([torch.tensor(x)], k),

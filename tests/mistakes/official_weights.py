@@ -29,6 +29,10 @@ def bits(x: Any) -> Any:
     return (whole + 0x7FFF + (whole >> 16 & 1)) >> 16
 
 
+def rounded_by_torch(x: Any) -> Any:
+    return torch.from_numpy(x.copy()).to(torch.bfloat16).to(torch.float32).numpy()
+
+
 def read(entries: Any, **wrong: Any) -> list[int]:
     """The right seven numbers, with some of them replaced by wrong(shape of name)."""
 
@@ -104,6 +108,14 @@ ADDRESS: list[Mistake] = [
         lambda n, e, i, j: 8 + n + begin(e) + (i * e["shape"][0] + j) * WIDTH[e["dtype"]],
     ),
     ("you start at the tensor's end", lambda n, e, i, j: 8 + n + e["data_offsets"][1] + item(e, i, j)),
+    ("depend on the dtype", lambda n, e, i, j: 8 + n + begin(e) + 2 * (i * e["shape"][1] + j)),
+    ("depend on the dtype", lambda n, e, i, j: 8 + n + begin(e) + 4 * (i * e["shape"][1] + j)),
+    ("i and j count from 0", lambda n, e, i, j: 8 + n + begin(e) + item(e, i - 1, j - 1)),
+    (
+        "offsets are bytes already",
+        lambda n, e, i, j: 8 + n + (begin(e) + i * e["shape"][1] + j) * WIDTH[e["dtype"]],
+    ),
+    ("holds the padding already", lambda n, e, i, j: 8 + n + -n % 16 + begin(e) + item(e, i, j)),
 ]
 BFLOAT16: list[Mistake] = [
     ("you cut the lower half off", lambda x: shifted(x, 0)),
@@ -114,6 +126,8 @@ BFLOAT16: list[Mistake] = [
     ("you round to a fixed step", lambda x: np.round(x * 256) / 256),
     ("those are float16 numbers", lambda x: x.astype(np.float16)),
     ("you return bits", bits),
+    ("that lets torch round", rounded_by_torch),
+    ("that lets torch round", lambda x: torch.tensor(x).bfloat16()),
 ]
 SIZES: list[Mistake] = [
     ("head_dim is not hidden_size / heads", lambda e: read(e, d=lambda s, r, n: r["hidden"] // r["heads"])),
@@ -140,6 +154,12 @@ SIZES: list[Mistake] = [
         "embed_tokens is (vocabulary, hidden)",
         lambda e: read(e, hidden=lambda s, r, n: s("model.embed_tokens.weight")[0]),
     ),
+    ("how many share one", lambda e: read(e, kv=lambda s, r, n: r["heads"] // r["kv"])),
+    (
+        "its rows are heads * head_dim",
+        lambda e: read(e, hidden=lambda s, r, n: s("self_attn.q_proj")[0]),
+    ),
+    ("up_proj is another matrix", lambda e: read(e, F=lambda s, r, n: s("mlp.gate_proj")[0] * 2)),
     ("tied is the wrong way round", lambda e: read(e, tied=lambda s, r, n: int("lm_head.weight" in e))),
 ]
 STACK: list[Mistake] = [
@@ -152,6 +172,14 @@ STACK: list[Mistake] = [
         "you transposed with reshape",
         lambda t, E: packed(t, range(E)).swapaxes(1, 2).reshape(packed(t, range(E)).shape),
     ),
+    ("gate again", lambda t, E: packed(t, range(E), "gate", "gate")),
+    (
+        "your ups are not",
+        lambda t, E: np.concatenate(
+            [experts(t, "gate", range(E)), experts(t, "up", sorted(range(E), key=str))], axis=1
+        ),
+    ),
+    ("in descending order", lambda t, E: packed(t, range(E - 1, -1, -1))),
     ("that is the gate alone", lambda t, E: experts(t, "gate", range(E))),
     (
         "you put all gates before all ups",
@@ -206,6 +234,39 @@ PARTING: list[Mistake] = [
         lambda got, want, tol: first(not gap.mean() <= tol for gap in relative(got, want)),
     ),
     (
+        "lets NaN through",
+        lambda got, want, tol: first(
+            np.nanmax(np.abs(a - b)) > tol * np.sqrt(np.mean(b * b)) for a, b in zip(got, want, strict=True)
+        ),
+    ),
+    ("lets NaN through", lambda got, want, tol: right_parting([np.nan_to_num(a) for a in got], want, tol)),
+    (
+        "no spread about its mean",
+        lambda got, want, tol: first(
+            not np.abs(a - b).max() <= tol * b.std() for a, b in zip(got, want, strict=True)
+        ),
+    ),
+    (
+        "within the tolerance",
+        lambda got, want, tol: first(
+            not np.abs(a - b).max() <= tol * np.abs(b).mean() for a, b in zip(got, want, strict=True)
+        ),
+    ),
+    (
+        "whatever its sign",
+        lambda got, want, tol: first(
+            not (a - b).max() <= tol * np.sqrt(np.mean(b * b)) for a, b in zip(got, want, strict=True)
+        ),
+    ),
+    (
+        "against the rms of the part alone",
+        lambda got, want, tol: first(
+            not np.allclose(a, b, rtol=tol, atol=tol * np.sqrt(np.mean(b * b)))
+            for a, b in zip(got, want, strict=True)
+        ),
+    ),
+    ("later parts may agree again", lambda got, want, tol: sum(g.max() <= tol for g in relative(got, want))),
+    (
         "within the tolerance",
         lambda got, want, tol: first(not gap.max() <= tol / 2 for gap in relative(got, want)),
     ),
@@ -243,8 +304,11 @@ def rounded_significand(x: Any) -> Any:
     return np.ldexp(np.round(part * 256) / 256, exponent)
 
 
-def rounded_by_torch(x: Any) -> Any:
-    return torch.from_numpy(x.copy()).to(torch.bfloat16).to(torch.float32).numpy()
+def rounded_by_halves(x: Any) -> Any:
+    """The upper half, one more where the lower half is past the middle or the tie is odd."""
+    upper, lower = np.divmod(x.view(np.uint32).astype(np.int64), 1 << 16)
+    upper += (lower > 0x8000) | ((lower == 0x8000) & (upper % 2 == 1))
+    return (upper << 16).astype(np.uint32).view(np.float32)
 
 
 def sizes_from_products(entries: Any) -> list[int]:
@@ -278,7 +342,7 @@ def parting_by_norm(got: Any, want: Any, tolerance: float) -> int:
 
 ALSO_RIGHT = {
     "address": [address_by_strides, address_from_the_end],
-    "bfloat16": [rounded_significand, rounded_by_torch],
+    "bfloat16": [rounded_significand, rounded_by_halves],
     "sizes": [sizes_from_products, read],
     "stack": [stacked_into, lambda t, E: packed(t, range(E))],
     "parting": [

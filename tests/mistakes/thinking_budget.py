@@ -118,7 +118,10 @@ THOUGHT: list[Mistake] = [
     ("a thought of exactly the budget is not cut", always_cut),
     ("the thought is shorter than the budget", one_place),
     ("is missing", lambda d, b, c, s: d[:b] if len(free_of(d, c)) > b else [*free_of(d, c), c]),
-    ("belongs to it", lambda d, b, c, s: [*d[:b], *s] if len(free_of(d, c)) > b else free_of(d, c)),
+    (
+        "</think> that the model wrote belongs",
+        lambda d, b, c, s: [*d[:b], *s] if len(free_of(d, c)) > b else free_of(d, c),
+    ),
     ("you go on into the answer", lambda d, b, c, s: [*d[:b], *s] if len(free_of(d, c)) > b else d),
     ("you do not cut", lambda d, b, c, s: d),
     ("of exactly the budget", but(lambda n, b: n == b, lambda d, free, b, c, s: [*free, c, *s])),
@@ -131,6 +134,21 @@ THOUGHT: list[Mistake] = [
     ("a budget of 0 is a budget", lambda d, b, c, s: cut_from(0)(d, b or 10**6, c, s)),
     ("a budget of 0 is a budget", lambda d, b, c, s: cut_from(0)(d, b, c, s) if b else d),
 ]
+for _remark, _change in (
+    ("you close it again", lambda cut, d, c: [*cut, c]),
+    ("the whole of stop_text belongs", lambda cut, d, c: cut[:-1]),
+    ("is not in what follows", lambda cut, d, c: [100, *cut]),
+    ("you go on into the answer", lambda cut, d, c: [*cut, *d[d.index(c) + 1 :]]),
+    ("its beginning", lambda cut, d, c: [*d[d.index(c) - len(cut) + 3 : d.index(c)], *cut[-3:]]),
+):
+
+    def changed(
+        d: list[int], b: int, c: int, s: list[int], change: Any = _change
+    ) -> list[int]:  # only where the thought is cut
+        right: list[int] = cut_from(0)(d, b, c, s)
+        return change(right, d, c) if len(free_of(d, c)) > b else right
+
+    THOUGHT.append((_remark, changed))
 STILL_OPEN: list[Mistake] = [
     ("non-thinking mode", lambda prompt, o, c: o in prompt),
     ("no thought was ever opened", lambda prompt, o, c: c not in prompt),
@@ -141,6 +159,8 @@ STILL_OPEN: list[Mistake] = [
     ("earlier turn's thought was closed, and", lambda prompt, o, c: prompt.count(o) and prompt[-1] != c),
     ("non-thinking mode", lambda prompt, o, c: True),
     ("the template opened this thought", lambda prompt, o, c: False),
+    ("holds the beginning", lambda prompt, o, c: o in prompt[-2:]),
+    ("holds the beginning", lambda prompt, o, c: o in prompt[-4:] and c not in prompt[-4:]),
 ]
 
 

@@ -17,17 +17,21 @@ def onset(answer: Answer) -> Verdict:
 
     def trials(rng: np.random.Generator) -> Iterator[Trial]:
         none = "where nothing differs the answer is t, the number of positions"
-        for scale in 2 * (1e-3, 1.0, 50.0):
+        for scale in 2 * (1.0, 1e-3, 50.0):  # at 1 an absolute tolerance is a relative one
             t, tolerance = 12, 0.01
-            begin = int(rng.choice([2, 3, 4, 6]))  # not 5, the number of positions that differ
-            want = scale * rng.normal(size=(t, 7))
+            begin = int(rng.choice([2, 3, 6]))  # not 5 nor 4: five positions differ, and 5 would be one more
+            want = 3 + rng.normal(size=(t, 7))  # not around 0, so its spread is not its size
+            best, second = np.argsort(-want[9])[:2]
+            want[9, second] = want[9, best] * (1 - 1e-9)
             want[-1] *= 20  # so one row's size is not that of all
+            want *= scale / np.sqrt(np.mean(want * want))
             limit = tolerance * float(np.sqrt(np.mean(want * want)))
-            got = want + 0.5 * limit * np.sign(want)  # within the tolerance
+            got = want + 0.95 * limit * np.sign(want)  # within the tolerance
             got[begin:] = want[begin:]
             got[begin, np.argmin(want[begin])] -= 2 * limit  # one logit, not the winner; rms below it
             got[8] -= 3 * limit * (want[8] < want[8].max())  # all but the winner
-            got[9, np.argmin(want[9])] = want[9].max() + scale  # one logit, which wins
+            got[9] = want[9]
+            got[9, second] += 2 * limit  # one logit, which now wins
             got[10:] += 3 * limit  # all of them
             off = np.abs(got - want)
             seen, rows = off > limit, np.sqrt(np.mean(want * want, axis=1))
@@ -44,7 +48,20 @@ def onset(answer: Answer) -> Verdict:
                     first(np.sqrt((off * off).mean(1)) > limit),
                 ),
                 ("you compare winning tokens; a bug may leave them in place", first(winners)),
-                ("you take the size of each row; it is that of all of want", first(by_row)),
+                (
+                    "the size is the root mean square of all of want: not of a row, nor a mean, nor a spread",
+                    first(by_row),
+                ),
+                (
+                    "the size is the root mean square of all of want: not of a row, nor a mean, nor a spread",
+                    first(off.max(1) > tolerance * want.std()),
+                ),
+                (
+                    "your tolerance is too wide: the size of want is its root mean square, not its largest "
+                    "value, nor its length as a vector",
+                    first(off.max(1) > tolerance * np.abs(want).max()),
+                ),
+                ("positions count from 0; yours is one more", np.array(begin + 1.0)),
                 ("that is the last such position; the first is asked for", np.array(t - 1.0)),
                 ("that is how many positions differ", np.array(float(seen.any(1).sum()))),
                 ("that is a place among all numbers, not a position", np.array(float(np.argmax(seen)))),
@@ -70,14 +87,14 @@ def shortest(answer: Answer) -> Verdict:
         return float(low)
 
     def pair(rng: np.random.Generator, bad: set[int]) -> list[Callable[[int], Array]]:
-        speed, size = float(rng.uniform(0.5, 2.0)), float(rng.uniform(2e-5, 5e-5))
+        speed, size = float(rng.uniform(0.5, 2.0)), float(rng.uniform(2e-6, 3e-6))
 
         def right(t: int) -> Array:
             return np.asarray(np.sin(speed * np.arange(t)))
 
         def wrong(t: int) -> Array:
-            out = np.sin(speed * np.arange(t))
-            out[t // 2] += size * (t in bad) * (-1 if t % 3 else 1) + 1e-9  # and rounding, at every t
+            out = np.sin(speed * np.arange(t)) + 3e-7  # rounding, everywhere
+            out[t // 2] += size * (t in bad) * (-1 if t % 3 else 1)
             return np.asarray(out)
 
         return [right, wrong]
@@ -89,18 +106,23 @@ def shortest(answer: Answer) -> Verdict:
         early = "that is one too few: t counts tokens"
         wide = "you find nothing; do you try every t, or is your tolerance too wide?"
         exact = "you ask for equal numbers; up to 1e-6 they may differ by rounding", np.array(1.0)
+        total = "you add the differences up; it is the largest that counts"
         few = "your search stops before limit, which belongs to it"
-        for bad in ({int(rng.choice([5, 7, 9, 13]))}, set(range(start, limit, 2))):
+        for bad in ({int(rng.choice([7, 9, 13]))}, set(range(start, limit, 2))):
             want = float(min(bad))
             mistakes = [(bisection, np.array(bisected(bad, limit))), (largest, np.array(float(max(bad))))]
-            mistakes += [(early, np.array(want - 1)), (wide, np.array(0.0)), exact]
+            mistakes += [(early, np.array(want - 1)), (wide, np.array(0.0)), exact, (total, np.array(4.0))]
             yield Trial((*pair(rng, bad), limit), np.array(want), mistakes)
+        late = "you start too late: one token is a text too"
+        mistakes = [(total, np.array(4.0)), (late, np.array(0.0)), (late, np.array(9.0))]
+        yield Trial((*pair(rng, {1, 9}), 12), np.array(1.0), mistakes)
         end = int(rng.integers(6, 30))
         mistakes = [(few, np.array(0.0)), (early, np.array(end - 1.0))]
         yield Trial((*pair(rng, {end}), end), np.array(float(end)), mistakes)
         none = "where no length shows a difference the answer is 0"
         mistakes = [(none, np.array(number)) for number in (-1.0, float(end), end + 1.0)]
-        yield Trial((*pair(rng, set()), end), np.array(0.0), mistakes)
+        mistakes.append(("you go on beyond limit", np.array(end + 2.0)))
+        yield Trial((*pair(rng, {end + 2}), end), np.array(0.0), mistakes)
 
     return judge(answer, trials)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import combinations
 from typing import Any
 
@@ -32,13 +33,15 @@ def nucleus(answer: Answer) -> Verdict:
     """answer(p, top_p) -> (V,): p cut to the fewest most probable tokens that reach top_p, renormalised."""
 
     def trials(rng: np.random.Generator) -> Iterator[Trial]:
-        def make() -> tuple[tuple[Any, ...], Array, Wrong]:
-            p = rng.dirichlet(np.full(rng.integers(8, 14), 0.8))
-            limit = float(rng.uniform(0.5, 0.9))
-            order = np.argsort(-p)
-            before = np.empty_like(p)
-            before[order] = np.cumsum(p[order]) - p[order]
-            kept = before < limit
+        def make(count: int) -> tuple[tuple[Any, ...], Array, Wrong]:
+            kept = np.zeros(0, dtype=bool)
+            while kept.sum() != count:  # another number of tokens in each trial
+                p = rng.dirichlet(np.full(rng.integers(8, 14), 0.8))
+                limit = float(rng.uniform(0.5, 0.9))
+                order = np.argsort(-p)
+                before = np.empty_like(p)
+                before[order] = np.cumsum(p[order]) - p[order]
+                kept = before < limit
             rising = np.argsort(p)
             light = np.empty_like(p)
             light[rising] = np.cumsum(p[rising]) - p[rising]
@@ -67,11 +70,14 @@ def nucleus(answer: Answer) -> Verdict:
                 ("you return which tokens stay; wanted are their probabilities", kept * 1.0),
                 ("you take a softmax of probabilities; divide by their sum", warm / warm.sum()),
                 ("nothing is cut", p),
+                ("the kept are not shared out equally: they keep their proportions", kept / kept.sum()),
+                ("you divide by top_p; what is kept sums to more", np.where(kept, p, 0) / limit),
+                ("what is kept sums to 1, not to top_p", want * limit),
             ]  # fmt: skip
             return (p, limit), want, wrong
 
-        for _ in range(3):
-            yield _apart(make)
+        for count in rng.permutation([3, 4, 5]):
+            yield _apart(partial(make, int(count)))
 
     return judge(answer, trials)
 

@@ -129,6 +129,8 @@ def _changed(now: tuple[Any, ...], before: tuple[Any, ...]) -> str:
     for i, (a, b) in enumerate(zip(now, before, strict=True)):
         if isinstance(b, (np.ndarray, torch.Tensor)) and not np.array_equal(as_array(a), as_array(b)):
             return f"your function overwrites its argument number {i + 1}; work on a copy"
+        if isinstance(b, dict) and list(a) != list(b):
+            return f"your function changes the dictionary that is its argument number {i + 1}; work on a copy"
         if isinstance(b, list) and all(isinstance(item, int) for item in b) and a != b:
             return f"your function changes the list that is its argument number {i + 1}; make a new one"
     return ""

@@ -27,6 +27,9 @@ def stored_and_used(answer: Answer) -> Verdict:
                 ("the router works on a token too", want - [0, router]),
                 ("Qwen3's router has no bias", want + E),
                 ("there is no shared expert in Qwen3", want + expert),
+                ("norms are not asked for: the router and the experts alone", want + D),
+                ("the router's rows are D wide, not F", want + E * (F - D)),
+                ("used counts what works on a token, not what rests", want * [1, 0] + [0, (E - K) * expert]),
                 ("stored comes first, used second", want[::-1]),
             ]
             yield Trial((D, F, E, K), want.astype(float), mistakes, 0.5)
@@ -52,6 +55,9 @@ def dense_weights(answer: Answer) -> Verdict:
             no_softmax = "these are the logits; the weights are probabilities"
             flag = "norm_topk_prob is {}: the chosen weights {} sum to 1"
             on, off = route(logits, top_k, True)[0], route(logits, top_k, False)[0]
+            first_p = np.take_along_axis(p, experts, axis=-1)
+            above = np.where(p > 1 / E, p, 0)
+            above = above / above.sum(-1, keepdims=True) if normalize else above
             least = np.argsort(p, axis=-1)[:, :top_k]
             worst = np.take_along_axis(p, least, axis=-1)
             mistakes = [
@@ -63,6 +69,19 @@ def dense_weights(answer: Answer) -> Verdict:
                 ("your result lacks the zeros: it is (n, E), a column for each expert", weights),
                 ("you choose the least probable experts", spread(worst / worst.sum(-1)[:, None], least)),
                 ("you choose the least probable experts", spread(worst, least)),
+                (
+                    "each expert has its own weight: yours go to the chosen in reverse",
+                    spread(weights[:, ::-1]),
+                ),
+                ("one softmax is enough: you take that of the probabilities again", spread(softmax(first_p))),
+                (
+                    "each token's weights sum to 1 by themselves, not all tokens' together",
+                    spread(first_p / first_p.sum()),
+                ),
+                (
+                    "each token has top_k experts, however small their probabilities: yours are above 1/E",
+                    above,
+                ),
                 ("the softmax goes over the experts, the last axis", _other_axis(logits, top_k, normalize)),
                 ("you mark the chosen with 1; wanted are their weights", spread(np.ones_like(weights))),
                 ("you share equally; the weights are the router's", spread(np.full_like(weights, 1 / top_k))),
@@ -96,7 +115,7 @@ def stack(answer: Answer) -> Verdict:
     """answer({"experts.<e>.<part>_proj.weight": array}) -> gate_up (E, 2F, D)."""
 
     def trials(rng: np.random.Generator) -> Iterator[Trial]:
-        for E, F, D in ((12, 3, 5), (23, 4, 4)):
+        for E, F, D in ((12, 3, 5), (23, 4, 4), (104, 2, 3)):
             gate, up = rng.normal(size=(2, E, F, D))
             down = rng.normal(size=(E, D, F))
             parts = {"gate": gate, "up": up, "down": down}
@@ -115,6 +134,19 @@ def stack(answer: Answer) -> Verdict:
                 (as_met, want[met]),
                 (as_met, want[gates]),
                 (as_met, np.concatenate([gate[gates], up[ups]], axis=1)),
+                (
+                    "gate is in order, but up is not: sort it by the number too",
+                    np.concatenate([gate, up[ups]], axis=1),
+                ),
+                (
+                    "gate is in order, but up is not: sort it by the number too",
+                    np.concatenate([gate, up[alphabetical]], axis=1),
+                ),
+                (
+                    "the second half of yours is gate again; it should be up",
+                    np.concatenate([gate, gate], axis=1),
+                ),
+                ("your experts are in descending order; 0 comes first", want[::-1]),
                 ("up comes first in yours; gate rows go first", np.concatenate([up, gate], axis=1)),
                 ("your gate and up rows alternate; all gate rows go first", in_turn),
                 ("your experts are transposed: wanted is (E, 2F, D)", want.swapaxes(1, 2)),
@@ -165,6 +197,23 @@ def combine(answer: Answer) -> Verdict:
                 ("row r of out is pick order[r], so its weight is at order[r]", put(token, backwards)),
                 ("the weights are missing", put(token, np.ones(n * K))),
                 (
+                    "the weights of a token's picks sum to 1 already: do not divide by K",
+                    put(token, share) / K,
+                ),
+                (
+                    "pick p is [p // K, p % K] of weights: yours go by columns",
+                    put(token, weights.T.ravel()[order]),
+                ),
+                (
+                    "each pick has its own weight; you take a token's first for all",
+                    put(token, weights[token, 0]),
+                ),
+                ("pick p belongs to token p // K: p % K is its place among the K", put(order % K, share)),
+                (
+                    "row r of out is pick order[r]: its token is order[r] // K",
+                    put(np.argsort(order) // K, share),
+                ),
+                (
                     "rows of out are sorted by expert: row r is not pick r but pick order[r]",
                     put(in_slots, weights.ravel()),
                 ),
@@ -190,6 +239,7 @@ def global_losses(answer: Answer) -> Verdict:
             mean_p, own, shares = p.mean(1), chosen.mean(1), chosen.mean((0, 1))
             want = E * (shares * mean_p).sum(-1)
             twice = softmax(p)
+            best = p == p.max(-1, keepdims=True)
             mistakes = [
                 ("you count the shares in each micro-batch; count over all", E * (own * mean_p).sum(-1)),
                 ("that is a softmax of probabilities; one is enough", E * (shares * twice.mean(1)).sum(-1)),
@@ -201,6 +251,28 @@ def global_losses(answer: Answer) -> Verdict:
                 ("shares are of all tokens: divide by m * n, not by n", want * m),
                 ("these are logits; take the softmax first", E * (shares * logits.mean(1)).sum(-1)),
                 ("wanted is the sum over experts, times E: you take a mean", want / E / E),
+                (
+                    "yours is the other way round: shares are of all, probabilities each micro-batch's own",
+                    E * (own * mean_p.mean(0)).sum(-1),
+                ),
+                (
+                    "the softmax goes over the experts, the last axis",
+                    E * (shares * softmax(logits.swapaxes(1, 2)).mean(2)).sum(-1),
+                ),
+                ("a token chooses top_k experts, not one", E * (best.mean((0, 1)) * mean_p).sum(-1)),
+                (
+                    "a share counts choices, 1 for each; yours adds up probabilities",
+                    E * (mean_p.mean(0) * mean_p).sum(-1),
+                ),
+                (
+                    "a share counts choices, 1 for each; yours adds up probabilities",
+                    top_k * E * (mean_p.mean(0) * mean_p).sum(-1),
+                ),
+                (
+                    "a share counts choices, 1 for each; yours adds up probabilities",
+                    E * ((chosen * p).mean((0, 1)) * mean_p).sum(-1),
+                ),
+                ("the losses come undivided: there is one for each micro-batch", want / m),
             ]
             yield Trial((logits, top_k), want, mistakes)
 

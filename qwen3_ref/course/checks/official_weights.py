@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from qwen3_ref.course.checks.judge import Answer, Array, Trial, Verdict, judge
+from qwen3_ref.course.checks.judge import Answer, Array, Trial, Verdict, habits, judge
 
 WIDTHS = {"BF16": 2, "F32": 4, "F64": 8}
 # All numbers of this exercise are small, since answers are compared to four digits.
@@ -29,18 +29,30 @@ def address(answer: Answer) -> Verdict:
     def trials(rng: np.random.Generator) -> Iterator[Trial]:
         for dtype, width in WIDTHS.items():
             values: list[int] = []
-            while len(set(values)) <= len(WRONG_ADDRESSES):  # until every mistake gives another byte
-                rows, columns = map(int, rng.permutation([5, 7, 11])[:2])
+            others: list[tuple[str, int]] = []
+            while len({*values, *(value for _, value in others)}) <= len(WRONG_ADDRESSES) + len(others):
+                rows, columns = map(int, rng.permutation([5, 7, 11])[:2])  # until all give another byte
                 i, j = int(rng.integers(1, rows)), int(rng.integers(1, columns))
-                header, begin = int(8 * rng.integers(20, 40)), int(8 * rng.integers(3, 30))
+                header, begin = int(16 * rng.integers(10, 20) + 8), int(8 * rng.integers(3, 30))
                 size = rows * columns * width
                 start, item = 8 + header + begin, i * columns + j
                 want = start + item * width
                 values = [want, want - 8, begin + item * width, want - header, start + item, start]
                 values += [start + (j * rows + i) * width, start + (i * rows + j) * width, want + size]
+                others = [
+                    ("the bytes of one number depend on the dtype: 2, 4 or 8", start + item * other)
+                    for other in (2, 4)
+                    if other != width
+                ]
+                times = begin * (width - 1)
+                others += [
+                    ("i and j count from 0", want - (columns + 1) * width),
+                    ("offsets are bytes already; only the elements before it are multiplied", want + times),
+                    ("header_length holds the padding already", want + 8),
+                ]
             entry = {"dtype": dtype, "shape": [rows, columns], "data_offsets": [begin, begin + size]}
-            wrong = [np.array(float(value)) for value in values[1:]]
-            mistakes = list(zip(WRONG_ADDRESSES, wrong, strict=True))
+            named = [*zip(WRONG_ADDRESSES, values[1:], strict=True), *others]
+            mistakes = [(remark, np.array(float(value))) for remark, value in named]
             yield Trial((header, entry, i, j), np.array(float(want)), mistakes)
 
     return judge(answer, trials)
@@ -48,6 +60,8 @@ def address(answer: Answer) -> Verdict:
 
 def bfloat16(answer: Answer) -> Verdict:
     """answer(x): x float32 (n,) -> x rounded to the nearest bfloat16, halves to even, as float32 (n,)."""
+    if "bfloat16" in habits(answer):
+        return Verdict(False, "that lets torch round; here the bits are yours to work on")
 
     def upper(bits: Array) -> Array:
         return (bits & np.uint32(0xFFFF0000)).view(np.float32)
@@ -91,7 +105,8 @@ def sizes(answer: Answer) -> Verdict:
     def trials(rng: np.random.Generator) -> Iterator[Trial]:
         for tied in rng.permutation([True, False]):  # head_dim is not hidden / heads, as in the official 0.6B
             d, kv, layers = int(2 * rng.integers(5, 9)), int(rng.integers(2, 4)), int(rng.integers(12, 16))
-            heads, F, V = kv * int(rng.integers(2, 4)), 200, 300 + int(rng.integers(40))
+            group = int(rng.choice([n for n in (2, 3, 4) if n != kv]))  # so that it is not taken for kv
+            heads, F, V = kv * group, 200, 300 + int(rng.integers(40))
             hidden = heads * d + int(16 * rng.integers(1, 4))
             entries = _entries(hidden, layers, heads, kv, d, F, V, tied)
             right = [hidden, layers, heads, kv, d, F, int(tied)]
@@ -112,6 +127,15 @@ def sizes(answer: Answer) -> Verdict:
                 (text, but(layers=9)),
                 ("that many tensors, not layers", but(layers=len(entries))),
                 ("you have heads and KV heads exchanged", but(heads=kv, kv=heads)),
+                (
+                    "heads / KV heads is how many share one; KV heads are the rows of k_proj / head_dim",
+                    but(kv=group),
+                ),
+                (
+                    "hidden_size is the columns of q_proj; its rows are heads * head_dim",
+                    but(hidden=heads * d),
+                ),
+                ("gate_proj alone has intermediate_size rows; up_proj is another matrix", but(F=2 * F)),
                 ("you return rows of q_proj and k_proj; divide by head_dim", but(heads=heads * d, kv=kv * d)),
                 ("gate_proj is (intermediate, hidden): you took the wrong axis", but(F=hidden)),
                 ("embed_tokens is (vocabulary, hidden): you took the wrong axis", but(hidden=V)),
@@ -169,6 +193,15 @@ def stack(answer: Answer) -> Verdict:
                 ("you return (E, D, 2F); weights are (out, in), so (E, 2F, D)", turned),
                 ("you transposed with reshape, which keeps the numbers in line", turned.reshape(want.shape)),
                 ("that is the gate alone; the up rows follow it", gate),
+                (
+                    "the second half of yours is gate again; it should be up",
+                    np.concatenate([gate, gate], axis=1),
+                ),
+                (
+                    "your gates are in order, your ups are not: sort both by number",
+                    np.concatenate([gate, up[as_text]], axis=1),
+                ),
+                ("your experts are in descending order; expert 0 comes first", want[::-1]),
                 ("you put all gates before all ups; each expert has its own pair", _all_first(gate, up)),
             ]
             yield Trial((tensors, E), want, mistakes)
@@ -185,32 +218,42 @@ def parting(answer: Answer) -> Verdict:
     """answer(got, want, tolerance): lists of arrays -> how many agree before the first that does not."""
 
     def trials(rng: np.random.Generator) -> Iterator[Trial]:
-        n, zero, loud, near, tolerance = 40, 1, 2, 3, 1e-3
-        for kind in ("wrong", "single", "nan", "wrong", "none"):
-            first = int(rng.integers(5, 30))  # one less is not `near`
+        n, zero, loud, shifted, near, tolerance = 40, 1, 2, 3, 4, 1e-3
+        for kind in ("wrong", "single", "below", "nan", "wrong", "none"):
+            first = int(rng.integers(6, 30))  # one less is not `near`
             worst = int(rng.integers(first + 3, n - 2))
             scales = rng.uniform(0.5, 2.0, size=n)
             scales[loud], scales[first] = 3e4, 4e-3  # a loud part and a quiet one
             want = [s * rng.normal(size=(4, 6)) for s in scales]
             want[zero][0, 0] = 0.0  # a rounded zero is right, whatever its relative error
+            want[shifted] += 20 * scales[shifted]  # far from zero, so its spread is not its size
+            if kind != "wrong":
+                want[first][1, 1], want[first][3, 0] = 0.0, 20 * scales[first]
+            for w in want if kind == "nan" else ():
+                w[1, 1] = 0.0  # where NaN will stand, so that 0 in its place would pass
+            sizes = [float(np.sqrt(np.mean(w * w))) for w in want]
             got = [w * (1 + 1e-6 * rng.choice([-1, 1], size=w.shape)) for w in want]
             got[zero][0, 0] = 1e-4 * scales[zero]
-            for i in range(first, n) if kind != "none" else ():
+            got[near][2, 3] = want[near][2, 3] + 0.95 * tolerance * sizes[near]  # within the tolerance
+            got[shifted][2, 3] = want[shifted][2, 3] + 0.9 * tolerance * sizes[shifted]
+            last = {"none": first, "single": first + 2, "below": first + 2}.get(kind, n)
+            for i in range(first, last):
                 share = 0.05 if i == first else 0.3
-                got[i] = want[i] + (5 if i == worst else share) * scales[i] * rng.normal(size=(4, 6))
                 if kind == "nan":
-                    got[i][1, 2] = np.nan
-            sizes = [float(np.sqrt(np.mean(w * w))) for w in want]
-            got[near][2, 3] = want[near][2, 3] + 0.8 * tolerance * sizes[near]  # within the tolerance
-            if kind == "single":  # one number of the part, and less than its largest value would allow
+                    got[i][1, 1] = np.nan
+                else:
+                    got[i] = want[i] + (5 if i == worst else share) * scales[i] * rng.normal(size=(4, 6))
+            if kind in ("single", "below"):  # one number: where a zero is wanted; where the largest is
                 got[first] = want[first] * 1.0
-                want[first][1, 1] = 0.0
-                want[first][3, 0] = 4.0 * sizes[first]
-                got[first] = want[first] * 1.0
-                got[first][1, 1] = 1.5 * tolerance * float(np.sqrt(np.mean(want[first] ** 2)))
+                place, sign = ((1, 1), 1.5) if kind == "single" else ((3, 0), -1.5)
+                got[first][place] += sign * tolerance * sizes[first]
             right = first if kind != "none" else n
             absolute = "a difference means nothing without the size of the values: divide by their rms"
+            within = "that is within the tolerance: up to tolerance times the rms, parts agree"
+            spread = "that is within the tolerance, which is of the rms, and of no spread about its mean"
             mistakes = [
+                (within, near),
+                (spread, shifted),
                 ("you ask for equality; two right programs differ by rounding", 0),
                 (absolute, loud),
                 ("you divide element by element; the size is that of the whole part", zero),
@@ -219,14 +262,17 @@ def parting(answer: Answer) -> Verdict:
                 ("that is the last part that differs; wanted is the first", n - 1),
                 ("you count from 1; the answer is how many agree before it", right + 1),
             ]
-            within = "that is within the tolerance: up to tolerance times the rms, parts agree"
-            mistakes.insert(0, (within, near))
-            if kind == "single":
+            if kind in ("single", "below"):
                 some = (
                     "one number is enough: the largest difference counts, beside the rms of the part, "
                     "not its largest value, and not a mean of differences"
                 )
-                mistakes.insert(0, (some, first + 1))
+                below = (
+                    "a difference counts whatever its sign, and against the rms of the part alone, not of "
+                    "the number where it stands"
+                )
+                agree = "later parts may agree again; wanted is how many agree before the first that does not"
+                mistakes = [(some if kind == "single" else below, first + 1), (agree, n - 2), *mistakes]
             if kind == "nan":
                 remark = "NaN > tolerance is False, so your test lets NaN through; ask `not (a <= b)`"
                 mistakes = [(remark, n), ("at a NaN any comparison is False; treat it as a difference", -1)]

@@ -77,6 +77,12 @@ def thought(answer: Answer) -> Verdict:
                      [*free[: max(budget - 3, 0)], *stop]),
                     ("the thought is not closed: the early-stop text is missing", free[:budget]),
                     ("you close with the mark alone; the text goes first", [*free[:budget], CLOSE]),
+                    ("the stop text ends the thought already; you close it again", [*want, CLOSE]),
+                    ("the whole of stop_text belongs to it", want[:-1]),
+                    ("<think> is not in what follows <think>", [OPEN, *want]),
+                    ("you go on into the answer; stop where the thought ends", [*want, *drawn[n + 1 :]]),
+                    ("you keep the end of the thought; the model wrote its beginning",
+                     [*free[n - budget :], *stop]),
                     ("you do not cut", [*free, CLOSE]),
                     ("you do not cut", drawn),
                 ]  # fmt: skip
@@ -123,6 +129,7 @@ def still_open(answer: Answer) -> Verdict:
             ("the template opened this thought", [OPEN], True),
             ("an earlier turn's thought was closed, and none opened since", [*old, *_words(rng, 4)], False),
             ("an earlier turn's thought was closed, but this turn's is open", [*old, OPEN, *line], True),
+            ("this prompt holds the beginning of a thought, and that is open", [OPEN, *_words(rng, 9)], True),
         ]
         again = rng.integers(0, len(kinds), size=24)  # so that a list of answers does not pass
         for i in [*range(len(kinds)), *again]:

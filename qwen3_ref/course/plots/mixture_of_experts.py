@@ -327,14 +327,14 @@ def faults(loss: Mapping[str, float]) -> Drawing:
     axes.barh(range(len(loss)), values, color=colours, height=0.7)
     for row, value in enumerate(values):
         gap = value - right
-        text = f"{value:.2f}  ({gap:+.3f})" if row and abs(gap) > 1e-6 else f"{value:.2f}"
+        text = f"{value:.2f}  ({round(gap, 3) + 0:+.3f})" if row and abs(gap) > 1e-6 else f"{value:.2f}"
         axes.text(value + 0.04, row, text, va="center", fontsize=8.5)
     axes.axvline(right, color=GREY, linewidth=0.9)
     axes.set_yticks(range(len(loss)), list(loss))
     axes.set(xlabel="loss, nats a token", ylim=(len(loss) - 0.4, -0.6), xlim=(0, 1.2 * values.max()))
     axes.tick_params(labelsize=9)
     same, hidden = colours.count(GREEN) - 1, colours.count(ORANGE)
-    axes.set_title(f"{same} of these change nothing; costs of less than 0.05 nats: {hidden} more")
+    axes.set_title(f"{same} of these changes cost nothing, and {hidden} more less than 0.05 nats")
     return figure, {"loss": dict(loss)}
 
 

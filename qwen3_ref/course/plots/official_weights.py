@@ -161,7 +161,7 @@ def sizes(rows: Sequence[tuple[str, int, str]]) -> Drawing:
         xlim=(9e8, 9e12),
         ylim=(len(rows) - 0.4, -0.6),
         xlabel="bytes of tensor data, computed from the configuration (log scale)",
-        title="Wherever a size was published, the computed one equals it to the byte",
+        title="The strongest figure published of each equals the computed one",
     )
     axes.legend(fontsize=8.5, loc="upper right")
     return figure, {"bytes": {name: size for name, size, _ in rows}, "evidence": {n: e for n, _, e in rows}}

@@ -215,7 +215,7 @@ def attribution(names: Sequence[str], tokens: Mapping[str, NDArray[Any]]) -> Dra
         for y, value in enumerate(parts):
             side = "left" if value >= 0 else "right"
             x = value + np.sign(value) * 0.03 * span
-            axes.text(x, y, f"{value:.1f}", ha=side, va="center", fontsize=8)
+            axes.text(x, y, f"{round(value, 1) + 0.0:.1f}", ha=side, va="center", fontsize=8)
         axes.axvline(0, color="black", lw=0.8)
         axes.set_xlim(min(0.0, parts.min()) - 0.35 * span, max(0.0, parts.max()) + 0.35 * span)
         axes.set_yticks(range(len(names)), names, fontsize=8.5)
