@@ -78,6 +78,12 @@ def test_what_is_no_directory_to_read(reader: str, value: Any) -> None:
     sentence(caught)
 
 
+def test_a_checkpoint_of_the_package_is_no_official_one() -> None:
+    with pytest.raises(ValueError, match=r"qwen3-nano is no official .* `store.shipped.find_nano") as caught:
+        find_official("qwen3-nano")
+    sentence(caught)
+
+
 @pytest.mark.parametrize("value", [None, 5, ["Qwen3-8B"]], ids=repr)
 @pytest.mark.parametrize("call", [find_official, Qwen3Config.named])
 def test_what_is_no_name(call: Callable[[Any], Any], value: Any) -> None:

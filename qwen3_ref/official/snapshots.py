@@ -8,9 +8,10 @@ import shutil
 from pathlib import Path
 
 from qwen3_ref import facts
-from qwen3_ref.config import Qwen3Config
+from qwen3_ref.config import ConfigError, Qwen3Config
 from qwen3_ref.store.checkpoint import CheckpointError, is_complete
 from qwen3_ref.store.hub import hub_cache
+from qwen3_ref.store.shipped import NANO
 
 _FILES = ["config.json", "generation_config.json", "chat_template*", "tokenizer*", "vocab.json"]
 _FILES += ["merges.txt", "*.safetensors*"]
@@ -18,6 +19,11 @@ _FILES += ["merges.txt", "*.safetensors*"]
 
 def official_name(name: str) -> str:
     """"Qwen3-8B" for "Qwen3-8B" or "Qwen/Qwen3-8B". Raises ConfigError, with near names, for others."""
+    if name in NANO:
+        raise ConfigError(
+            f"{name} is no official model but comes with the package; "
+            f'`store.shipped.find_nano("{name}")` gives its directory.'
+        )
     Qwen3Config.named(name)
     return name.removeprefix("Qwen/")
 
