@@ -257,7 +257,7 @@ def coloured_text(
 ) -> Drawing:
     """A text coloured by each token's first expert: a column a run, a row a moment of training. pieces:
     the tokens of `excerpt`, indices into the tokens of runs[name][step], (n, 2) experts, best first."""
-    figure, grid = new_figure(3, len(runs), figsize=(8.8, 5.6))
+    figure, grid = new_figure(3, len(runs), figsize=(8.2, 5.3))
     palette = (BLUE, ORANGE, GREEN, RED, PINK, SKY, YELLOW, GREY)
     width = 46
     shares: dict[str, dict[int, Any]] = {name: {} for name in runs}
