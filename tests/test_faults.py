@@ -29,10 +29,10 @@ def test_fault_is_caught(fault: Fault) -> None:
     )
 
 
-@pytest.mark.parametrize("part", range(3))
+@pytest.mark.parametrize("part", range(2))
 def test_equivalent_mutants_are_equivalent(part: int) -> None:
     """The whole suite passes with them on; if a check fails, the reason given for one of them is wrong."""
-    together = EQUIVALENT[part::3]
+    together = EQUIVALENT[part::2]
     assert caught_by(*together) is None, [fault.name for fault in together]
 
 
