@@ -4,6 +4,7 @@ nothing: Ctrl-C at any moment, and a killed process half a minute of work at mos
 from __future__ import annotations
 
 import itertools
+import json
 import logging
 import os
 import re
@@ -21,6 +22,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from qwen3_ref.commands import train as command
 from qwen3_ref.commands.line import main
 from qwen3_ref.model import Qwen3
 from qwen3_ref.train import loop, names, stages
@@ -512,3 +514,17 @@ def test_the_stages_are_those_of_the_report() -> None:
     for stage in stages.STAGES.values():
         for needed in (stage.base, stage.teacher):
             assert needed is None or order.index(needed) < order.index(stage.name)
+
+
+def test_the_time_that_stages_take_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half a minute to get ready, and what the logs say at this scale, in minutes."""
+    monkeypatch.setattr(command, "LOGS", tmp_path)
+    for name, seconds, device in (("a", 5970, "a card"), ("b", 2400, "a core"), ("c", 60, "a card")):
+        (tmp_path / name).mkdir()
+        said = json.dumps({"seconds": seconds, "device": device})
+        (tmp_path / name / "summary.json").write_text(said, encoding="utf-8")
+    assert command._time(["a"], 1.0) == "about 100 minutes on a card"
+    assert command._time(["b", "a"], 2.0) == "about 280 minutes on a card and a core"
+    assert command._time(["c"], 1.0) == "about 2 minutes on a card"  # 1.5 of them
+    assert command._time(["c"], 0.98) == "about a minute on a card"
+    assert command._time(["c", "d"], 1.0) == "for a time that no run has measured"
