@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from qwen3_ref.arrays import require_list
 from qwen3_ref.calls import NESTED, _kinds
 from qwen3_ref.commands import slash
 from qwen3_ref.config import Qwen3Config
@@ -100,6 +101,15 @@ def test_of_a_context() -> None:
     assert most.context_length == 2**31 - 1
     with pytest.raises(ValueError, match="makes a context of 2,147,483,648"):
         replace(most, max_position_embeddings=2**30, rope_scaling={"rope_type": "linear", "factor": 2.0})
+
+
+def test_of_ids() -> None:
+    """64 bits with a sign, as a tensor holds them."""
+    ends = [-(2**63), 2**63 - 1]
+    assert require_list("ids", ends) == ends
+    for beyond in (-(2**63) - 1, 2**63):
+        with pytest.raises(ValueError, match="which is no token id"):
+            require_list("ids", [beyond])
 
 
 def test_of_training() -> None:
