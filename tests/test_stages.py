@@ -146,8 +146,9 @@ def test_the_whole_family(tmp_path: Path, common: list[str], capsys: pytest.Capt
         assert main(["train", *common, "--stage", name]) == 0, capsys.readouterr().err
     capsys.readouterr()
     assert main(["train", *common]) == 0
-    assert capsys.readouterr().out.count("done before") == len(stages.STAGES)
-    family = tmp_path / "family"
+    said, family = capsys.readouterr().out, tmp_path / "family"
+    assert said.count("done before") == len(stages.STAGES)
+    assert f"{', '.join(stages.SHIPPED)}: {family}\n" in said
     assert (family / "measured/x.json").read_text("utf-8") == "{}"
     assert sorted(p.name for p in family.iterdir()) == ["logs", "measured", *NANO]
     assert sorted(p.name for p in (family / "logs").iterdir()) == sorted(stages.STAGES | stages.EXTRA)
