@@ -2,31 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
-from itertools import combinations
 from typing import Any
 
 import numpy as np
 
-from qwen3_ref.course.checks.judge import Answer, Array, Trial, Verdict, judge
-
-Wrong = list[tuple[str, Array]]
-
-
-def _apart(make: Callable[[], tuple[tuple[Any, ...], Array, Wrong]], tolerance: float = 1e-6) -> Trial:
-    """A trial whose right answer and mistakes all differ plainly, drawn until they do; of mistakes with
-    one remark it is enough that they differ from the rest."""
-    for _ in range(20_000):
-        trial = Trial(*make(), tolerance)
-        values = [("", trial.want), *trial.mistakes]
-        if not any(a != b and _close(x, y) for (a, x), (b, y) in combinations(values, 2)):
-            return trial
-    raise AssertionError("no inputs tell these mistakes apart")
-
-
-def _close(x: Array, y: Array) -> bool:
-    return x.shape == y.shape and np.allclose(x, y, rtol=1e-2, atol=1e-3)
+from qwen3_ref.course.checks.judge import Answer, Array, Trial, Verdict, Wrong, apart, judge
 
 
 def nucleus(answer: Answer) -> Verdict:
@@ -77,7 +59,7 @@ def nucleus(answer: Answer) -> Verdict:
             return (p, limit), want, wrong
 
         for count in rng.permutation([3, 4, 5]):
-            yield _apart(partial(make, int(count)))
+            yield apart(partial(make, int(count)))
 
     return judge(answer, trials)
 
@@ -117,7 +99,7 @@ def penalised(answer: Answer) -> Verdict:
             return (x, seen, r), np.where(here, right, x), wrong
 
         for _ in range(3):
-            yield _apart(make)
+            yield apart(make)
 
     return judge(answer, trials)
 
@@ -155,7 +137,7 @@ def positions(answer: Answer) -> Verdict:
             return (mask,), want * 1.0, [(remark, value * 1.0) for remark, value in wrong]
 
         for _ in range(3):
-            yield _apart(make)
+            yield apart(make)
 
     return judge(answer, trials)
 
@@ -204,7 +186,7 @@ def kept(answer: Answer) -> Verdict:
             return (p, q, drafted, u), right, [(remark, np.asarray(value)) for remark, value in wrong]
 
         for _ in range(3):
-            yield _apart(make)
+            yield apart(make)
 
     return judge(answer, trials)
 
@@ -260,6 +242,6 @@ def follows(answer: Answer) -> Verdict:
             return (p, q, drafted, n), want, wrong
 
         for whole in (False, True, False):
-            yield _apart(lambda: make(whole))  # noqa: B023
+            yield apart(lambda: make(whole))  # noqa: B023
 
     return judge(answer, trials)

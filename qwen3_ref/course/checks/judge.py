@@ -13,6 +13,7 @@ import dis
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import combinations
 from types import CodeType, FrameType, FunctionType
 from typing import Any
 
@@ -24,6 +25,8 @@ from qwen3_ref.course.compare import as_array
 
 Answer = Callable[..., Any]
 Array = NDArray[Any]
+Wrong = list[tuple[str, Array]]
+"""Known mistakes: the remark, and what the mistake gives."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -51,12 +54,27 @@ class Trial:
 
     arguments: tuple[Any, ...]
     want: Array
-    mistakes: list[tuple[str, Array]]
+    mistakes: Wrong
     tolerance: float = 1e-6
     dtype: torch.dtype | None = None
 
     def same(self, got: Array, other: Array) -> bool:
-        return got.shape == other.shape and np.allclose(got, other, rtol=1e-4, atol=self.tolerance)
+        return got.shape == other.shape and np.allclose(got, other, 1e-4, self.tolerance, equal_nan=True)
+
+
+def apart(make: Callable[[], tuple[tuple[Any, ...], Array, Wrong]], tolerance: float = 1e-6) -> Trial:
+    """A trial whose right answer and mistakes all differ plainly, drawn until they do; of mistakes with
+    one remark it is enough that they differ from the rest."""
+    for _ in range(20_000):
+        trial = Trial(*make(), tolerance)
+        values = [("", trial.want), *trial.mistakes]
+        if not any(a != b and _close(x, y) for (a, x), (b, y) in combinations(values, 2)):
+            return trial
+    raise AssertionError("no inputs tell these mistakes apart")
+
+
+def _close(x: Array, y: Array) -> bool:
+    return x.shape == y.shape and np.allclose(x, y, rtol=1e-2, atol=1e-3)
 
 
 def judge(answer: Answer, trials: Callable[[np.random.Generator], Iterator[Trial]]) -> Verdict:
@@ -127,7 +145,8 @@ def habits(answer: Answer) -> set[str]:
 
 def _changed(now: tuple[Any, ...], before: tuple[Any, ...]) -> str:
     for i, (a, b) in enumerate(zip(now, before, strict=True)):
-        if isinstance(b, (np.ndarray, torch.Tensor)) and not np.array_equal(as_array(a), as_array(b)):
+        arrays = isinstance(b, (np.ndarray, torch.Tensor))
+        if arrays and not np.array_equal(as_array(a), as_array(b), equal_nan=True):
             return f"your function overwrites its argument number {i + 1}; work on a copy"
         if isinstance(b, dict) and list(a) != list(b):
             return f"your function changes the dictionary that is its argument number {i + 1}; work on a copy"
