@@ -16,7 +16,7 @@ def stored_and_used(answer: Answer) -> Verdict:
     def trials(rng: np.random.Generator) -> Iterator[Trial]:
         for _ in range(3):
             D, F = int(rng.integers(40, 60)), int(rng.integers(11, 20))
-            E, K = int(rng.integers(10, 20)), int(rng.integers(2, 6))
+            E, K = int(rng.integers(11, 20)), int(rng.integers(2, 6))  # more than twice as many
             router, expert = D * E, 3 * D * F
             want = np.array([router + E * expert, router + K * expert])
             mistakes = [

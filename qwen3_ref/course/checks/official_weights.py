@@ -106,8 +106,9 @@ def sizes(answer: Answer) -> Verdict:
         for tied in rng.permutation([True, False]):  # head_dim is not hidden / heads, as in the official 0.6B
             d, kv, layers = int(2 * rng.integers(5, 9)), int(rng.integers(2, 4)), int(rng.integers(12, 16))
             group = int(rng.choice([n for n in (2, 3, 4) if n != kv]))  # so that it is not taken for kv
-            heads, F, V = kv * group, 200, 300 + int(rng.integers(40))
+            heads, V = kv * group, 300 + int(rng.integers(40))
             hidden = heads * d + int(16 * rng.integers(1, 4))
+            F = hidden + int(8 * rng.integers(1, 5))  # another number than any that could be taken for it
             entries = _entries(hidden, layers, heads, kv, d, F, V, tied)
             right = [hidden, layers, heads, kv, d, F, int(tied)]
 
