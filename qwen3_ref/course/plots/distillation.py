@@ -156,5 +156,5 @@ def healed(ways: Mapping[str, Mapping[str, Any]], lines: Mapping[str, tuple[floa
     minutes = [f"{name} ({np.mean(ways[name]['seconds']) / 60:.1f} min)" for name in names]
     grid[0, 0].set_yticks(range(len(names)), minutes, fontsize=9)
     grid[0, 1].legend(fontsize=8, loc="lower right")
-    _title(figure, "With a teacher a pruned model heals, without one it does not")
+    _title(figure, "A teacher heals a pruned model, rewards a little, its own words not at all")
     return figure, {"ways": {k: dict(v) for k, v in ways.items()}, "lines": dict(lines)}
