@@ -439,7 +439,7 @@ def test_an_error_that_nobody_can_read(ending: str, code: int) -> None:
     if "/dev/full" in ending and not Path("/dev/full").exists():
         pytest.skip("needs /dev/full")
     command = f"'{sys.executable}' -m qwen3_ref {ending}"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": ""}  # as most people have it
     result = subprocess.run(command, shell=True, env=environment, stdout=subprocess.PIPE, check=False)
     assert result.returncode == code and bool(result.stdout) == (code == 0)
 

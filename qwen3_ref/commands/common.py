@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import IO, Any, NoReturn, TypeVar
 
 from rich.console import Console
 from rich.padding import Padding
@@ -68,8 +68,16 @@ def complain(message: str) -> None:
     if len(line) > 1_000:
         line = f"{line[:600]} ... {line[-300:]}"
     if sys.stderr is not None:
-        with contextlib.suppress(OSError):  # the exit code has to say it then
+        try:
             print(f"error: {line}", file=sys.stderr, flush=True)
+        except OSError:  # the exit code has to say it then
+            forget(sys.stderr)
+
+
+def forget(stream: IO[str]) -> None:
+    """Let what is not written yet go nowhere, or leaving would try once more, and exit with 120."""
+    with contextlib.suppress(OSError):  # a stream in memory has no number
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def at_least(least: Number, end: float = float("inf")) -> Callable[[str], Number]:

@@ -7,10 +7,8 @@ sentence on stderr. A command's file is imported when it is asked for, and torch
 from __future__ import annotations
 
 import argparse
-import contextlib
 import errno
 import importlib
-import os
 import shutil
 import sys
 from collections.abc import Sequence
@@ -18,7 +16,7 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from qwen3_ref import __version__
-from qwen3_ref.commands.common import Misuse, Parser, as_called, complain, program
+from qwen3_ref.commands.common import Misuse, Parser, as_called, complain, forget, program
 from qwen3_ref.config import ConfigError
 from qwen3_ref.store.checkpoint import CheckpointError
 from qwen3_ref.store.errors import meant
@@ -58,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # `info | head`: nobody reads on. (rich exits with 1 itself in this case.)
-        _forget_output()
+        forget(sys.stdout)
         return 1
     except OSError as error:
         message = str(error)
@@ -66,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             message = f"{error.filename} cannot be used ({error.strerror}); check its kind and permissions."
         elif error.errno in _OUTPUT:
             message = f"the output cannot be written ({error.strerror}); make room, or send it elsewhere."
-            _forget_output()
+            forget(sys.stdout)
         complain(message)
         return 1
     except MemoryError as error:
@@ -112,12 +110,6 @@ def parser_of(command: str) -> Parser:
     )
     module.add_arguments(parser)
     return parser
-
-
-def _forget_output() -> None:
-    """Let what is not written yet go nowhere, or leaving would try once more."""
-    with contextlib.suppress(OSError):  # a stream in memory has no number
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _no_command(words: list[str]) -> str:
