@@ -21,6 +21,7 @@ import torch
 
 from qwen3_ref.cache import KVCache
 from qwen3_ref.measure import long_context, modes, qk_norm, quantization
+from qwen3_ref.measure.statistics import STUDENT
 from qwen3_ref.model import Qwen3
 from qwen3_ref.store import shipped
 from qwen3_ref.tasks.problems import FAMILIES, TEST_SEED, make_problems
@@ -370,7 +371,7 @@ def test_qk_norm_in_small(
 def test_students_quantiles() -> None:
     """As printed in tables, for one degree of freedom less than there are seeds."""
     t975 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365}
-    assert {n + 1: t for n, t in t975.items()} == qk_norm.STUDENT
+    assert {n + 1: t for n, t in t975.items()} == STUDENT
     assert set(qk_norm.MIX.mixture) == set(DOMAINS) and sum(qk_norm.MIX.mixture.values()) == pytest.approx(1)
 
     def cell(base: float, rise: float) -> dict[str, Any]:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import re
 import statistics
 import sys
@@ -28,7 +27,8 @@ from torch import Tensor
 
 from qwen3_ref.decode.sampling import Sampling
 from qwen3_ref.measure.accuracy import evaluate
-from qwen3_ref.measure.qk_norm import STUDENT
+from qwen3_ref.measure.statistics import STUDENT
+from qwen3_ref.measure.table import over_seeds
 from qwen3_ref.model import MLP, Qwen3
 from qwen3_ref.store.checkpoint import CheckpointError
 from qwen3_ref.store.files import write_atomically
@@ -220,9 +220,7 @@ def gains(cells: dict[str, list[Result]], over: str, what: str) -> dict[str, dic
     for way in (way for way in cells if way != over):
         pairs = zip(cells[way], cells[over], strict=True)
         values = [statistics.mean(a[what]) - statistics.mean(b[what]) for a, b in pairs]
-        half = STUDENT[len(values)] * statistics.stdev(values) / math.sqrt(len(values))
-        mean = statistics.mean(values)
-        found[way] = {"mean": mean, "low": mean - half, "high": mean + half}
+        found[way] = over_seeds(values)
     return found
 
 

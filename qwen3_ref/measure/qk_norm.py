@@ -27,6 +27,8 @@ from torch import nn
 
 from qwen3_ref.cache import KVCache
 from qwen3_ref.config import Qwen3Config
+from qwen3_ref.measure.statistics import STUDENT
+from qwen3_ref.measure.table import over_seeds
 from qwen3_ref.model import Attention, Qwen3
 from qwen3_ref.quantize.kv_cache import QuantizedKVCache
 from qwen3_ref.quantize.model import round_model
@@ -208,14 +210,8 @@ def paired(cells: dict[str, list[Result]]) -> dict[str, dict[str, dict[str, floa
         table[name] = {}
         for way, values in found[name].items():
             differences = [a - b for a, b in zip(values, found["qk-norm"][way], strict=True)]
-            mean = statistics.mean(differences)
-            half = STUDENT[len(differences)] * statistics.stdev(differences) / len(differences) ** 0.5
-            table[name][way] = {"mean": mean, "low": mean - half, "high": mean + half}
+            table[name][way] = over_seeds(differences)
     return table
-
-
-STUDENT = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365}
-"""The 97.5% quantile of Student's distribution for so many seeds."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

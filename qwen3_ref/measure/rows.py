@@ -22,6 +22,7 @@ from qwen3_ref.decode.sampling import Sampling
 from qwen3_ref.measure import experts
 from qwen3_ref.measure.accuracy import BATCH, BUDGETS, Mode, Row, evaluate, summarise
 from qwen3_ref.measure.names import require_row
+from qwen3_ref.measure.statistics import STUDENT
 from qwen3_ref.measure.table import (
     Item,
     Number,
@@ -81,8 +82,6 @@ METHOD_NAMES = {
 }
 CONTROLS = 5
 """Models with random routers, and untrained ones, beside the trained MoE."""
-T_OF_FIVE = 2.776
-"""Student's 97.5% quantile for the mean of CONTROLS values."""
 
 
 # -- asking --------------------------------------------------------------------------------------------
@@ -485,7 +484,7 @@ def _experts(bench: Bench) -> Iterator[Item]:
     for name, found in controls.items():
         if name == "shuffled tokens":
             continue
-        means = mean_of([float(r.loss.mean()) for r in found], quantile=T_OF_FIVE)
+        means = mean_of([float(r.loss.mean()) for r in found], quantile=STUDENT[CONTROLS])
         word = name.replace(" ", "-")
         what = f"Experts: loss, {name} ({CONTROLS} seeds), beside the trained MoE's"
         yield Item(f"experts.loss.{word}", what, loss, means, "nats a token")
@@ -497,7 +496,7 @@ def _experts(bench: Bench) -> Iterator[Item]:
             for layer in range(config.num_hidden_layers):
                 numbers = [one[layer] for one in values]
                 after = (
-                    mean_of(numbers, quantile=T_OF_FIVE)
+                    mean_of(numbers, quantile=STUDENT[CONTROLS])
                     if len(numbers) > 1
                     else Number(numbers[0], None, None, 1)
                 )

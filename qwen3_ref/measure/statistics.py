@@ -18,6 +18,10 @@ def wilson(share: float, n: float, confidence: float = 0.95) -> tuple[float, flo
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
+STUDENT = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365}
+"""The 97.5% quantile of Student's distribution for the mean of so many values."""
+
+
 def effective(groups: Sequence[Sequence[bool]]) -> float:
     """How many independent trials tell as much as trials that come in groups of equal size, such as
     questions about one list: n / (variance of the groups' shares / what it would be by chance), at most n.

@@ -11,7 +11,7 @@ from statistics import NormalDist, fmean, stdev
 from typing import Any
 
 from qwen3_ref.measure.accuracy import PROTOCOL, Row, summarise
-from qwen3_ref.measure.statistics import effective, rises, wilson
+from qwen3_ref.measure.statistics import STUDENT, effective, rises, wilson
 from qwen3_ref.tasks.problems import FAMILIES
 
 
@@ -78,6 +78,12 @@ def mean_of(values: Sequence[float], each: int = 1, quantile: float | None = Non
     quantile = NormalDist().inv_cdf(0.975) if quantile is None else quantile
     half = quantile * stdev(values) / len(values) ** 0.5
     return Number(fmean(values), fmean(values) - half, fmean(values) + half, len(values) * each)
+
+
+def over_seeds(values: Sequence[float]) -> dict[str, Any]:
+    """`mean_of` one value a seed, 2 to 8 of them, with Student's quantile, as JSON values."""
+    number = mean_of(values, quantile=STUDENT[len(values)])
+    return {"mean": number.value, "low": number.low, "high": number.high}
 
 
 Score = Callable[[Sequence[Row]], float]

@@ -42,14 +42,19 @@ def export(run: Run) -> None:
 
 def unpack(out: Path) -> None:
     """Lay the shipped family out as the run directory that it came from: the four checkpoints where their
-    stages left them, with the logs. The other stages' models do not ship; train goes on from these."""
-    shipped = find_nano("qwen3-nano").parent
+    stages left them, with their logs. The other stages do not ship, and are left to `train`; what is there
+    already stays, whoever made it."""
     for name, stage in SHIPPED.items():
-        shutil.copytree(find_nano(name), out / stage / "model", dirs_exist_ok=True)
-    for file in (shipped / "logs").glob("*/*.*"):
-        (out / file.parent.name).mkdir(exist_ok=True)
-        shutil.copyfile(file, out / file.parent.name / file.name)
-    Tokenizer.from_pretrained(shipped / "qwen3-nano-base").save_pretrained(out / "tokenizer")
+        folder, shipped = out / stage, find_nano(name)
+        if (folder / "model" / "config.json").exists():
+            continue
+        shutil.rmtree(folder / "model.tmp", ignore_errors=True)  # of a call that was stopped
+        shutil.copytree(shipped, folder / "model.tmp")
+        for file in (shipped.parent / "logs" / stage).iterdir():
+            shutil.copyfile(file, folder / file.name)
+        (folder / "model.tmp").rename(folder / "model")
+    if not (out / "tokenizer" / "tokenizer.json").exists():
+        Tokenizer.from_pretrained("qwen3-nano-base").save_pretrained(out / "tokenizer")
 
 
 def nano_chat_template() -> str:

@@ -8,11 +8,7 @@ from typing import Any
 import numpy as np
 
 from qwen3_ref.course.checks.judge import Answer, Array, Trial, Verdict, Wrong, apart, judge
-
-
-def _softmax(x: Array) -> Array:
-    e = np.exp(x - x.max(-1, keepdims=True))
-    return e / e.sum(-1, keepdims=True)
+from qwen3_ref.numpy_ref import softmax
 
 
 def balance_gradient(answer: Answer) -> Verdict:
@@ -24,7 +20,7 @@ def balance_gradient(answer: Answer) -> Verdict:
             n, e = int(rng.integers(4, 7)), int(rng.integers(5, 8))
             logits = rng.normal(0, 1, (n, e))
             shares = 2 * rng.dirichlet(np.full(e, 1.0))
-            p = _softmax(logits)
+            p = softmax(logits)
             mean = (p * shares).sum(1, keepdims=True)
             want = e / n * p * (shares - mean)
             overall = (p.mean(0) * shares).sum()
@@ -81,7 +77,7 @@ def global_shares(answer: Answer) -> Verdict:
                 ("wanted is one share an expert, not one for each micro-batch", k * each),
                 ("you divide by the number of micro-batches", total / m),
                 ("you leave the last micro-batch out", k * counts[:-1].sum(0) / counts[:-1].sum()),
-                ("that is a softmax of counts; shares are counts over their sum", k * _softmax(total * 1.0)),
+                ("that is a softmax of counts; shares are counts over their sum", k * softmax(total * 1.0)),
             ]  # fmt: skip
             return (counts, k), want, wrong
 
@@ -100,7 +96,7 @@ def z_gradient(answer: Answer) -> Verdict:
             logits = rng.normal(0, 2, (n, e)) + shift
             high = logits.max(-1, keepdims=True)
             lse = high + np.log(np.exp(logits - high).sum(-1, keepdims=True))
-            p = _softmax(logits)
+            p = softmax(logits)
             want = 2 / n * lse * p
             wrong = [
                 ("the 2 of the square is missing", want / 2),

@@ -6,9 +6,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 
-from qwen3_ref.course.plots.style import BLUE, COLOURS, GREEN, GREY, ORANGE, RED, Drawing, new_figure
+from qwen3_ref.course.plots.style import (
+    BLUE,
+    COLOURS,
+    GREEN,
+    GREY,
+    ORANGE,
+    RED,
+    Drawing,
+    headline,
+    new_figure,
+)
 
 WAYS = {"none": RED, "micro": ORANGE, "global": BLUE, "global + z": GREEN}
 _NAMES = {"none": "no balancing", "micro": "micro-batch", "global": "global batch"}
@@ -31,7 +40,7 @@ def loads(cells: Mapping[str, Any]) -> Drawing:
         axes.set_xlabel("experts of four layers, busiest first")
         data[way] = lines
     grid[0, 0].set_ylabel("tokens, over an even share")
-    _title(figure, "Without balancing a few experts do the work, and a fifth of them none")
+    headline(figure, "Without balancing a few experts do the work, and a fifth of them none")
     return figure, data
 
 
@@ -54,7 +63,7 @@ def training(runs: Mapping[str, Sequence[Mapping[str, Sequence[float]]]]) -> Dra
     grid[0, 1].set_ylim(0, None)
     grid[0, 2].set_ylim(0, None)
     grid[0, 0].legend(fontsize=8)
-    _title(figure, "Both balance; only the global batch lets experts have a taste of their own")
+    headline(figure, "Both balance; only the global batch lets experts have a taste of their own")
     return figure, {way: [dict(log) for log in logs] for way, logs in runs.items()}
 
 
@@ -70,7 +79,7 @@ def deaths(runs: Mapping[str, Sequence[Sequence[float]]], steps: Sequence[int]) 
         axes.set_title(name, fontsize=9.5, weight="normal")
         axes.set_xlabel("step")
     grid[0, 0].set_ylabel("tokens of an expert,\nover an even share")
-    _title(figure, "Experts die of what all tokens share, and come back when they are balanced")
+    headline(figure, "Experts die of what all tokens share, and come back when they are balanced")
     return figure, {"steps": list(steps), **{name: np.array(s) for name, s in runs.items()}}
 
 
@@ -103,9 +112,6 @@ def pruning(rises: Mapping[str, Mapping[int, Any]], kept: Mapping[str, Any]) -> 
     right.set_yticks(range(len(names)), names, fontsize=8.5)
     right.set(xlabel="rise of the loss on", ylabel="half is kept that serves")
     right.grid(visible=False)
-    _title(figure, "Traffic does not tell which expert to drop; the kind of text does")
+    headline(figure, "Traffic does not tell which expert to drop; the kind of text does")
     return figure, {"rises": {k: dict(v) for k, v in rises.items()}, "kept": dict(kept)}
 
-
-def _title(figure: Figure, text: str) -> None:
-    figure.suptitle(text, x=0.01, ha="left", weight="bold", fontsize=11)

@@ -9,9 +9,18 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
-from matplotlib.figure import Figure
 
-from qwen3_ref.course.plots.style import BLUE, COLOURS, GREEN, GREY, ORANGE, RED, Drawing, new_figure
+from qwen3_ref.course.plots.style import (
+    BLUE,
+    COLOURS,
+    GREEN,
+    GREY,
+    ORANGE,
+    RED,
+    Drawing,
+    headline,
+    new_figure,
+)
 
 Point = tuple[float, float, float]
 """(value, low, high) of a 95% interval."""
@@ -48,7 +57,7 @@ def table_21(report: Mapping[str, tuple[float, float, float]], nano: Mapping[str
         for label, colour, mark in (("pass@1", BLUE, "o"), (many, ORANGE, "s")):
             axes.plot([], [], color=colour, marker=mark, linestyle="none", label=label)
         axes.legend(fontsize=8, loc="lower right", ncols=2)
-    _title(figure, "A teacher moves all that a student can say, rewards what it says first")
+    headline(figure, "A teacher moves all that a student can say, rewards what it says first")
     return figure, {"report": dict(report), "nano": dict(nano)}
 
 
@@ -66,7 +75,7 @@ def two_peaks(x: Any, teacher: Any, panels: Mapping[str, Mapping[str, Any]]) -> 
         axes.set_ylim(0, 0.19)
         axes.legend(fontsize=8, loc="upper center", ncols=2)
     grid[0, 0].set_ylabel("probability")
-    _title(figure, "A student that is too small covers (forward) or chooses (reverse)")
+    headline(figure, "A student that is too small covers (forward) or chooses (reverse)")
     return figure, {"teacher": teacher, **{k: dict(v) for k, v in panels.items()}}
 
 
@@ -109,9 +118,6 @@ def where(replies: Mapping[str, Sequence[tuple[str, float]]], width: int = 104) 
     return figure, {name: [value for _, value in tokens] for name, tokens in replies.items()}
 
 
-def _title(figure: Figure, text: str) -> None:
-    figure.suptitle(text, x=0.01, ha="left", weight="bold", fontsize=11)
-
 
 def _scale(shades: Any) -> Any:
     return ScalarMappable(Normalize(0, 3), shades)
@@ -134,7 +140,7 @@ def directions(runs: Mapping[str, Mapping[str, Sequence[float]]], smooth: int = 
         axes.set_title(title, fontsize=10, weight="normal")
     grid[0, 0].set_ylabel("nats a token")
     grid[0, 0].legend(fontsize=8)
-    _title(figure, "Reverse KL makes a student nearer on its own side, and surer of itself")
+    headline(figure, "Reverse KL makes a student nearer on its own side, and surer of itself")
     return figure, data
 
 
@@ -156,5 +162,5 @@ def healed(ways: Mapping[str, Mapping[str, Any]], lines: Mapping[str, tuple[floa
     minutes = [f"{name} ({np.mean(ways[name]['seconds']) / 60:.1f} min)" for name in names]
     grid[0, 0].set_yticks(range(len(names)), minutes, fontsize=9)
     grid[0, 1].legend(fontsize=8, loc="lower right")
-    _title(figure, "A teacher heals a pruned model, rewards a little, its own words not at all")
+    headline(figure, "A teacher heals a pruned model, rewards a little, its own words not at all")
     return figure, {"ways": {k: dict(v) for k, v in ways.items()}, "lines": dict(lines)}

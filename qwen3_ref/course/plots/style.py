@@ -56,6 +56,11 @@ def new_figure(rows: int = 1, columns: int = 1, **options: Any) -> tuple[Figure,
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 
+def headline(figure: Figure, text: str) -> None:
+    """What several panels show together, over them."""
+    figure.suptitle(text, x=0.01, ha="left", weight="bold", fontsize=11)
+
+
 def save_figure(
     name: str, figure: Figure, data: Mapping[str, Any], *, alt: str, made_from: str
 ) -> None:
