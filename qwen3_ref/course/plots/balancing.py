@@ -59,10 +59,10 @@ def training(runs: Mapping[str, Sequence[Mapping[str, Sequence[float]]]]) -> Dra
             axes.plot(logs[0]["step"], lines.mean(0), color=WAYS[way], label=way)
         axes.set_xlabel("step")
         axes.set_title(title, fontsize=10, weight="normal")
-    grid[0, 0].set_ylim(1, None)
+    grid[0, 0].set_ylim(1, 5)
     grid[0, 1].set_ylim(0, None)
     grid[0, 2].set_ylim(0, None)
-    grid[0, 0].legend(fontsize=8)
+    grid[0, 0].legend(fontsize=8, ncols=2, loc="upper right")
     headline(figure, "Both balance; only the global batch lets experts have a taste of their own")
     return figure, {way: [dict(log) for log in logs] for way, logs in runs.items()}
 
