@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from qwen3_ref.train import rollout
 from qwen3_ref.train.errors import TrainingError
 from qwen3_ref.train.queries import Query, Sample, learnable, problem_queries, problem_query, read_sample
 from qwen3_ref.train.recipes import grpo
-from qwen3_ref.train.recipes.grpo import _PolicyLoss, advantages, k3, surrogate, train_on_rewards
+from qwen3_ref.train.recipes.grpo import _PolicyLoss, advantages, k3, one_ratio, surrogate, train_on_rewards
 from qwen3_ref.train.rollout import (
     HeldOut,
     average,
@@ -197,6 +197,74 @@ def test_k3_by_hand_and_on_average() -> None:
     exact = 0.5 * math.log(2) + 0.3 * math.log(1.2) + 0.2 * math.log(0.4)
     assert float((new * got).sum()) == pytest.approx(exact, abs=1e-6), "new draws: KL(new || other)"
     assert bool((got > 0).all())
+
+
+def test_one_ratio_a_reply_by_hand() -> None:
+    """Ratios 1.5, 0.8 and 1.0 have the geometric mean 1.0627; what is not counted has no say, and of the
+    second reply only 4.0 is."""
+    ratio = torch.tensor([[1.5, 0.8, 1.0, 9.0], [4.0, 0.1, 0.1, math.inf]])
+    counted = torch.tensor([[True] * 3 + [False], [True] + [False] * 3])
+    old = torch.full((2, 4), -2.0)
+    got = (one_ratio(ratio.log() + old, old, counted) - old).exp()
+    torch.testing.assert_close(got, torch.tensor([[1.2 ** (1 / 3)] * 4, [4.0] * 4]))
+    assert float(got[0, 0]) == pytest.approx(1.0627, abs=5e-5)
+    assert torch.equal(one_ratio(old, old, counted), old), "before the first update every ratio is exactly 1"
+    assert one_ratio(old, old, torch.zeros_like(counted)).isfinite().all()
+
+
+def test_the_gradient_of_gspo_by_hand() -> None:
+    """Mean over replies of min(s A, clip(s) A): with A = 2 and -1, the gradient of each counted token is s A
+    over the length, over the 2 replies; where s is beyond the bound, nothing. Against differences too."""
+    counted = torch.tensor([[True, True, True, False], [True, True, False, False]])
+    old = torch.full((2, 4), -1.0, dtype=torch.float64)
+    ratio = torch.tensor([[1.5, 0.8, 1.0, 7.0], [1.1, 0.9, 7.0, 7.0]], dtype=torch.float64)
+    advantage = torch.tensor([2.0, -1.0], dtype=torch.float64)
+
+    def objective(new: Tensor, high: float = 0.2) -> Tensor:
+        values, _ = surrogate(one_ratio(new, old, counted), old, advantage, 0.2, high)
+        return average(values, counted, "sequence")
+
+    new = (old + ratio.log()).requires_grad_()
+    value = objective(new)
+    value.backward()
+    s = (1.2 ** (1 / 3), 0.99**0.5)
+    assert float(value.detach()) == pytest.approx((2 * s[0] - s[1]) / 2)
+    assert new.grad is not None
+    assert new.grad[0].tolist() == pytest.approx([2 * s[0] / 3 / 2] * 3 + [0.0])
+    assert new.grad[1].tolist() == pytest.approx([-s[1] / 2 / 2] * 2 + [0.0] * 2)
+    assert torch.autograd.gradcheck(objective, (new,))
+    values, stopped = surrogate(one_ratio(new, old, counted), old, advantage, 0.2, 0.05)
+    assert stopped[:, 0].tolist() == [True, False] and float(values[0, 0].detach()) == pytest.approx(2.1)
+
+
+def test_gspo_in_a_run(tmp_path: Path) -> None:
+    """At ratio 1 the gradient is GRPO's, with the mean over each reply; from the second update on it is
+    not. A state of before the setting was there is refused in a sentence that names it."""
+    gradients: dict[tuple[str, int], Tensor] = {}
+    for ratio in ("token", "sequence"):
+        model = hard_model()
+        settings = replace(SMALL, ratio=ratio, learning_rate=1e-2, minibatches=2)  # type: ignore[arg-type]
+        loss = _PolicyLoss(model, TOKENIZER, letter_queries(), HeldOut([], tmp_path, 1, 1), settings, seed=1)
+        for update in (0, 1):
+            loss(model, update)[0].backward()
+            gradients[ratio, update] = torch.cat([p.grad.flatten() for p in model.parameters()])  # type: ignore[union-attr]
+            with torch.no_grad():
+                for p in model.parameters():
+                    p -= 0.5 * p.grad  # type: ignore[operator]
+            model.zero_grad()
+    torch.testing.assert_close(gradients["token", 0], gradients["sequence", 0], atol=1e-6, rtol=1e-3)
+    assert (gradients["token", 1] - gradients["sequence", 1]).norm() > 0.01 * gradients["token", 1].norm()
+
+    train_on_rewards(hard_model(), TOKENIZER, letter_queries(), tmp_path / "run", SMALL, stop_at=1)
+    changed = replace(SMALL, ratio="sequence")
+    with pytest.raises(TrainingError, match=r"settings.ratio was 'token' and is 'sequence'"):
+        train_on_rewards(hard_model(), TOKENIZER, letter_queries(), tmp_path / "run", changed)
+    old_settings = {k: v for k, v in asdict(SMALL).items() if k != "ratio"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(grpo, "asdict", lambda settings: old_settings)
+        train_on_rewards(hard_model(), TOKENIZER, letter_queries(), tmp_path / "old", SMALL, stop_at=1)
+    with pytest.raises(TrainingError, match=r"another run \(settings.ratio was None and is 'token'\)"):
+        train_on_rewards(hard_model(), TOKENIZER, letter_queries(), tmp_path / "old", SMALL)
 
 
 @pytest.mark.parametrize("mean", ["sequence", "token", "constant"])
@@ -438,11 +506,12 @@ def test_nan_weights_cannot_sample(tmp_path: Path) -> None:
     [
         ({"group": 1}, "group is 1; it must be at least 2"),
         ({"minibatches": 9}, "minibatches is 9"),
+        ({"ratio": "reply"}, "ratio is reply; it must be 'token' or 'sequence'"),
         ({"clip_low": 1.0}, "clip_low is 1.0"),
         ({"kl": -1.0}, "kl is -1.0"),
     ],
 )
-def test_bad_settings(change: dict[str, float], words: str) -> None:
+def test_bad_settings(change: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         replace(SMALL, **change)  # type: ignore[arg-type]
 

@@ -15,6 +15,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -36,7 +37,8 @@ class Grpo:
 
     A step makes `epochs` passes over its replies, in `minibatches` updates each. mean: which mean over
     tokens is taken, see `rollout.average`. by_std: divide advantages by the group's standard deviation
-    (Dr. GRPO does not). kl: weight of the KL term to the starting model; 0 leaves it out.
+    (Dr. GRPO does not). ratio: of each token, or one of the whole reply (GSPO, whose `mean` is "sequence"
+    and whose clip range is far narrower). kl: weight of the KL term to the starting model; 0 leaves it out.
     """
 
     steps: int = 170
@@ -46,6 +48,7 @@ class Grpo:
     epochs: int = 1
     mean: Mean = "sequence"
     by_std: bool = True
+    ratio: Literal["token", "sequence"] = "token"
     clip_low: float = 0.2
     clip_high: float = 0.2
     kl: float = 0.0
@@ -60,6 +63,7 @@ class Grpo:
             "group": (self.group >= 2, "at least 2, or there is no group to compare with"),
             "minibatches": (1 <= self.minibatches <= self.prompts, f"1 to prompts ({self.prompts})"),
             "epochs": (self.epochs >= 1, "at least 1"),
+            "ratio": (self.ratio in ("token", "sequence"), "'token' or 'sequence'"),
             "clip_low": (0 < self.clip_low < 1, "between 0 and 1"),
             "clip_high": (self.clip_high > 0, "above 0"),
             "kl": (self.kl >= 0, "0 (off) or more"),
@@ -123,6 +127,14 @@ def surrogate(new: Tensor, old: Tensor, advantage: Tensor, low: float, high: flo
     stopped = ((a > 0) & (ratio > 1 + high)) | ((a < 0) & (ratio < 1 - low))
     stopped |= (a != 0) & (log_ratio > LARGEST_LOG_RATIO)
     return torch.minimum(ratio * a, ratio.clamp(1 - low, 1 + high) * a), stopped
+
+
+def one_ratio(new: Tensor, old: Tensor, counted: Tensor) -> Tensor:
+    """Log-probabilities (n, r) to give to `surrogate` in place of `new`, so that every token of a reply has
+    one ratio to `old`: the geometric mean of the reply's own, over the tokens counted (n, r) (GSPO, arXiv
+    2507.18071, equation 7). Averaged with "sequence", that is its objective."""
+    log_ratio = torch.where(counted, new - old, 0.0).sum(-1, keepdim=True)
+    return old + log_ratio / counted.sum(-1, keepdim=True).clamp_min(1)
 
 
 def k3(new: Tensor, other: Tensor) -> Tensor:
@@ -212,7 +224,8 @@ class _PolicyLoss:
         rows = (groups[:, None] * s.group + torch.arange(s.group)).flatten().tolist()
         new, _, counted = self.log_probs(model, rows)
         old = self.old[rows, : new.shape[1]]
-        values, stopped = surrogate(new, old, self.advantage[rows], s.clip_low, s.clip_high)
+        compared = one_ratio(new, old, counted) if s.ratio == "sequence" else new
+        values, stopped = surrogate(compared, old, self.advantage[rows], s.clip_low, s.clip_high)
         self.add("clipped", stopped, counted)
         self.add("kl_from_sampler", k3(old, new.detach()), counted)
         if self.start is not None:
