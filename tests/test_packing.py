@@ -89,8 +89,12 @@ def test_mean_loss_by_hand() -> None:
         "losses": {"alone": dict.fromkeys(DOMAINS, losses)},
         "counts": {"alone": dict.fromkeys(DOMAINS, counts)},
     }
-    assert packing.mean_loss(result, "alone", "code", 1, 2) == pytest.approx(14 / 4)
+    assert packing.loss_at(result, "alone", 1, 2, ["code"]) == pytest.approx(14 / 4)
     assert packing.mean_loss(result, "alone") == pytest.approx((14 + 14) / 18)
+    result["losses"]["alone"] = dict.fromkeys(DOMAINS, [3.0] * 10) | {"code": [1.0] * 10}
+    result["counts"]["alone"] = dict.fromkeys(DOMAINS, [1] * 10) | {"code": [5] * 10}
+    assert packing.mean_loss(result, "alone") == pytest.approx(2.5), "each domain counts alike"
+    assert packing.loss_at(result, "alone") == pytest.approx((5 + 9) / 8), "and here each token"
 
 
 @pytest.fixture

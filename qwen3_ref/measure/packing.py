@@ -240,20 +240,30 @@ def judged(model: Qwen3, held_out: pretrain.Streams, end: int, context: int) -> 
     return {"losses": losses, "counts": counts}
 
 
-def mean_loss(
+def loss_at(
     result: Mapping[str, Any],
     reading: str,
-    domain: str | None = None,
     first: int = 0,
     last: int = len(PLACES),
+    domains: Sequence[str] = DOMAINS,
 ) -> float:
-    """Loss in nats a token of one cell, over the classes of places from `first` to `last`; of a domain or,
-    for None, the mean of the domains."""
-    if domain is None:
-        return statistics.mean(mean_loss(result, reading, d, first, last) for d in DOMAINS)
-    n = result["counts"][reading][domain][first : last + 1]
-    values = result["losses"][reading][domain][first : last + 1]
-    return sum(v * k for v, k in zip(values, n, strict=True)) / sum(n)
+    """Loss in nats a token of one cell, over all tokens of some domains in the classes of places from
+    `first` to `last`."""
+    found = [
+        (value, count)
+        for domain in domains
+        for value, count in zip(
+            result["losses"][reading][domain][first : last + 1],
+            result["counts"][reading][domain][first : last + 1],
+            strict=True,
+        )
+    ]
+    return sum(value * count for value, count in found) / sum(count for _, count in found)
+
+
+def mean_loss(result: Mapping[str, Any], reading: str) -> float:
+    """The mean of the domains, over all places."""
+    return statistics.mean(loss_at(result, reading, domains=[domain]) for domain in DOMAINS)
 
 
 def run_cell(folder: Path, arm: str, seed: int, mix: pretrain.Mix, run: Run) -> Result:
@@ -280,27 +290,25 @@ def run_cell(folder: Path, arm: str, seed: int, mix: pretrain.Mix, run: Run) -> 
 
 def costs(cells: Mapping[str, Sequence[Result]]) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
     """Arm -> reading -> what -> how much higher its loss is than that of `across`, in nats, paired by seed:
-    mean and 95% interval (Student's) over seeds. What: "all", the mean of the domains; "first", the same
-    over the second to the eighth token of a document; "rest", over those behind; and each domain."""
-    of: dict[str, dict[str, Any]] = {"all": {}, "first": {"first": 1, "last": 3}}
-    of["rest"] = {"first": 4, "last": len(PLACES) - 1}
-    of |= {domain: {"domain": domain} for domain in DOMAINS}
-    return {
-        arm: {
+    mean and 95% interval (Student's) over seeds. What: "all", the mean of the domains; "first", over the
+    second to the eighth token of every document; "rest", over those behind; and each domain."""
+    of: dict[str, Callable[[Result, str], float]] = {
+        "all": mean_loss,
+        "first": lambda cell, reading: loss_at(cell, reading, 1, 3),
+        "rest": lambda cell, reading: loss_at(cell, reading, 4, len(PLACES) - 1),
+        **{d: lambda cell, reading, d=d: loss_at(cell, reading, domains=[d]) for d in DOMAINS},  # type: ignore[misc]
+    }
+    table: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
+    for arm in (arm for arm in cells if arm != "across"):
+        pairs = list(zip(cells[arm], cells["across"], strict=True))
+        table[arm] = {
             reading: {
-                name: over_seeds(
-                    [
-                        mean_loss(a, reading, **which) - mean_loss(b, reading, **which)
-                        for a, b in zip(cells[arm], cells["across"], strict=True)
-                    ]
-                )
-                for name, which in of.items()
+                name: over_seeds([number(a, reading) - number(b, reading) for a, b in pairs])
+                for name, number in of.items()
             }
             for reading in READINGS
         }
-        for arm in cells
-        if arm != "across"
-    }
+    return table
 
 
 def main(argv: Sequence[str] | None = None) -> int:

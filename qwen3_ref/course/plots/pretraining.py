@@ -149,7 +149,7 @@ def packing(
                           label=arm)  # fmt: skip
         axes.axhline(0, color=GREY, linewidth=1)
         axes.set(xticks=range(len(places)), xlabel="place in the document")
-        axes.set_xticklabels(places, fontsize=7)
+        axes.set_xticklabels(places, fontsize=7, rotation=30)
         axes.set_title(f"read {reading}", fontsize=10, weight="normal")
     grid[0, 0].set_ylabel("loss less that of `across`, nats")
     grid[0, 0].legend(fontsize=8)
