@@ -13,6 +13,7 @@ import torch
 
 import qwen3_ref
 from qwen3_ref.measure import packing
+from qwen3_ref.measure.table import over_seeds
 from qwen3_ref.model import Attention, Qwen3, fused_attention
 from qwen3_ref.tokenizer import Tokenizer
 from qwen3_ref.train.corpus import DOMAINS
@@ -174,3 +175,32 @@ def test_the_shipped_study_is_whole() -> None:
     for arm, readings in study["costs"].items():
         for reading, what in readings.items():
             assert all(n == pytest.approx(found[arm][reading][name]) for name, n in what.items())
+
+
+def test_what_the_lesson_says_of_it() -> None:
+    """Each sentence with its control: what is claimed has an interval apart from 0, what is called a null
+    result holds it."""
+    study = json.loads(KEPT.read_text(encoding="utf-8"))
+    cells, costs = whole(study), study["costs"]
+
+    def less(arm: str, reading: str, other: str, other_reading: str) -> dict[str, float]:
+        pairs = zip(cells[arm], cells[other], strict=True)
+        return over_seeds(
+            [packing.mean_loss(a, reading) - packing.mean_loss(b, other_reading) for a, b in pairs]
+        )
+
+    stopped = costs["stopped"]
+    assert stopped["alone"]["first"]["high"] < -0.3, "read alone, first tokens are what it costs"
+    assert stopped["alone"]["maths"]["high"] < 0 and stopped["alone"]["reasoning"]["high"] < 0
+    assert stopped["packed"]["all"]["low"] > 0.2, "and a stopped model must not be read across"
+    assert stopped["packed"]["first"]["low"] > 1
+    for arm in ("padded", "fewer"):
+        assert costs[arm]["alone"]["first"]["high"] < 0 < costs[arm]["alone"]["rest"]["mean"]
+    nulls = [
+        stopped["alone"]["all"], stopped["alone"]["code"], stopped["alone"]["language"],
+        less("stopped", "packed, stopped", "across", "packed"),
+        less("padded", "alone", "fewer", "alone"),
+    ]  # fmt: skip
+    assert all(n["low"] < 0 < n["high"] for n in nulls)
+    spent = {arm: sum(cell["cpu_seconds"] for cell in found) for arm, found in cells.items()}
+    assert spent["stopped"] < 1.15 * spent["across"]
