@@ -230,7 +230,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns 0, 1 after an error, 130 after Ctrl-C."""
     parser = argparse.ArgumentParser(prog="python -m qwen3_ref.measure.rewards", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("rewards"), help="directory (./rewards)")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="2 to 8 (0 1 2)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3], help="2 to 8 (0 1 2 3)")
     parser.add_argument("--share", type=float, default=1.0, help="of the steps (1)")
     parser.add_argument("--count", type=int, default=40, help="problems a family (40)")
     options = parser.parse_args(argv)

@@ -188,7 +188,7 @@ def curves(ways: Mapping[str, Mapping[str, Sequence[Sequence[float | None]]]], w
     grid[0, 1].set_ylim(0, None)
     grid[0, 3].set_yscale("log")
     figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=9)
-    headline(figure, "In training: five ways from the same start, the mean of three seeds")
+    headline(figure, "In training: five ways from the same start, the mean of four seeds")
     return figure, data
 
 
