@@ -20,6 +20,14 @@ def right(x: Any, f: Any) -> Any:
     return x.shape[1] / len(x) * p * (f - (p * f).sum(1, keepdims=True))
 
 
+def pushed(x: Any, p: Any, f: Any) -> Any:
+    return scale(x) * p * (f - mean(p, f))
+
+
+def counted(x: Any, k: int) -> Any:
+    return np.bincount(np.argsort(-x, 1)[:, :k].ravel(), minlength=x.shape[1]) / len(x)
+
+
 def scale(x: Any) -> float:
     return float(x.shape[1] / len(x))
 
@@ -41,6 +49,15 @@ BALANCE_GRADIENT: list[Mistake] = [
     ("you square the probabilities", lambda x, f: soft(x) * right(x, f)),
     ("your shares sum to 1", lambda x, f: right(x, f / f.sum())),
     ("the loss's value times p", lambda x, f: scale(x) * soft(x) * mean(soft(x), f)),
+    ("are both missing", lambda x, f: right(x, f) / scale(x)),
+    ("E stands above", lambda x, f: right(x, f) / scale(x) ** 2),
+    ("not with its own alone", lambda x, f: scale(x) * soft(x) * (1 - soft(x)) * f),
+    ("not over the tokens", lambda x, f: pushed(x, soft(x.T).T, f)),
+    ("do not count them anew", lambda x, f: right(x, counted(x, 2))),
+    ("do not count them anew", lambda x, f: right(x, counted(x, 1))),
+    ("your result has the shape", lambda x, f: right(x, f).sum(0)),
+    ("and should be", lambda x, f: right(x, f) / x.shape[1] ** 2),
+    ("overwrites its argument number 1", lambda x, f: right(x.__isub__(x.max()), f)),
 ]
 
 
@@ -61,6 +78,13 @@ GLOBAL_SHARES: list[Mistake] = [
     ("the number of micro-batches", lambda c, k: c.mean(0)),
     ("you leave the last", lambda c, k: k * c[:-1].sum(0) / c[:-1].sum()),
     ("a softmax of counts", lambda c, k: k * soft(c.sum(0))),
+    ("you leave the first", lambda c, k: k * c[1:].sum(0) / c[1:].sum()),
+    ("you take the first's", lambda c, k: k * c.sum(0) / (len(c) * c[0].sum())),
+    ("the median", lambda c, k: k * np.median(shares(c), 0)),
+    ("and should be", lambda c, k: 2 * c.sum(0) / c.sum()),
+    ("and should be", lambda c, k: 3 * c.sum(0) / c.sum()),
+    ("and should be", lambda c, k: c.sum(0) // (c.sum() // k)),
+    ("and should be", lambda c, k: k * np.average(shares(c), 0, np.sqrt(c.sum(1)))),
 ]
 
 
@@ -68,11 +92,17 @@ def lse(x: Any) -> Any:
     return torch.logsumexp(torch.tensor(x), -1, keepdim=True).numpy()
 
 
-def naive(x: Any) -> Any:
+def naive(x: Any, off: Any = 0.0) -> Any:
     with np.errstate(all="ignore"):
-        e = np.exp(x)
+        e = np.exp(x - off)
         total = e.sum(-1, keepdims=True)
-        return 2 / len(x) * np.log(total) * e / total
+        return 2 / len(x) * (off + np.log(total)) * e / total
+
+
+def low(x: Any) -> Any:
+    """The logsumexp with the largest logit of all rows taken out."""
+    with np.errstate(all="ignore"):
+        return x.max() + np.log(np.exp(x - x.max()).sum(-1, keepdims=True))
 
 
 Z_GRADIENT: list[Mistake] = [
@@ -88,7 +118,16 @@ Z_GRADIENT: list[Mistake] = [
     ("not of its square", lambda x: soft(x) / len(x)),
     ("squares the logsumexp again", lambda x: 2 * lse(x) ** 2 * soft(x) / len(x)),
     ("you add 1", lambda x: 2 * (lse(x) + 1) * soft(x) / len(x)),
-    ("your result is nan", naive),
+    ("put back", lambda x: 2 * (lse(x) - x.max(-1, keepdims=True)) * soft(x) / len(x)),
+    ("the softmax's own", lambda x: 2 * lse(x) * soft(x) * (1 - soft(x)) / len(x)),
+    ("a logsumexp of its own", lambda x: 2 * lse(x).max() * soft(x) / len(x)),
+    ("a logsumexp below 0", lambda x: np.abs(2 * lse(x) * soft(x) / len(x))),
+    ("a logsumexp below 0", lambda x: 2 * np.maximum(lse(x), 0) * soft(x) / len(x)),
+    ("exp(900) is infinite", naive),
+    ("one largest logit for all rows", lambda x: naive(x, x.max())),
+    ("one largest logit for all rows", lambda x: 2 * low(x) * soft(x) / len(x)),
+    ("and should be", lambda x: 2 * lse(np.clip(x, -700, 700)) * soft(np.clip(x, -700, 700)) / len(x)),
+    ("and should be", lambda x: 2 * x.mean(-1, keepdims=True) * soft(x) / len(x)),
 ]
 
 
@@ -100,6 +139,19 @@ def parts(c: Any) -> Any:
 def far(c: Any) -> Any:
     mix, average, _ = parts(c)
     return np.abs(mix - average[:, None]).sum(0) / 2
+
+
+def mixes(c: Any) -> Any:
+    """The same where an expert has served nobody: zeros."""
+    return c / np.maximum(c.sum(0), 1)
+
+
+def apart(c: Any) -> Any:
+    return np.abs(mixes(c) - parts(c)[1][:, None]) if (c.sum(0) > 0).all() else mixes(c)
+
+
+def among(c: Any) -> Any:
+    return mixes(c)[:, c.sum(0) > 0].mean(1, keepdims=True)
 
 
 def used(c: Any) -> Any:
@@ -122,6 +174,11 @@ SPECIALISATION: list[Mistake] = [
         "the largest domain",
         lambda c: (parts(c)[0] - parts(c)[1][:, None]).max(0) @ parts(c)[2] / 2,
     ),
+    ("never serves", lambda c: np.where(c > 0, apart(c), 0).sum(0) / 2 @ parts(c)[2]),
+    ("the mean of the experts' mixes", lambda c: np.abs(mixes(c) - among(c)).sum(0) / 2 @ parts(c)[2]),
+    ("your result is", lambda c: loop(c + 1)),
+    ("your result is", lambda c: loop(c / c.sum(1, keepdims=True))),
+    ("your result is", lambda c: (apart(c).sum(0) / 2) @ parts(c)[2]),
     ("0 / 0", lambda c: far(c) @ parts(c)[2]),
     ("that calls qwen3_ref", lambda c: balance.specialisation(torch.tensor(c)[:, None])[1]),
 ]
@@ -131,6 +188,16 @@ def by_torch(x: Any, f: Any) -> Any:
     logits = torch.tensor(x, requires_grad=True)
     (x.shape[1] * (torch.tensor(f) * logits.softmax(-1).mean(0)).sum()).backward()
     return logits.grad
+
+
+def by_differences(x: Any, f: Any) -> Any:
+    found = np.zeros_like(x)
+    for i in np.ndindex(x.shape):
+        step = np.zeros_like(x)
+        step[i] = 1e-5
+        up, down = (x.shape[1] * f @ soft(x + s).mean(0) for s in (step, -step))
+        found[i] = (up - down) / 2e-5
+    return found
 
 
 def z_by_torch(x: Any) -> Any:
@@ -154,11 +221,20 @@ MISTAKES = {
     "specialisation": SPECIALISATION,
 }
 ALSO_RIGHT = {
-    "balance_gradient": [by_torch],
+    "balance_gradient": [by_torch, lambda x, f: right(x, f - f.mean()), by_differences],
     "global_shares": [
         lambda c, k: [k * sum(column) / c.sum() for column in c.T.tolist()],
         lambda c, k: (shares(c) * k * c.sum(1, keepdims=True) / c.sum()).sum(0),
+        lambda c, k: np.minimum(1, c.sum(0) / (c.sum(1) // k).sum()),  # nobody is chosen twice by a token
     ],
-    "z_gradient": [z_by_torch],
-    "specialisation": [loop, lambda c: used(c) @ parts(c)[1]],
+    "z_gradient": [
+        z_by_torch,
+        lambda x: 2 * lse(x) * np.exp(x - lse(x)) / len(x),
+        lambda x: (2 * lse(x.astype(np.float32)) * soft(x.astype(np.float32)) / len(x)).astype(np.float32),
+    ],
+    "specialisation": [
+        loop,
+        lambda c: used(c) @ parts(c)[1],
+        lambda c: np.abs(c / c.sum() - np.outer(*parts(c)[1:])).sum() / 2,
+    ],
 }

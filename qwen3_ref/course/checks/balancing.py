@@ -17,16 +17,20 @@ def balance_gradient(answer: Answer) -> Verdict:
 
     def trials(rng: np.random.Generator) -> Iterator[Trial]:
         def make() -> tuple[tuple[Any, ...], Array, Wrong]:
-            n, e = int(rng.integers(4, 7)), int(rng.integers(5, 8))
+            n, e = int(rng.integers(3, 5)), int(rng.integers(5, 8))  # never as many tokens as experts
             logits = rng.normal(0, 1, (n, e))
             shares = 2 * rng.dirichlet(np.full(e, 1.0))
             p = softmax(logits)
             mean = (p * shares).sum(1, keepdims=True)
             want = e / n * p * (shares - mean)
             overall = (p.mean(0) * shares).sum()
+            turned = softmax(logits.T).T
+            anew = [(np.argsort(-logits, 1)[:, :k, None] == np.arange(e)).sum((0, 1)) / n for k in (1, 2)]
             wrong = [
                 ("you do not divide by the number of tokens; p is a mean over them", want * n),
                 ("the factor E is missing", want / e),
+                ("the factor E and the number of tokens are both missing", want * n / e),
+                ("E stands above and the number of tokens below", want * (n / e) ** 2),
                 ("the token's own mean share has to come off; a gradient of logits sums to 0",
                  e / n * p * shares),
                 ("each part is weighed by the probability it belongs to", e / n * (shares - mean)),
@@ -42,6 +46,12 @@ def balance_gradient(answer: Answer) -> Verdict:
                 ("your shares sum to 1; given are shares that sum to the number of chosen experts",
                  want / 2),
                 ("that is the loss's value times p", e / n * p * mean),
+                ("an expert's probability moves with every logit of its token, not with its own alone",
+                 e / n * p * (1 - p) * shares),
+                ("softmax goes over the experts of a token, not over the tokens",
+                 e / n * turned * (shares - (turned * shares).sum(1, keepdims=True))),
+                *(("the shares are given; do not count them anew", e / n * p * (f - p @ f[:, None]))
+                  for f in anew),
             ]  # fmt: skip
             return (logits, shares), want, wrong
 
@@ -56,10 +66,11 @@ def global_shares(answer: Answer) -> Verdict:
     of m micro-batches of different lengths chose each expert, (m, E)."""
 
     def trials(rng: np.random.Generator) -> Iterator[Trial]:
-        def make() -> tuple[tuple[Any, ...], Array, Wrong]:
-            m, e, k = int(rng.integers(3, 5)), int(rng.integers(5, 8)), int(rng.integers(2, 4))
-            tokens = rng.permutation([3, 40, 11, 90])[:m]
-            counts = np.stack([rng.multinomial(k * t, rng.dirichlet(np.full(e, 1.0))) for t in tokens])
+        def make(k: int) -> tuple[tuple[Any, ...], Array, Wrong]:
+            m, e = int(rng.integers(3, 5)), int(rng.integers(5, 8))
+            tokens = rng.permutation([5, 40, 11, 90])[:m]
+            scores = [rng.normal(0, 1.5, e) + rng.gumbel(size=(t, e)) for t in tokens]
+            counts = np.stack([(np.argsort(-s, 1)[:, :k, None] == np.arange(e)).sum((0, 1)) for s in scores])
             total = counts.sum(0)
             each = counts / counts.sum(1, keepdims=True)
             want = k * total / total.sum()
@@ -77,12 +88,16 @@ def global_shares(answer: Answer) -> Verdict:
                 ("wanted is one share an expert, not one for each micro-batch", k * each),
                 ("you divide by the number of micro-batches", total / m),
                 ("you leave the last micro-batch out", k * counts[:-1].sum(0) / counts[:-1].sum()),
+                ("you leave the first micro-batch out", k * counts[1:].sum(0) / counts[1:].sum()),
+                ("every micro-batch has a length of its own; you take the first's",
+                 total / (m * tokens[0])),
+                ("that is the median of the micro-batches' shares", k * np.median(each, 0)),
                 ("that is a softmax of counts; shares are counts over their sum", k * softmax(total * 1.0)),
             ]  # fmt: skip
             return (counts, k), want, wrong
 
-        for _ in range(3):
-            yield apart(make)
+        for k in [2, 3, 2][:: int(rng.choice([1, -1]))] + [3]:  # more than one, whoever writes one in
+            yield apart(lambda: make(k))  # noqa: B023
 
     return judge(answer, trials)
 
@@ -91,9 +106,9 @@ def z_gradient(answer: Answer) -> Verdict:
     """answer(logits) -> (n, E): the gradient of the mean over tokens of logsumexp(logits) squared."""
 
     def trials(rng: np.random.Generator) -> Iterator[Trial]:
-        def make(shift: float) -> tuple[tuple[Any, ...], Array, Wrong]:
-            n, e = int(rng.integers(3, 6)), int(rng.integers(4, 8))
-            logits = rng.normal(0, 2, (n, e)) + shift
+        def make(*shifts: float) -> tuple[tuple[Any, ...], Array, Wrong]:
+            n, e = int(rng.integers(3, 5)), int(rng.integers(5, 8))
+            logits = rng.normal(0, 2, (n, e)) + np.resize(shifts, n)[:, None]
             high = logits.max(-1, keepdims=True)
             lse = high + np.log(np.exp(logits - high).sum(-1, keepdims=True))
             p = softmax(logits)
@@ -112,12 +127,24 @@ def z_gradient(answer: Answer) -> Verdict:
                 ("that is the gradient of the logsumexp, not of its square", p / n),
                 ("that squares the logsumexp again", 2 / n * lse**2 * p),
                 ("you add 1 to the logsumexp", 2 / n * (lse + 1) * p),
+                ("the largest logit was taken out and not put back", 2 / n * (lse - high) * p),
+                ("the derivative of a logsumexp is the softmax; you take the softmax's own",
+                 2 / n * lse * p * (1 - p)),
+                ("each token has a logsumexp of its own, over its experts", 2 / n * lse.max() * p),
+                ("a logsumexp below 0 is pushed up: its sign counts", 2 / n * np.abs(lse) * p),
+                ("a logsumexp below 0 is pushed up: its sign counts", 2 / n * np.maximum(lse, 0) * p),
+                ("exp(900) is infinite and exp(-900) is 0: take the row's largest logit out first",
+                 np.full_like(want, np.nan)),
+                ("one largest logit for all rows: a row far below it vanishes; take out each row's own",
+                 np.where(high < high.max() - 700, np.nan, want)),
+                ("one largest logit for all rows: a row far below it vanishes; take out each row's own",
+                 np.where(high < high.max() - 700, -np.inf, want)),
             ]  # fmt: skip
             return (logits,), want, wrong
 
-        for shift in (0.0, 4.0):
-            yield apart(lambda: make(shift))  # noqa: B023
-        yield Trial(*make(900.0)[:2], [])  # exp(900) is infinite
+        yield apart(lambda: _without_nan(make(-6.0, 4.0)))
+        yield apart(lambda: _without_nan(make(4.0)))
+        yield Trial(*make(-900.0, 900.0))
 
     with np.errstate(all="ignore"):
         return judge(answer, trials)
@@ -129,9 +156,10 @@ def specialisation(answer: Answer) -> Verdict:
 
     def trials(rng: np.random.Generator) -> Iterator[Trial]:
         def make(dead: bool) -> tuple[tuple[Any, ...], Array, Wrong]:
-            g, e = int(rng.integers(4, 6)), int(rng.integers(5, 8))  # of three, the largest is half the sum
+            g, e = int(rng.integers(4, 6)), int(rng.integers(6, 8))  # of three, the largest is half the sum
             counts = rng.multinomial(60, rng.dirichlet(np.full(e, 0.5)), size=g) + 1
             counts = counts * rng.integers(1, 6, (g, 1)) * rng.integers(1, 8, e)
+            counts[int(rng.integers(g)), 1:3] = 0
             if dead:
                 counts[:, 0] = 0
             total = np.maximum(counts.sum(0), 1)
@@ -159,6 +187,10 @@ def specialisation(answer: Answer) -> Verdict:
                  (2 * far * weight).sum() / g),
                 ("wanted is one number, not one an expert", far),
                 ("you weigh and do not divide by all tokens", (far * counts.sum(0)).sum()),
+                ("a domain that an expert never serves counts too: it is missing from its mix",
+                 (np.where(counts > 0, np.abs(share - average[:, None]), 0).sum(0) / 2 * weight).sum()),
+                ("you compare with the mean of the experts' mixes; wanted is the mix of all tokens",
+                 (np.abs(share - share[:, alive].mean(1, keepdims=True)).sum(0) / 2 * weight).sum()),
                 ("that is how far the largest domain is above its share",
                  ((share - average[:, None]).max(0) * weight).sum() / 2),
             ]  # fmt: skip
@@ -172,3 +204,9 @@ def specialisation(answer: Answer) -> Verdict:
 
     with np.errstate(all="ignore"):
         return judge(answer, trials)
+
+
+def _without_nan(made: tuple[tuple[Any, ...], Array, Wrong]) -> tuple[tuple[Any, ...], Array, Wrong]:
+    """Without the mistakes that show where logits are far apart only."""
+    arguments, want, wrong = made
+    return arguments, want, [(r, w) for r, w in wrong if np.isfinite(w).all() and not np.array_equal(w, want)]

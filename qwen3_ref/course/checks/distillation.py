@@ -19,9 +19,10 @@ def reverse_kl(answer: Answer) -> Verdict:
     """answer(student, teacher) -> (n,): KL(student || teacher) in nats, from logits (n, V)."""
 
     def trials(rng: np.random.Generator) -> Iterator[Trial]:
-        def make(shift: float) -> tuple[tuple[Any, ...], Array, Wrong]:
+        def make(*shifts: float, peak: float = 0.0) -> tuple[tuple[Any, ...], Array, Wrong]:
             n, v = int(rng.integers(3, 6)), int(rng.integers(5, 9))
-            student, teacher = rng.normal(0, 1.5, (n, v)), rng.normal(0, 1.5, (n, v))
+            student, teacher = rng.normal(0, 1.5, (2, n, v)) + np.resize(shifts, n)[:, None]
+            student[:, 0], teacher[:, 1] = student[:, 0] + peak, teacher[:, 1] + peak
             s, t = _log_softmax(student), _log_softmax(teacher)
             q, p = np.exp(s), np.exp(t)
             want, middle = (q * (s - t)).sum(-1), np.log((p + q) / 2)
@@ -43,10 +44,22 @@ def reverse_kl(answer: Answer) -> Verdict:
                 ("wanted is one number a row, not a number a token", q * (s - t)),
                 ("wanted is one number a row, not their mean", want.mean()),
             ]  # fmt: skip
-            return (student + shift, teacher - shift), want, wrong
+            return (student, teacher), want, wrong
 
-        for shift in (0.0, 0.0, 900.0):  # softmax does not change, and exp(900) is infinite
-            yield apart(lambda: make(shift))  # noqa: B023
+        yield apart(lambda: make(0.0))
+        yield apart(lambda: make(0.0))
+        arguments, want, _ = make(-900.0, 900.0)
+        low = np.resize([True, False], len(want))
+        yield Trial(arguments, want, [
+            ("exp(900) is infinite and exp(-900) is 0: take the row's largest logit out first",
+             np.full_like(want, np.nan)),
+            ("one largest logit for all rows: a row far below it vanishes; take out each row's own",
+             np.where(low, np.nan, want)),
+        ], tolerance=2e-3)  # float32 may do  # fmt: skip
+        arguments, want, _ = make(0.0, peak=890.0)
+        remark = "a softmax can be 0, and its logarithm is lost: take logits less their logsumexp instead"
+        lost = [(remark, np.full_like(want, value)) for value in (np.nan, np.inf)]
+        yield Trial(arguments, want, lost)
 
     with np.errstate(all="ignore"):
         return judge(answer, trials)
@@ -77,6 +90,12 @@ def reverse_gradient(answer: Answer) -> Verdict:
                  -q * (t - (q * t).sum())),
                 ("the cross-entropy's part is missing", q * (s - (q * s).sum())),
                 ("that is the divergence times q", q * kl),
+                ("student and teacher have changed places", p * (t - s - (p * (t - s)).sum())),
+                ("the mean that comes off is weighed by the student's probabilities",
+                 q * (s - t - (s - t).mean())),
+                ("the mean that comes off is KL(student || teacher), not the other direction",
+                 q * (s - t - (p * (t - s)).sum())),
+                ("a probability moves with every logit, not with its own alone", q * (1 - q) * (s - t + 1)),
                 ("take the log-ratio, not the difference of probabilities",
                  q * (q - p - (q * (q - p)).sum())),
             ]  # fmt: skip
@@ -93,13 +112,13 @@ def mean_loss(answer: Answer) -> Verdict:
     only the first lengths[i] of row i belong to the reply."""
 
     def trials(rng: np.random.Generator) -> Iterator[Trial]:
-        def make(rubbish: float) -> tuple[tuple[Any, ...], Array, Wrong]:
-            n, r = int(rng.integers(4, 7)), int(rng.integers(7, 10))
-            lengths = rng.integers(2, r - 1, n)
-            lengths[:2] = 2, r - 2
+        def make(rubbish: float, full: int = 2) -> tuple[tuple[Any, ...], Array, Wrong]:
+            n, r = int(rng.integers(4, 7)), int(rng.integers(8, 11))
+            lengths = rng.integers(3, r - 2, n)
+            lengths[1:3] = 2, r - full
             real = np.arange(r) < lengths[:, None]
             values = rng.gamma(1.0, 1.0, (n, r))
-            padded = np.where(real, values, rubbish)
+            padded = np.where(real, values, rubbish * rng.uniform(0.9, 1.1, (n, r)))
             kept = np.where(real, values, 0.0)
             means = kept.sum(1) / lengths
             want = kept.sum() / lengths.sum()
@@ -118,6 +137,12 @@ def mean_loss(answer: Answer) -> Verdict:
                 ("every reply has a length of its own; you take the first's", padded[:, : lengths[0]].mean()),
                 ("every reply has a length of its own; you take the longest",
                  padded[:, : lengths.max()].mean()),
+                ("every reply has a length of its own; you take the shortest",
+                 padded[:, : lengths.min()].mean()),
+                ("what lies behind a reply is added in, though the divisor is right",
+                 padded.sum() / lengths.sum()),
+                ("that is the mean over places of their means: late places, which few reach, weigh more",
+                 np.mean([values[lengths > j, j].mean() for j in range(lengths.max())])),
                 ("wanted is one number, not one a reply", means),
                 ("you divide by the mean length once more", want / lengths.mean()),
             ]  # fmt: skip
@@ -125,6 +150,11 @@ def mean_loss(answer: Answer) -> Verdict:
 
         for rubbish in (0.7, 11.0):
             yield apart(lambda: make(rubbish))  # noqa: B023
+        arguments, want, _ = make(0.7, full=0)
+        short = [row[: min(k, len(row) - 1)] for row, k in zip(*arguments, strict=True)]
+        remark = "the last token of a reply as long as its row is missing"
+        counts = sum(map(len, short)), arguments[1].sum()
+        yield Trial(arguments, want, [(remark, np.asarray(sum(map(sum, short)) / n)) for n in counts])
         padded, want = make(float("nan"))[:2]
         remark = "a NaN behind a reply came through: 0 * NaN is NaN, so choose with np.where, or slice"
         yield Trial(padded, want, [(remark, np.asarray(float("nan")))])
@@ -139,7 +169,7 @@ def text_kl(answer: Answer) -> Verdict:
 
     def trials(rng: np.random.Generator) -> Iterator[Trial]:
         def make(length: int) -> tuple[tuple[Any, ...], Array, Wrong]:
-            v = int(rng.integers(3, 5))
+            v = 4 if length == 3 else 3  # so that a mean over one is not a mean over the other
             first = rng.dirichlet(np.full(v, 0.7))
             q, p = rng.dirichlet(np.full(v, 0.8), v) + 0.02, rng.dirichlet(np.full(v, 0.8), v) + 0.02
             q, p = q / q.sum(1, keepdims=True), p / p.sum(1, keepdims=True)
@@ -163,6 +193,14 @@ def text_kl(answer: Answer) -> Verdict:
                  length * float(reverse.mean())),
                 ("after the first token you stay where you are; the student moves on",
                  length * float(first @ reverse)),
+                ("the table stands on the right: here @ student, for its rows are where the student is",
+                 along(q.T, reverse)),
+                ("`first` is left out: texts do not begin with every token alike",
+                 sum(float((np.linalg.matrix_power(q, k) @ reverse).mean()) for k in range(length))),
+                ("the student draws its tokens; you follow the likeliest",
+                 along(np.eye(v)[q.argmax(1)], reverse)),
+                ("that is the cross-entropy; the student's entropy has to come off",
+                 along(q, -(q * np.log(p)).sum(1))),
                 ("one token too few", along(q, reverse, length - 1)),
                 ("one token too many", along(q, reverse, length + 1)),
                 ("you leave the first step out: it is drawn after `first` already", late),
