@@ -10,7 +10,7 @@ import statistics
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, get_args
@@ -408,3 +408,31 @@ def test_the_command(
     assert capsys.readouterr().out.splitlines() == printed
     assert balance_study.main([*arguments[:-1], "3"]) == 1
     assert "error: " in (said := capsys.readouterr().err) and "other settings" in said
+
+
+def test_the_shipped_study_and_what_the_lesson_says_of_it() -> None:
+    """By seed, against their controls: dead experts, even loads, and where experts keep a taste."""
+    study = json.loads(
+        (Path(balance_study.__file__).parents[1] / "data/nano/measured/balancing.json").read_text("utf-8")
+    )
+    assert list(study["cells"]) == list(balance_study.VARIANTS) and study["seeds"] == [0, 1, 2]
+    table = balance_study.summarise(study["cells"])
+    for name, row in table.items():
+        assert {k: tuple(v) for k, v in study["table"][name].items()} == {
+            k: pytest.approx(v) for k, v in row.items()
+        }
+    for i in range(3):
+        cell = {name: cells[i]["after"] for name, cells in study["cells"].items()}
+        before = study["cells"]["none"][i]["before"]
+        for name, found in cell.items():
+            counts = torch.tensor(found["counts"])
+            assert found["dead"] == balance.dead_experts(counts.sum(0))
+            assert found["specialisation"] == pytest.approx(balance.specialisation(counts)[1])
+            assert found["max_load"] == pytest.approx(balance.imbalance(counts.sum(0))["max_load"])
+            settings = study["cells"][name][i]["settings"]
+            assert settings["seed"] == i and settings["weights"] == asdict(balance_study.VARIANTS[name])
+        assert cell["none"]["dead"] > 12 and cell["micro"]["dead"] == cell["global"]["dead"] == 0
+        load = {name: found["max_load"] for name, found in cell.items()}
+        assert load["global"] < 1.6 < 2.3 < load["micro-weak"] < load["none"]
+        taste = {name: found["specialisation"] for name, found in cell.items()}
+        assert taste["micro"] < before["specialisation"] < min(v for k, v in taste.items() if k != "micro")

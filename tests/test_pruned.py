@@ -6,19 +6,25 @@ import json
 import math
 from pathlib import Path
 from statistics import mean
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 import qwen3_ref
+from qwen3_ref.decode.sampling import Sampling
 from qwen3_ref.measure import pruned
+from qwen3_ref.measure.table import over_seeds
 from qwen3_ref.model import Qwen3
+from qwen3_ref.tasks.problems import FAMILIES, TEST_SEED, make_problems
 from qwen3_ref.tokenizer import Tokenizer
 from qwen3_ref.train.errors import TrainingError
 from qwen3_ref.train.queries import problem_queries
+from qwen3_ref.train.seeds import seeded
 from tests.helpers import tiny
 
+TAUGHT = set(pruned.WAYS) - {"GRPO", "GRPO, faster", "own words"}
 KEPT = Path(qwen3_ref.__file__).parent / "data/nano/measured/pruned.json"
 
 
@@ -65,13 +71,18 @@ def test_what_a_way_learns_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     asked: dict[str, Any] = {}
     monkeypatch.setattr(pruned, "train", lambda m, plan, loss, *_, **__: asked.update(plan=plan, loss=loss))
     monkeypatch.setattr(
-        pruned, "train_on_teacher", lambda s, t, *rest, **__: asked.update(t=t, settings=rest[-1])
+        pruned, "train_on_teacher", lambda s, t, *rest, **more: asked.update(t=t, settings=rest[-1], **more)
     )
-    monkeypatch.setattr(pruned, "train_on_rewards", lambda *rest, **__: asked.update(settings=rest[-1]))
+    monkeypatch.setattr(
+        pruned, "train_on_rewards", lambda *rest, **more: asked.update(settings=rest[-1], **more)
+    )
     writers: list[Qwen3] = []
 
-    def write(writer: Qwen3, tokenizer: Tokenizer, prompts: list[list[int]], *_: object) -> list[list[int]]:
+    def write(
+        writer: Qwen3, tokenizer: Tokenizer, prompts: list[list[int]], longest: int, rng: torch.Generator
+    ) -> list[list[int]]:
         writers.append(writer)
+        assert rng.initial_seed() == seeded(3, "writer").initial_seed(), "each seed has texts of its own"
         return [[5, 6]] * len(prompts)
 
     monkeypatch.setattr(pruned, "sample_replies", write)
@@ -86,11 +97,12 @@ def test_what_a_way_learns_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         pruned.heal(phase, model, teacher, tok, queries, tmp_path, 3, 7)
         grpo = asked["settings"]
         assert (grpo.steps, grpo.learning_rate, grpo.prompts * grpo.group) == (7, rate, pruned.ROWS)
+        assert asked.pop("seed") == 3
     for phase in ("reverse", "forward"):
         pruned.heal(phase, model, teacher, tok, queries, tmp_path, 3, 7)
         distill = asked["settings"]
         assert (distill.direction, distill.prompts, distill.steps) == (phase, pruned.ROWS, 7)
-        assert asked["t"] is teacher
+        assert asked["t"] is teacher and asked.pop("seed") == 3
 
 
 def test_text_losses_by_hand() -> None:
@@ -104,6 +116,99 @@ def test_text_losses_by_hand() -> None:
     assert words.item() == pytest.approx(-float(q[0, 5] + q[1, 6]) / 2, rel=1e-5)
     assert whole.item() == pytest.approx(float((p.exp() * (p - q)).sum(-1).mean()), rel=1e-4)
     assert words.requires_grad and whole.requires_grad
+
+
+def test_each_step_and_each_seed_has_rows_of_its_own() -> None:
+    replies = [[i] for i in range(40)]
+    asked: list[list[int]] = []
+
+    class Watched(list[list[int]]):
+        def __getitem__(self, i: Any) -> Any:
+            asked[-1].append(i)
+            return super().__getitem__(i)
+
+    model = tiny()
+    for seed, step in ((0, 0), (0, 1), (1, 0), (0, 0)):
+        asked.append([])
+        pruned._TextLoss([[3, 4]] * 40, Watched(replies), None, seed)(model, step)
+    assert all(len(set(rows)) == pruned.ROWS for rows in asked)
+    assert asked[0] == asked[3] and asked[0] != asked[1] != asked[2] != asked[0]
+
+
+def test_what_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Greedy and drawn answers to the test split; both divergences and the entropy, each by its own name."""
+    tok = Tokenizer.from_pretrained("qwen3-nano")
+    teacher, model = (tiny(s, vocab_size=tok.num_ids) for s in (0, 1))
+    for one, scale in ((teacher, 20.0), (model, 8.0)):
+        one.model.embed_tokens.weight.data *= scale  # sure enough that the two directions differ
+    calls: list[tuple[Any, Any]] = []
+
+    def evaluate(model: Qwen3, tokenizer: Tokenizer, problems: Any, **how: Any) -> list[Any]:
+        calls.append((problems, how.get("sampling")))
+        return [SimpleNamespace(correct=len(calls) == 2) for _ in problems]
+
+    monkeypatch.setattr(pruned, "evaluate", evaluate)
+    monkeypatch.setattr(pruned, "sample_replies", lambda m, t, prompts, *_: [[9, 8, 7]] * len(prompts))
+    monkeypatch.setattr(pruned, "problem_queries", lambda *_: [SimpleNamespace(prompt=[3, 4])])
+    found = pruned.scores(model, teacher, tok, 2)
+    assert [sampling for _, sampling in calls] == [None, Sampling()]
+    wanted = [p for family in FAMILIES for p in make_problems(family, "test", 2, seed=TEST_SEED)]
+    assert all(problems == wanted for problems, _ in calls)
+    assert found["greedy"] == [0] * 10 and found["sampled"] == [1] * 10
+    ids = torch.tensor([[3, 4, 9, 8, 7]])
+    with torch.no_grad():
+        p, q = (m(ids)[0, 1:4].double().log_softmax(-1) for m in (teacher, model))
+    by_hand = {
+        "forward": (p.exp() * (p - q)).sum(-1), "reverse": (q.exp() * (q - p)).sum(-1),
+        "entropy": -(q.exp() * q).sum(-1),
+    }  # fmt: skip
+    assert {name: found[name] for name in by_hand} == pytest.approx(
+        {name: float(value.mean()) for name, value in by_hand.items()}, rel=1e-3
+    )
+    assert abs(found["forward"] / found["reverse"] - 1) > 0.02
+
+
+def test_where_a_pruned_model_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Channels are scored on validation problems and never on the test split; those drawn at random are
+    other ones in each layer and for each seed."""
+    tok = Tokenizer.from_pretrained("qwen3-nano")
+    teacher = tiny(vocab_size=tok.num_ids)
+    monkeypatch.setattr(pruned, "WIDTH", 24)
+    kept: list[list[torch.Tensor]] = []
+    monkeypatch.setattr(pruned, "prune", lambda model, width, scores: kept.append(list(scores)))
+    for seed in (0, 1, 0):
+        pruned.start_of(teacher, tok, seed)
+    assert torch.equal(kept[0][0], kept[2][0])
+    assert not any(torch.equal(kept[0][0], other) for other in (kept[0][1], kept[1][0]))
+    splits: list[str] = []
+
+    def asked(tokenizer: Tokenizer, use: str, *_: int) -> list[Any]:
+        splits.append(use)
+        return [SimpleNamespace(prompt=[3, 4]), SimpleNamespace(prompt=[5])]
+
+    texts: list[torch.Tensor] = []
+    monkeypatch.setattr(pruned, "problem_queries", asked)
+    monkeypatch.setattr(pruned, "sample_replies", lambda *_: [[6, 7], [8]])
+    monkeypatch.setattr(pruned, "importance", lambda model, ids: texts.append(ids) or [])
+    pruned.start_of(teacher, tok)
+    assert splits == ["validation"] and texts[0].tolist() == [[3, 4], [5, 8]]
+
+
+def test_each_seed_has_queries_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And all ways of a seed have the same, none of them of the validation or the test split."""
+    monkeypatch.setattr(Qwen3, "from_pretrained", lambda name: tiny())
+    monkeypatch.setattr(pruned, "start_of", lambda *_: tiny())
+    monkeypatch.setattr(pruned, "scores", lambda *_: {})
+    given: list[tuple[Any, int]] = []
+    monkeypatch.setattr(pruned, "heal", lambda *rest: given.append((rest[4], rest[6])))
+    for way, seed in (("own words", 0), ("GRPO", 0), ("GRPO", 1)):
+        pruned.run_cell(tmp_path / f"{way}-{seed}", way, seed, 0.1, 1)
+    tok = Tokenizer.from_pretrained("qwen3-nano")
+    assert [seed for _, seed in given] == [0, 0, 1]
+    for queries, seed in given:
+        want = problem_queries(tok, "on-policy", 4, seed)
+        assert [q.prompt for q in queries] == [q.prompt for q in want]
+    assert [q.prompt for q in given[0][0]] != [q.prompt for q in given[2][0]]
 
 
 def test_gains_by_hand() -> None:
@@ -158,5 +263,18 @@ def test_the_shipped_study_is_whole() -> None:
         gains = pruned.gains(study["cells"], "teacher's words", what)
         assert list(study["gains"][what]) == list(gains)
         assert all(study["gains"][what][way] == pytest.approx(found) for way, found in gains.items())
+        lowest = min(mean(c[what]) for way in TAUGHT for c in study["cells"][way])
+        assert all(mean(c[what]) < lowest for way in set(pruned.WAYS) - TAUGHT for c in study["cells"][way])
         before = mean(study["without training"]["pruned"][0][what])
         assert all(mean(c[what]) < before for c in study["without training"]["pruned at random"])
+        own, grpo = ([mean(c[what]) - before for c in study["cells"][way]] for way in ("own words", "GRPO"))
+        assert over_seeds(own)["low"] < 0 < over_seeds(own)["high"] and over_seeds(grpo)["low"] > 0
+    reverse, forward, both = (
+        study["cells"][way]
+        for way in ("on-policy, reverse KL", "on-policy, forward KL", "words, then reverse KL")
+    )
+    for r, f, b in zip(reverse, forward, both, strict=True):
+        assert mean(r["greedy"]) < mean(f["greedy"]) and r["entropy"] < f["entropy"]
+        assert all(mean(b[what]) > mean(r[what]) for what in ("greedy", "sampled"))
+    drawn = [mean(r["sampled"]) - mean(f["sampled"]) for r, f in zip(reverse, forward, strict=True)]
+    assert over_seeds(drawn)["low"] < 0, "the lesson calls this within error"

@@ -40,7 +40,7 @@ def loads(cells: Mapping[str, Any]) -> Drawing:
         axes.set_xlabel("experts of four layers, busiest first")
         data[way] = lines
     grid[0, 0].set_ylabel("tokens, over an even share")
-    headline(figure, "Without balancing a few experts do the work, and a fifth of them none")
+    headline(figure, "Without balancing a few experts do the work, and a fifth next to none")
     return figure, data
 
 
@@ -79,7 +79,7 @@ def deaths(runs: Mapping[str, Sequence[Sequence[float]]], steps: Sequence[int]) 
         axes.set_title(name, fontsize=9.5, weight="normal")
         axes.set_xlabel("step")
     grid[0, 0].set_ylabel("tokens of an expert,\nover an even share")
-    headline(figure, "Experts die of what all tokens share, and come back when they are balanced")
+    headline(figure, "What all tokens share starves some experts from the start; balancing feeds them")
     return figure, {"steps": list(steps), **{name: np.array(s) for name, s in runs.items()}}
 
 
@@ -112,6 +112,6 @@ def pruning(rises: Mapping[str, Mapping[int, Any]], kept: Mapping[str, Any]) -> 
     right.set_yticks(range(len(names)), names, fontsize=8.5)
     right.set(xlabel="rise of the loss on", ylabel="half is kept that serves")
     right.grid(visible=False)
-    headline(figure, "Traffic does not tell which expert to drop; the kind of text does")
+    headline(figure, "The least used experts are missed like any others; whom they serve tells more")
     return figure, {"rises": {k: dict(v) for k, v in rises.items()}, "kept": dict(kept)}
 
