@@ -302,7 +302,7 @@ def test_it_says_what_it_will_do(
     monkeypatch.setattr("qwen3_ref.measure.card.write_cards", lambda family: None)
     assert main(["train", "nano", "--out", str(tmp_path), "--stage", "moe-s2"]) == 0
     out = capsys.readouterr().out.splitlines()
-    assert out[0] == f"train nano: stage moe-s2, into {tmp_path}; PyTorch is being loaded."
+    assert out[0].startswith(f"train nano: stage moe-s2, into {tmp_path}. Ctrl-C saves")
     assert out[1].startswith("precision ")
     assert out[2].startswith("moe-s2: 1260 steps from moe-s1, about ") and " minutes on NVIDIA " in out[2]
     assert out[3] == f"moe-s2: {tmp_path}/moe-s2/model after 7 s"

@@ -13,6 +13,8 @@ that are drawn with a seed of their own. ROW is one of:
   spread        what was measured in several runs of other seeds: the mean, the lowest and the highest
   table         what was measured, as one Markdown table
   check         what was measured against what every run of the recipe must reach
+  decisions     Qwen3's decisions, each an experiment with small models: the verdicts; with --arm, arms
+                measured again in ./decisions and the verdicts that follow from them
 
 Answers go to RUN/measured/ROW/*.csv as they come, results to RUN/measured/ROW.json. A command that was
 stopped goes on from its answers. Without --run, RUN is ./nano. Where there is none, `table` and `check`
@@ -31,9 +33,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from qwen3_ref.commands.common import Misuse
+from qwen3_ref.commands.common import Misuse, at_least
 from qwen3_ref.measure.names import ROW_NAMES, require_row
 from qwen3_ref.store.files import write_atomically
+from qwen3_ref.train.lock import only_process
 
 SHIPPED_RESULTS = Path(__file__).resolve().parents[1] / "data" / "nano" / "measured"
 
@@ -43,15 +46,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("row", metavar="ROW", help="see above")
     what = "the --out of `train nano` (default: ./nano); of `spread` several"
     parser.add_argument("--run", type=Path, nargs="+", help=what)
+    arms = "of `decisions`: train and measure these arms, by name or by decision, or all"
+    parser.add_argument("--arm", nargs="+", help=arms)
+    parser.add_argument("--seed", type=at_least(0, 2**32), nargs="+", help="of --arm (default: 0 1 2)")
+    parser.add_argument("--allow-other-text", action="store_true", help="of --arm: if the sources changed")
 
 
 def command(args: argparse.Namespace, out: Console) -> int:
     """Measure, print the table or check; returns the exit code, 1 if something is missing or missed."""
-    require_row(args.row, "all", "table", "check", "spread")
+    require_row(args.row, "all", "table", "check", "spread", "decisions")
+    if args.row != "decisions" and (args.arm or args.seed):
+        raise Misuse(f"{args.row} has no arms; --arm and --seed are of `measure decisions`.")
     if args.row == "spread":
         return _spread([Path("nano")] if args.run is None else args.run)
     if args.run is not None and len(args.run) > 1:
         raise Misuse(f"{args.row} takes one --run; only spread takes several.")
+    if args.row == "decisions":
+        return _decisions(args)
     out_of = Path("nano") if args.run is None else args.run[0]
     fresh = args.run is None and not out_of.is_dir()
     shipped = fresh and args.row in ("table", "check")
@@ -98,6 +109,43 @@ def command(args: argparse.Namespace, out: Console) -> int:
     for sentence in dict.fromkeys(missing):
         print(f"error: {sentence}", file=sys.stderr)
     return 1 if missing else 0
+
+
+def _decisions(args: argparse.Namespace) -> int:
+    """Verdicts of the shipped results, or of arms that are measured here."""
+    import torch
+
+    from qwen3_ref.measure import decisions as lab
+    from qwen3_ref.measure.arms import Lab
+    from qwen3_ref.train.run import Run
+
+    names = lab.chosen(args.arm or [])
+    if args.seed and not names:
+        raise Misuse("--seed is of --arm; say which arms, or --arm all.")
+    shipped, asked = SHIPPED_RESULTS / "decisions.csv", list(lab.DECISIONS)
+    path = args.run[0] / "decisions.csv" if args.run and not names else shipped
+    if names:
+        torch.set_num_threads(1)  # two threads get in each other's way on layers so small
+        out = args.run[0] if args.run else Path("decisions")
+        seeds = list(dict.fromkeys(args.seed or lab.SEEDS))
+        minutes = lab.minutes(names, lab.read_results(shipped)) * len(seeds)
+        print(
+            f"{len(names) * len(seeds)} arms into {out}, about {minutes:.0f} minutes of a core with AVX2. "
+            f"Finished ones are kept; Ctrl-C saves the steps of one that is not, and a killed process loses "
+            f"half a minute of them.",
+            flush=True,
+        )
+        with only_process(out):
+            here = Lab.of(Run(out, allow_other_text=args.allow_other_text))
+            path = lab.run_all(here, names, seeds, lambda line: print(line, flush=True))
+        whole = {"counting", *names}
+        asked = [d for d in asked if len(seeds) > 1 and whole.issuperset(d.arms)]
+    values = lab.read_results(path)
+    for decision in asked:
+        print(f"{decision.title} ({decision.claim}); equal: {decision.equal}")
+        for verdict in lab.verdicts(decision, values):
+            print(f"  {verdict.sentence()}")
+    return 0
 
 
 def _spread(runs: list[Path]) -> int:

@@ -65,7 +65,11 @@ def command(args: argparse.Namespace, out: Console) -> int:
     except TrainingError as error:
         raise Misuse(str(error)) from None
     with only_process(args.out), _progress_in_lines():
-        print(f"train nano: stage {args.stage}, into {args.out}; PyTorch is being loaded.", flush=True)
+        print(
+            f"train nano: stage {args.stage}, into {args.out}. Ctrl-C saves every finished step, and a "
+            f"killed process loses half a minute. PyTorch is being loaded.",
+            flush=True,
+        )
         _train(args)
     return 0
 

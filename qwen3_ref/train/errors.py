@@ -7,3 +7,7 @@ class TrainingError(Exception):
 
 class Interrupted(TrainingError):
     """Training that Ctrl-C stopped."""
+
+
+class NotFinite(TrainingError):
+    """A loss or a gradient that is NaN or infinite: the run has diverged."""

@@ -36,7 +36,7 @@ from qwen3_ref.arrays import at_least_float32
 from qwen3_ref.model import Qwen3
 from qwen3_ref.store.files import write_atomically
 from qwen3_ref.store.progress import on_terminal
-from qwen3_ref.train.errors import Interrupted, TrainingError
+from qwen3_ref.train.errors import Interrupted, NotFinite, TrainingError
 from qwen3_ref.train.state import load_state, save_state, saved_step, snapshot
 
 IGNORE = -100
@@ -145,7 +145,7 @@ def train(
                 save_state(directory, tensors, whole, identity)
         raise Interrupted(f"stopped in step {step + 1} of {plan.steps}; {_resume(directory)}.") from None
     except FloatingPointError as error:
-        raise TrainingError(
+        raise NotFinite(
             f"{error} in step {step + 1} of {plan.steps}; {_resume(directory)}, or start anew with a "
             f"lower learning rate."
         ) from None

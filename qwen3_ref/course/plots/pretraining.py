@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -165,3 +165,82 @@ def packing(
     axes.set_title("all places, mean of the domains", fontsize=10, weight="normal")
     headline(figure, title)
     return figure, {"curves": curves, "costs": costs}
+
+
+def scaling(
+    sizes: Mapping[float, Sequence[float]],
+    law: Callable[[float], float],
+    predicted: Interval,
+    tokens: Mapping[float, Sequence[float]],
+    rates: Mapping[str, Mapping[float, Sequence[float]]],
+) -> Drawing:
+    """Loss over size, tokens and learning rate, a mark a seed.
+
+    sizes: parameters without embeddings -> losses, the last of which the law did not see. predicted: what it
+    says there, with its interval. tokens: thousands read -> losses. rates: width -> learning rate -> losses.
+    """
+    figure, grid = new_figure(1, 3, figsize=(11.4, 3.7), width_ratios=(1.25, 1, 1))
+    left, middle, right = grid[0]
+    *known, unseen = sorted(sizes)
+    for x in known:
+        left.plot(
+            [x] * len(sizes[x]),
+            sizes[x],
+            "o",
+            color=BLUE,
+            markersize=4,
+            label="measured" if x == known[0] else None,
+        )
+    line = np.geomspace(known[0], unseen, 60)
+    left.plot(line, [law(x) for x in line], color=GREY, linewidth=1.2, label="law of five sizes")
+    value, low, high = predicted
+    left.errorbar(
+        unseen * 0.95,
+        value,
+        yerr=[[value - low], [high - value]],
+        fmt="D",
+        color=ORANGE,
+        capsize=3,
+        label="its prediction",
+    )
+    left.plot(
+        [unseen * 1.05] * len(sizes[unseen]),
+        sizes[unseen],
+        "s",
+        color=RED,
+        markersize=4,
+        label="measured there",
+    )
+    left.set(xscale="log", xlabel="parameters without embeddings", ylabel="held-out loss, nats a token")
+    left.legend(fontsize=8)
+    for x, losses in tokens.items():
+        middle.plot([x] * len(losses), losses, "o", color=GREEN, markersize=4)
+    middle.plot(list(tokens), [np.mean(losses) for losses in tokens.values()], color=GREEN, linewidth=1.2)
+    middle.set(xscale="log", xlabel="tokens read, thousands")
+    for (name, by_rate), colour, mark in zip(rates.items(), (PINK, BLUE, RED), "^os", strict=True):
+        right.plot(
+            list(by_rate),
+            [np.mean(v) for v in by_rate.values()],
+            color=colour,
+            linewidth=1.2,
+            marker=mark,
+            markersize=4,
+            label=name,
+        )
+        for x, losses in by_rate.items():
+            right.plot([x] * len(losses), losses, mark, color=colour, markersize=3, alpha=0.5)
+    right.set(xscale="log", xlabel="learning rate")
+    right.legend(fontsize=8, title="width", title_fontsize=8)
+    for axes in (left, middle):
+        axes.minorticks_off()
+    left.set_xticks([known[0], known[2], unseen], [f"{x / 1000:.0f}k" for x in (known[0], known[2], unseen)])
+    middle.set_xticks(list(tokens), [f"{x:.0f}" for x in tokens])
+    title = "Five sizes foretell a sixth only roughly; twice the tokens pay as much as 16 times the size"
+    headline(figure, title)
+    kept = {
+        "sizes": {str(x): list(v) for x, v in sizes.items()},
+        "predicted": predicted,
+        "tokens": {str(x): list(v) for x, v in tokens.items()},
+        "rates": {name: {str(x): list(v) for x, v in some.items()} for name, some in rates.items()},
+    }
+    return figure, kept

@@ -107,11 +107,11 @@ class Limits:
 
 ENOUGH = Limits()
 """What is trained on. Each line of the solver's thought is a step that the answer takes, so a smaller
-limit can only be kept by leaving steps out. A model that is paid for that leaves them out where nobody
-asked it to as well: general RL did so, and conversions fell from 94% to 85%. So no limit is too small,
-and keeping it is paid with a right answer only. A limit in words is a wish: where it is too small, a
-right answer that takes longer is worth more than a wrong one in time. What must not be passed is a
-thinking budget, and that cuts."""
+limit can only be kept by leaving steps out. A model that is paid for that loses elsewhere: general RL did
+so, and conversions without a limit fell from 94% to 85%. So no limit is too small, and keeping it is paid
+with a right answer only. A limit in words is a wish: where it is too small, a right answer that takes
+longer is worth more than a wrong one in time. What must not be passed is a thinking budget, and that
+cuts."""
 LENGTH_ALONE = Limits((0.75, 1.0, 1.5), alone=True)
 """As it was, to see the price: a third of the limits is too small, and a short thought is paid for itself."""
 Rewards = Mapping[str, Callable[[Sample], float]]
