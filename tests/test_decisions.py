@@ -43,7 +43,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
 def test_arms_with_experts_are_of_equal_size_and_work() -> None:
     """All experts, and those that a token takes: the same number of channels, and parameters within 1%."""
     sizes = {}
-    for name in ("narrow", "wide", "shared"):
+    for name in ("narrow", "narrow-loud", "wide", "shared"):
         arm = ARMS[name]
         assert isinstance(arm, Text) and arm.experts is not None
         count, chosen, width, shared = arm.experts
@@ -63,6 +63,20 @@ def test_the_shared_expert_works_on_every_token() -> None:
     assert layer.shared.gate_proj.weight.shape == (12, 32)
     wanted = routed + (gate * torch.sigmoid(gate) * up) @ layer.shared.down_proj.weight.T
     assert torch.allclose(layer(x), wanted, atol=1e-6) and not torch.allclose(layer(x), routed, atol=1e-3)
+
+
+def test_loud_experts_write_as_much_as_with_a_shared_one() -> None:
+    """At the start, where 16 narrow ones write less than a quarter of that; no other matrix differs."""
+    some: dict[str, Any] = {name: ARMS[name] for name in ("narrow", "narrow-loud", "shared")}
+    models = {name: arm.make(0) for name, arm in some.items()}
+    x = torch.randn(1, 200, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        size = {name: float(m.model.layers[0].mlp(x).square().mean().sqrt()) for name, m in models.items()}
+    assert size["narrow"] < size["shared"] / 4
+    assert size["narrow-loud"] == pytest.approx(size["shared"], rel=0.1)
+    pairs = zip(models["narrow"].named_parameters(), models["narrow-loud"].parameters(), strict=True)
+    for (name, a), b in pairs:
+        assert torch.equal(a * (5.5 if name.endswith("experts.down_proj") else 1), b), name
 
 
 def test_mixed_reads_what_in_order_reads(lab: Lab) -> None:
@@ -316,7 +330,7 @@ def test_files_that_are_something_else(tmp_path: Path) -> None:
 
 def test_choosing_arms() -> None:
     """By name, by decision, or all; each once."""
-    assert decisions.chosen(["experts", "wide"]) == ["narrow", "wide", "shared", "dense"]
+    assert decisions.chosen(["experts", "wide"]) == ["narrow", "narrow-loud", "wide", "shared", "dense"]
     assert decisions.chosen(["all"]) == list(ARMS)
     assert decisions.chosen(["distillation"]) == [], "its arms are those of another study"
     with pytest.raises(ValueError, match="did you mean hybrid"):

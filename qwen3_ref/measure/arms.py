@@ -212,6 +212,7 @@ class Text:
     variant: of `qk_norm.make_variant`. order: "evenly" reads EVENLY, the others STAGES, see `stage_rows`.
     theta: the RoPE base, 0 for no positions; later: the base from S3 on, if another. experts: number, those
     a token takes, the width of each, and of one that is shared (0: none); balanced over the global batch.
+    loud: by how much the routed experts' output matrices are larger at the start.
     """
 
     hidden_size: int = 64
@@ -223,6 +224,7 @@ class Text:
     later: float | None = None
     experts: tuple[int, int, int, int] | None = None
     width: int | None = None
+    loud: float = 1.0
 
     def make(self, seed: int) -> Qwen3:
         """The untrained model."""
@@ -239,6 +241,9 @@ class Text:
                 for block in (m for m in model.modules() if isinstance(m, Block)):
                     block.mlp = SharedMoe(model, shared)
                 model.reset_parameters(torch.Generator().manual_seed(seed))
+            with torch.no_grad():
+                for layer in (m for m in model.modules() if isinstance(m, SparseMoe)):
+                    layer.experts.down_proj.mul_(self.loud)
         turn(model, self.theta)
         return model
 
@@ -435,6 +440,7 @@ ARMS: dict[str, Arm] = {
     "abf": Text(order="in order", steps=100, later=RAISED),
     **{f"languages-{n}": Languages(n) for n in (2, 4, 8)},
     "narrow": Text(experts=(16, 8, 32, 0)),
+    "narrow-loud": Text(experts=(16, 8, 32, 0), loud=5.5),
     "wide": Text(experts=(4, 2, 128, 0)),
     "shared": Text(experts=(12, 4, 32, 128)),
     "dense": Text(width=256),
@@ -442,5 +448,7 @@ ARMS: dict[str, Arm] = {
     "thinking": Modes(thinking=True, plain=False),
     "plain": Modes(thinking=False, plain=True),
 }
-"""Arms by name; `qk-norm@0.004` is also the size 64 and the 120 steps."""
+"""Arms by name; `qk-norm@0.004` is also the size 64 and the 120 steps. Since the weights of the chosen sum to
+1, many narrow experts write less at the start than a few wide ones, and less than a shared one, whose weight
+is 1: `narrow-loud` writes as much as `shared`."""
 assert len(LANGUAGES) == len(IN_ORDER) and not {FIRST_TWO} - {*HELD_OUT_PAIRS}

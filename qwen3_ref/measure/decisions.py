@@ -262,9 +262,10 @@ DECISIONS = (
         "no shared expert, and many narrow ones",
         "fine-grained experts, and unlike Qwen2.5-MoE none is shared (report, section 2)",
         "parameters of all experts, and of those that a token takes; rows and steps",
-        ("narrow", "wide", "shared", "dense"),
+        ("narrow", "narrow-loud", "wide", "shared", "dense"),
         (
             Question("loss, one shared less routed only", less("loss", "shared", "narrow")),
+            Question("the same, routed ones that start as loud", less("loss", "shared", "narrow-loud")),
             Question("loss, 4 wide less 16 narrow", less("loss", "wide", "narrow")),
             Question(
                 "loss, a dense model of the active size less 16 narrow", less("loss", "dense", "narrow")
