@@ -332,8 +332,9 @@ def test_choosing_arms() -> None:
     """By name, by decision, or all; each once."""
     assert decisions.chosen(["experts", "wide"]) == ["narrow", "narrow-loud", "wide", "shared", "dense"]
     assert decisions.chosen(["all"]) == list(ARMS)
+    assert decisions.chosen(["counting"]) == ["counting"], "its command is in the file too"
     assert decisions.chosen(["distillation"]) == [], "its arms are those of another study"
-    with pytest.raises(ValueError, match="did you mean hybrid"):
+    with pytest.raises(ValueError, match="did you mean hybrid.$"):
         decisions.chosen(["hybird"])
     assert seeded(0).initial_seed() and IGNORE == -100
 

@@ -130,9 +130,9 @@ def _decisions(args: argparse.Namespace) -> int:
         seeds = list(dict.fromkeys(args.seed or lab.SEEDS))
         minutes = lab.minutes(names, lab.read_results(shipped)) * len(seeds)
         print(
-            f"{len(names) * len(seeds)} arms into {out}, about {minutes:.0f} minutes of a core with AVX2. "
-            f"Finished ones are kept; Ctrl-C saves the steps of one that is not, and a killed process loses "
-            f"half a minute of them.",
+            f"{len(names) * len(seeds)} to train, into {out}: about {minutes:.1f} minutes of a core with "
+            f"AVX2, and as long again to gather text and to measure. Finished ones are kept; Ctrl-C saves "
+            f"the steps of one that is not, and a killed process loses half a minute of them.",
             flush=True,
         )
         with only_process(out):

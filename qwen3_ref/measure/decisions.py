@@ -444,7 +444,7 @@ def run_all(lab: Lab, names: Sequence[str], seeds: Sequence[int], told: Callable
     """Run arms, seed after seed, and write what there is of them as `OUT/decisions.csv` after each."""
     path, rows = lab.out / "decisions.csv", list[list[object]]()
     for seed in seeds:
-        for name in ("counting", *names):
+        for name in dict.fromkeys(("counting", *names)):
             for metric, value in run_arm(lab, name, seed).items():
                 rows.append([name, seed, metric, f"{value:.6g}", version("torch"), command_of(name, seed)])
             text = io.StringIO()
@@ -463,7 +463,7 @@ def command_of(arm: str, seed: int) -> str:
 def minutes(names: Sequence[str], values: Mapping[int, Values]) -> float:
     """CPU minutes that training these arms took with one seed, the mean of all seeds in `values`; measuring
     them takes about a fifth as long."""
-    spent = [sum(of_seed[name]["cpu_seconds"] for name in names) for of_seed in values.values()]
+    spent = [sum(of_seed[name].get("cpu_seconds", 0) for name in names) for of_seed in values.values()]
     return fmean(spent) / 60
 
 
@@ -473,11 +473,11 @@ def chosen(words: Sequence[str]) -> list[str]:
     for word in words:
         if word == "all":
             names += ARMS
-        elif word in ARMS:
+        elif word in ARMS or word == "counting":
             names.append(word)
         elif re.fullmatch("|".join(d.name for d in DECISIONS), word):
             names += [arm for arm in find_decision(word).arms if arm in ARMS]
         else:
-            known = [*ARMS, *(d.name for d in DECISIONS)]
+            known = list(dict.fromkeys([*ARMS, *(d.name for d in DECISIONS)]))
             raise ValueError(f"there is no arm {word!r}; {meant(word, known)}.")
     return list(dict.fromkeys(names))
