@@ -23,6 +23,7 @@ from typing import Any
 import torch
 
 from qwen3_ref.config import Qwen3Config
+from qwen3_ref.measure.study import kept
 from qwen3_ref.model import Qwen3, Trace
 from qwen3_ref.moe import z_loss
 from qwen3_ref.store.checkpoint import CheckpointError
@@ -97,10 +98,7 @@ def run_cell(
     settings = {"variant": name, "seed": seed, "stage": asdict(mix), "weights": asdict(weights)}
     settings = json.loads(json.dumps(settings | {"config": config.to_dict()}))
     path = folder / "result.json"
-    if path.exists():
-        result: Result = json.loads(path.read_text(encoding="utf-8"))
-        if result["settings"] != settings:
-            raise TrainingError(f"{path} is of other settings; choose another directory, or delete it.")
+    if (result := kept(path, settings)) is not None:
         return result
     model = Qwen3(config, generator=torch.Generator().manual_seed(seed))
     train_streams, held_out = streams

@@ -19,16 +19,15 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 import numpy as np
 
 from qwen3_ref.measure.arms import ARMS, RATES, SIZES, TOKENS, UNSEEN, Lab
 from qwen3_ref.measure.statistics import STUDENT
+from qwen3_ref.measure.study import kept
 from qwen3_ref.measure.table import over_seeds
 from qwen3_ref.store.errors import meant
 from qwen3_ref.store.files import write_atomically
-from qwen3_ref.train.errors import TrainingError
 
 SHIPPED = Path(__file__).resolve().parents[1] / "data" / "nano" / "measured"
 SEEDS = (0, 1, 2)
@@ -429,10 +428,7 @@ def run_arm(lab: Lab, name: str, seed: int) -> dict[str, float]:
         return {"loss": lab.unigram}
     folder = lab.out / f"{name}-{seed}"
     path, settings = folder / "result.json", {"arm": repr(ARMS[name]), "seed": seed}
-    if path.exists():
-        result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if result["settings"] != settings:
-            raise TrainingError(f"{path} is of other settings; choose another directory, or delete it.")
+    if (result := kept(path, settings)) is not None:
         return {metric: float(value) for metric, value in result["numbers"].items()}
     numbers = ARMS[name].run(lab, folder, seed)
     told = {metric: value if math.isfinite(value) else "inf" for metric, value in numbers.items()}

@@ -30,7 +30,7 @@ from qwen3_ref.chat import encode_chat
 from qwen3_ref.decode.generation import generate
 from qwen3_ref.decode.sampling import Sampling
 from qwen3_ref.measure.accuracy import BATCH, Mode, Row, chat_prompt, evaluate
-from qwen3_ref.measure.statistics import STUDENT
+from qwen3_ref.measure.study import kept, require_seeds
 from qwen3_ref.measure.table import over_seeds
 from qwen3_ref.model import Qwen3
 from qwen3_ref.reply import parse_reply
@@ -243,10 +243,7 @@ def run_cell(folder: Path, way: str, seed: int, share: float, count: int) -> Res
     steps, questions = max(1, round(STEPS * share)), max(ROWS, round(QUESTIONS * share))
     path = folder / "result.json"
     settings = {"way": way, "seed": seed, "steps": steps, "questions": questions, "count": count}
-    if path.exists():
-        result: Result = json.loads(path.read_text(encoding="utf-8"))
-        if result["settings"] != settings:
-            raise TrainingError(f"{path} is of other settings; choose another directory, or delete it.")
+    if (result := kept(path, settings)) is not None:
         return result
     model = Qwen3.from_pretrained("qwen3-nano").eval()
     tokenizer = Tokenizer.from_pretrained("qwen3-nano")
@@ -277,8 +274,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     torch.set_num_threads(1)
     try:
-        if len(options.seeds) not in STUDENT:
-            raise ValueError(f"{len(options.seeds)} seeds make no interval here; give 2 to 8.")
+        require_seeds(options.seeds)
         if not 0 < options.share <= 100:
             raise ValueError(f"--share is {options.share}; it must be above 0 and at most 100.")
         cells: dict[str, list[Result]] = {way: [] for way in WAYS}

@@ -32,7 +32,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from qwen3_ref.config import Qwen3Config
-from qwen3_ref.measure.statistics import STUDENT
+from qwen3_ref.measure.study import kept, require_seeds
 from qwen3_ref.measure.table import over_seeds
 from qwen3_ref.model import Attention, Qwen3, fused_attention
 from qwen3_ref.store.checkpoint import CheckpointError
@@ -270,10 +270,7 @@ def run_cell(folder: Path, arm: str, seed: int, mix: pretrain.Mix, run: Run) -> 
     """Train and judge one arm with one seed, or read the result that is there."""
     path = folder / "result.json"
     settings = json.loads(json.dumps({"arm": arm, "seed": seed, "stage": asdict(mix), "judged": JUDGED}))
-    if path.exists():
-        result: Result = json.loads(path.read_text(encoding="utf-8"))
-        if result["settings"] != settings:
-            raise TrainingError(f"{path} is of other settings; choose another directory, or delete it.")
+    if (result := kept(path, settings)) is not None:
         return result
     loss = arm_loss(arm, mix, run, seed)
     model = Qwen3(small_config(), generator=torch.Generator().manual_seed(seed))
@@ -321,8 +318,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     torch.set_num_threads(1)
     try:
-        if len(options.seeds) not in STUDENT:
-            raise ValueError(f"{len(options.seeds)} seeds make no interval here; give 2 to 8.")
+        require_seeds(options.seeds)
         if options.steps < 1:
             raise ValueError(f"--steps is {options.steps}; it must be at least 1.")
         plan = replace(MIX.plan, steps=options.steps, warmup=min(MIX.plan.warmup, options.steps))

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from qwen3_ref.decode.sampling import Sampling
 from qwen3_ref.measure.accuracy import evaluate
-from qwen3_ref.measure.statistics import STUDENT
+from qwen3_ref.measure.study import kept, require_seeds
 from qwen3_ref.measure.table import over_seeds
 from qwen3_ref.model import MLP, Qwen3
 from qwen3_ref.store.checkpoint import CheckpointError
@@ -194,10 +194,7 @@ def run_cell(folder: Path, way: str, seed: int, share: float, count: int) -> Res
     phases = [(name, max(1, round(steps * share))) for name, steps in WAYS[way]]
     path, steps = folder / "result.json", [steps for _, steps in phases]
     settings = {"way": way, "seed": seed, "steps": steps, "count": count}
-    if path.exists():
-        result: Result = json.loads(path.read_text(encoding="utf-8"))
-        if result["settings"] != settings:
-            raise TrainingError(f"{path} is of other settings; choose another directory, or delete it.")
+    if (result := kept(path, settings)) is not None:
         return result
     teacher = Qwen3.from_pretrained("qwen3-nano").eval()
     tokenizer = Tokenizer.from_pretrained("qwen3-nano")
@@ -234,8 +231,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     torch.set_num_threads(1)
     try:
-        if len(options.seeds) not in STUDENT:
-            raise ValueError(f"{len(options.seeds)} seeds make no interval here; give 2 to 8.")
+        require_seeds(options.seeds)
         if not 0 < options.share <= 100:
             raise ValueError(f"--share is {options.share}; it must be above 0 and at most 100.")
         cells: dict[str, list[Result]] = {way: [] for way in WAYS}

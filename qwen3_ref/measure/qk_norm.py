@@ -27,7 +27,7 @@ from torch import nn
 
 from qwen3_ref.cache import KVCache
 from qwen3_ref.config import Qwen3Config
-from qwen3_ref.measure.statistics import STUDENT
+from qwen3_ref.measure.study import require_seeds
 from qwen3_ref.measure.table import over_seeds
 from qwen3_ref.model import Attention, Qwen3
 from qwen3_ref.quantize.kv_cache import QuantizedKVCache
@@ -225,8 +225,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     plan = replace(MIX.plan, steps=options.steps, warmup=min(MIX.plan.warmup, options.steps))
     mix = replace(MIX, plan=plan)
     try:
-        if len(options.seeds) not in STUDENT:
-            raise ValueError(f"{len(options.seeds)} seeds make no interval here; give 2 to 8.")
+        require_seeds(options.seeds)
         run = Run(options.out, allow_other_text=options.allow_other_text)
         cells: dict[str, list[Result]] = {name: [] for name in VARIANTS}
         for seed in options.seeds:

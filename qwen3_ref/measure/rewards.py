@@ -28,7 +28,8 @@ from typing import Any
 
 import torch
 
-from qwen3_ref.measure.statistics import STUDENT, pass_at_k
+from qwen3_ref.measure.statistics import pass_at_k
+from qwen3_ref.measure.study import kept, require_seeds
 from qwen3_ref.measure.table import over_seeds
 from qwen3_ref.model import Qwen3
 from qwen3_ref.store.checkpoint import CheckpointError
@@ -171,10 +172,7 @@ def run_cell(folder: Path, way: str, seed: int, share: float, count: int, start:
     settings = replace(SETTINGS, steps=max(1, round(SETTINGS.steps * share)), **WAYS.get(way, {}))
     about = {"way": way, "seed": seed, "count": count, "grpo": asdict(settings), "start": asdict(START)}
     path = folder / "result.json"
-    if path.exists():
-        result: Result = json.loads(path.read_text(encoding="utf-8"))
-        if result["settings"] != json.loads(json.dumps(about)):
-            raise TrainingError(f"{path} is of other settings; choose another directory, or delete it.")
+    if (result := kept(path, json.loads(json.dumps(about)))) is not None:
         return result
     tokenizer = Tokenizer.from_pretrained("qwen3-nano-base")
     clock = time.process_time()
@@ -236,8 +234,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     torch.set_num_threads(1)
     try:
-        if len(options.seeds) not in STUDENT:
-            raise ValueError(f"{len(options.seeds)} seeds make no interval here; give 2 to 8.")
+        require_seeds(options.seeds)
         if not 0 < options.share <= 100:
             raise ValueError(f"--share is {options.share}; it must be above 0 and at most 100.")
         if options.count < 1:

@@ -89,7 +89,9 @@ def save_figure(
     drawn, buffer = io.BytesIO(), io.BytesIO()
     figure.savefig(drawn, format="png")
     # A palette makes the file three times smaller; no metadata, so it changes only with the picture.
-    Image.open(drawn).convert("RGB").quantize(96).save(buffer, format="png", optimize=True)
+    # This method keeps rare colours: the default one let a single red bar turn orange.
+    palette = Image.open(drawn).convert("RGB").quantize(96, method=Image.Quantize.MAXCOVERAGE)
+    palette.save(buffer, format="png", optimize=True)
     if mode == "write":
         write_atomically(FIGURES / f"{name}.png", buffer.getvalue())
         write_atomically(target, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
