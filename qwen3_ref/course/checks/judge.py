@@ -79,11 +79,19 @@ def _close(x: Array, y: Array) -> bool:
 
 def judge(answer: Answer, trials: Callable[[np.random.Generator], Iterator[Trial]]) -> Verdict:
     """The first remark that a trial gives rise to, or ok. The generator is seeded by the system."""
+    remark, alone = _first(answer, trials)
+    if alone:  # one number may be a known mistake's by chance: drawn anew, it tells the mistake or not
+        remark = _first(answer, trials)[0] or remark
+    return Verdict(not remark, remark or "ok")
+
+
+def _first(answer: Answer, trials: Callable[[np.random.Generator], Iterator[Trial]]) -> tuple[str, bool]:
+    """The first remark, and whether it names a known mistake by a single number."""
     for trial in trials(np.random.default_rng()):
         remark = _remark(answer, trial)
         if remark:
-            return Verdict(False, remark)
-    return Verdict(True, "ok")
+            return remark, trial.want.size == 1 and any(remark == name for name, _ in trial.mistakes)
+    return "", False
 
 
 def _remark(answer: Answer, trial: Trial) -> str:
