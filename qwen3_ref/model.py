@@ -17,8 +17,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from os import PathLike
 from pathlib import Path
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +31,9 @@ from qwen3_ref.arrays import at_least_float32, require_ids, require_whole
 from qwen3_ref.cache import KVCache, require_device, require_dtype
 from qwen3_ref.config import Qwen3Config
 from qwen3_ref.context.dual_chunk import DualChunkAttention
+from qwen3_ref.fast.blocks import Quick
+from qwen3_ref.fast.choose import Choice, choose
+from qwen3_ref.fast.products import Precision, dtype_of
 from qwen3_ref.moe import route, run_experts
 from qwen3_ref.rope import Float64Array, frequencies, rope_type
 from qwen3_ref.store.checkpoint import write_checkpoint
@@ -345,6 +350,8 @@ class Qwen3(nn.Module):
         require_dtype(dtype)
         device = require_device(device)
         self.config = config
+        self.choice: Choice | None = None
+        """What the model was made quicker with, and why, if it was."""
         with torch.device("meta"):
             self.model = Decoder(config)
             if not config.tie_word_embeddings:
@@ -378,28 +385,53 @@ class Qwen3(nn.Module):
     def from_pretrained(
         cls,
         directory: str | PathLike[str],
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype | None = None,
         device: torch.device | str = "cpu",
+        *,
+        precision: Precision | Literal["auto"] | None = None,
     ) -> Qwen3:
         """Load a checkpoint directory, official or transformers 5's packed layout, one tensor at a time;
-        FP8, GPTQ and AWQ files (`store.quantized`) become plain weights.
+        FP8, GPTQ and AWQ files (`store.quantized`) become plain weights. In `dtype`, float32 if absent.
+
+        precision: in place of `dtype`, for inference alone, and quicker. Weights are stored for their
+        products in float32, float16, bfloat16, int8 or int4 (`fast.products`), block by block as they are
+        read; embedding and cache are float32, float16 or else bfloat16, and logits float32. "auto" tries
+        which is fastest here and keeps float32's greedy ids; `model.choice` says what, and why.
 
         Raises ConfigError or CheckpointError, naming the file and the tensor; ValueError for a dtype
-        that is no float, or a device that is not here.
+        that is no float, a device that is not here, or a precision that it cannot serve.
         """
         device = require_device(device)
+        if precision is not None and dtype is not None:
+            raise ValueError("dtype and precision are both given, and a precision has its own; give one.")
         config = Qwen3Config.from_pretrained(directory)
         checkpoint = open_weights(directory)
         checkpoint.require(config.tensor_shapes())
-        model = cls(config, device="meta", dtype=dtype).to_empty(device=device)
-        for name, target in progress(dict(model.named_official_tensors()).items()):
-            flat = target.view(-1)
-            for part, values in checkpoint.blocks(name):
-                source = torch.from_numpy(values)
-                if checkpoint.dtype(name) == "BF16":
-                    source = source.view(torch.bfloat16)
-                flat[part].copy_(source)
+        choice, quick = None, None
+        if precision is not None:
+            nano = partial(cls.from_pretrained, "qwen3-nano")
+            choice = choose(precision, config, device, lambda tried: nano(precision=tried))
+            dtype, quick = dtype_of(choice.precision), Quick(choice.precision)
+        model = cls(config, device="meta", dtype=torch.float32 if dtype is None else dtype)
+        model.choice = choice
+        for name, part in progress(model.parts()):
+            part.to_empty(device=device)
+            for tensor, target in _official(part, f"{name}."):
+                flat = target.view(-1)
+                for block, values in checkpoint.blocks(tensor):
+                    source = torch.from_numpy(values)
+                    if checkpoint.dtype(tensor) == "BF16":
+                        source = source.view(torch.bfloat16)
+                    flat[block].copy_(source)
+            if quick is not None and device.type == "cpu":
+                quick.exchange(model, name)
         return model
+
+    def parts(self) -> list[tuple[str, nn.Module]]:
+        """(official name, module) from the embedding to the head: what is loaded in one go."""
+        blocks = [(f"model.layers.{i}", block) for i, block in enumerate(self.model.layers)]
+        found = [("model.embed_tokens", self.model.embed_tokens), *blocks, ("model.norm", self.model.norm)]
+        return found if self.config.tie_word_embeddings else [*found, ("lm_head", self.lm_head)]
 
     def save_pretrained(
         self,
@@ -437,21 +469,9 @@ class Qwen3(nn.Module):
         sizes = {name: tensor.numel() * dtype.itemsize for name, tensor in tensors.items()}
         write_checkpoint(directory, sizes, config.to_json, write, max_shard_bytes)
 
-    @torch.no_grad()
     def named_official_tensors(self) -> Iterator[tuple[str, Tensor]]:
         """(official name, tensor) of every weight; stacked experts one by one. The tensors are views."""
-        for name, parameter in self.named_parameters():
-            stem, _, last = name.rpartition(".")
-            if last == "gate_up_proj":
-                for e, both in enumerate(parameter.detach()):
-                    gate, up = both.chunk(2)
-                    yield f"{stem}.{e}.gate_proj.weight", gate
-                    yield f"{stem}.{e}.up_proj.weight", up
-            elif last == "down_proj":
-                for e, down in enumerate(parameter.detach()):
-                    yield f"{stem}.{e}.down_proj.weight", down
-            else:
-                yield name, parameter.detach()
+        return _official(self)
 
     def forward(
         self,
@@ -482,10 +502,28 @@ class Qwen3(nn.Module):
         return self.head(x)
 
     def head(self, x: Tensor) -> Tensor:
-        """Logits (b, t, V) of the final norm's output (b, t, D); a tied head is the embedding again."""
-        if self.config.tie_word_embeddings:
-            return F.linear(x, self.model.embed_tokens.weight)
-        return self.lm_head(x)
+        """Logits (b, t, V) of the final norm's output (b, t, D); a tied head is the embedding again, unless
+        `fast` has stored it a second time, for the product."""
+        if hasattr(self, "lm_head"):
+            return self.lm_head(x)
+        return F.linear(x, self.model.embed_tokens.weight)
+
+
+@torch.no_grad()
+def _official(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+    """`named_official_tensors` of a part of the model, whose own name and a point are `prefix`."""
+    for name, parameter in module.named_parameters():
+        stem, _, last = f"{prefix}{name}".rpartition(".")
+        if last == "gate_up_proj":
+            for e, both in enumerate(parameter.detach()):
+                gate, up = both.chunk(2)
+                yield f"{stem}.{e}.gate_proj.weight", gate
+                yield f"{stem}.{e}.up_proj.weight", up
+        elif last == "down_proj":
+            for e, down in enumerate(parameter.detach()):
+                yield f"{stem}.{e}.down_proj.weight", down
+        else:
+            yield f"{prefix}{name}", parameter.detach()
 
 
 def _require_config(config: object) -> None:

@@ -17,7 +17,8 @@ PACKAGE = ROOT / "qwen3_ref"
 ROOMS = {
     "store": "errors files progress hub fingerprint shipped checkpoint quantized",
     "": "arrays facts rope context/chunks config memory numpy_ref moe cache context/dual_chunk "
-    "context/specification model context/stretch tokenizer chat calls reply",
+    "context/specification fast/products fast/blocks fast/choose model context/stretch tokenizer chat calls "
+    "reply",
     "decode": "sampling speculative budget profile generation tools dialogue",
     "quantize": "rounding calibrated model kv_cache",
     "official": "snapshots verify",
