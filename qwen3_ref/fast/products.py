@@ -3,22 +3,24 @@
 A decode step reads every weight once for one token, so its time is bytes over bandwidth; prefill uses each
 weight for many tokens, so its time is arithmetic over what the processor can do. What is stored:
 
-- **float32, float16, bfloat16**: the matrix as it is, in the blocks that oneDNN wants to read.
+- **float32, float16, bfloat16**: the matrix as it is.
 - **int8**: a whole number of -127 to 127 for each weight and one scale for each output channel,
-  w' = q s_w. The activations are rounded too, each row (token) by its own scale, so that no token's numbers
-  depend on its neighbours'; the sums are whole numbers and exact. (W8A8, dynamic.)
+  w' = q s_w. The activations are rounded too, to 8 bits between plus and minus their largest, each row
+  (token) by its own, so that no token's numbers depend on its neighbours'; the sums are whole numbers and
+  exact. (W8A8, dynamic.)
 - **int4**: 0 to 15 for each weight, a scale and a minimum for each 32 inputs of a row, w' = (q - 8) s + m;
   activations stay bfloat16.
 
-Shapes: O outputs, I inputs, m rows of activations. Sources: PyTorch's operators `mkldnn::_linear_pointwise`,
-`onednn::qlinear_pointwise`, `aten::_weight_int4pack_mm_for_cpu`; int8 by rows as in LLM.int8()
-(arXiv 2208.07339) section 2, without its outliers.
+Shapes: O outputs, I inputs. Sources: PyTorch's operators `quantized::linear_dynamic` (FBGEMM's kernel on
+x86) and `aten::_weight_int4pack_mm_for_cpu`; int8 by rows and channels as in LLM.int8()
+(arXiv 2208.07339) section 3.1, without its outliers.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -46,61 +48,78 @@ class Plain(nn.Module):
         """weight (O, I)."""
         super().__init__()
         self.weight = weight.detach()
+        self.vector = weight.dtype == torch.bfloat16  # a kernel of its own, quicker for one row
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., I) -> (..., O), in the dtype of x."""
-        return F.linear(x.to(self.weight.dtype), self.weight).to(x.dtype)
-
-
-class Packed(nn.Module):
-    """y = x W^T with W in oneDNN's own blocks: the numbers are the matrix's, in another order."""
-
-    def __init__(self, weight: Tensor) -> None:
-        """weight (O, I), in the dtype of the activations to come."""
-        super().__init__()
-        self.dtype, self.nbytes = weight.dtype, weight.nbytes
-        # An opaque tensor: neither a parameter nor a buffer, since it cannot be moved, cast or saved.
-        self.blocks = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous(), 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., I) -> (..., O), in the dtype of x."""
-        y: Tensor = torch.ops.mkldnn._linear_pointwise(x.to(self.dtype), self.blocks, None, "none", [], "")
-        return y.to(x.dtype)
+        rows = x.to(self.weight.dtype)
+        if self.vector and rows.numel() == rows.shape[-1]:
+            return torch.mv(self.weight, rows.view(-1)).to(x.dtype).view(*x.shape[:-1], -1)
+        return F.linear(rows, self.weight).to(x.dtype)
 
 
 class Int8(nn.Module):
-    """y = x W^T with W in 8 bits by output channel and x in 8 bits by row; sums in 32-bit integers."""
+    """y = x W^T with W in 8 bits by output channel and x in 8 bits by row; sums in 32-bit integers.
+
+    The kernel takes one range for all the rows it is given, from their least to their largest value. So each
+    row is divided by its own largest, and two columns that hold 1 and -1 (with weights of 0) are added: the
+    range is [-1, 1] whoever the neighbours are.
+    """
+
+    reduced: bool | None = None  # whether activations get 7 bits, found out once
 
     def __init__(self, weight: Tensor) -> None:
         """weight (O, I), any float."""
         super().__init__()
         self.shape = tuple(weight.shape)
-        self.nbytes = weight.numel() + 4 * self.shape[0]
-        q, scales = torch.empty(self.shape, dtype=torch.int8), []
-        for rows, part in zip(q.split(_ROWS), weight.detach().split(_ROWS), strict=True):
-            w = part.float()
-            scales.append(w.abs().amax(dim=1).clamp_min(1e-30) / 127)
-            rows.copy_((w / scales[-1][:, None]).round())
-        self.scale = torch.cat(scales)  # (O,)
-        self.zero = torch.zeros(self.shape[0], dtype=torch.int64)
-        self.blocks = torch.ops.onednn.qlinear_prepack(q, [1, self.shape[1]])
+        q = torch.zeros(self.shape[0], self.shape[1] + len(_ENDS), dtype=torch.int8)
+        scale = torch.empty(self.shape[0])
+        for rows in torch.arange(self.shape[0]).split(_ROWS):
+            part = slice(int(rows[0]), int(rows[-1]) + 1)
+            w = weight.detach()[part].float()
+            scale[part] = w.abs().amax(dim=1).clamp_min(1e-30) / 127
+            q[part, : self.shape[1]] = (w / scale[part, None]).round()
+        self.nbytes = q.nbytes + scale.nbytes
+        if Int8.reduced is None:
+            Int8.reduced = _saturates()
+        self.packed = _packed(q, scale)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., I) -> (..., O), in the dtype of x."""
-        return self.product(*rounded(x), x.dtype)
+        return self.product(*scaled(x)).to(x.dtype)
 
-    def product(self, q: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
-        """Of activations that are whole numbers already: `rounded(x)`, which several matrices may share."""
-        y: Tensor = torch.ops.onednn.qlinear_pointwise(
-            q, 1.0, 0, self.blocks, self.scale, self.zero, None, 1.0, 0, dtype, "none", [], ""
-        )
+    def product(self, ends: Tensor, scale: Tensor) -> Tensor:
+        """Of `scaled(x)`, which several matrices may share: (..., I + 2), (..., 1) -> (..., O) float32."""
+        y: Tensor = torch.ops.quantized.linear_dynamic(ends, self.packed, bool(Int8.reduced))
         return y.mul_(scale)
 
 
-def rounded(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows in 8 bits: (..., I) -> whole numbers of -127 to 127 (..., I), and scales (..., 1) in float32."""
-    scale = x.abs().amax(dim=-1, keepdim=True).float().clamp_min_(1e-30).div_(127)
-    return (x / scale).round_().to(torch.int8), scale
+_ENDS = (1.0, -1.0)
+
+
+def scaled(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows within [-1, 1] and the range's ends: (..., I) -> (..., I + 2) float32; and scales (..., 1)."""
+    scale = x.abs().amax(dim=-1, keepdim=True).float().clamp_min_(1e-30)
+    ends = torch.tensor(_ENDS).expand(*x.shape[:-1], 2)
+    return torch.cat([x / scale, ends], dim=-1), scale
+
+
+def _packed(q: Tensor, scale: Tensor) -> Any:
+    """Whole numbers (O, I) and scales (O,) as the kernel wants them."""
+    with warnings.catch_warnings():  # quantized tensors are to go one day; the kernel has no other entrance
+        warnings.simplefilter("ignore")
+        zero = torch.zeros(len(scale), dtype=torch.int64)
+        matrix = torch._make_per_channel_quantized_tensor(q, scale, zero, 0)
+        return torch.ops.quantized.linear_prepack(matrix, None)
+
+
+def _saturates() -> bool:
+    """Whether the processor adds pairs of products in 16 bits (x86 without VNNI), where 2 * 255 * 127 does
+    not fit; with activations of 7 bits they do."""
+    packed = _packed(torch.full((16, 64), 127, dtype=torch.int8), torch.ones(16))
+    x = torch.ones(1, 64)
+    y: Tensor = torch.ops.quantized.linear_dynamic(x, packed, False)
+    return not torch.allclose(y, torch.full((1, 16), 64 * 127.0), rtol=0.02)
 
 
 class Int4(nn.Module):
@@ -131,8 +150,8 @@ class Int4(nn.Module):
 
 
 def product_of(precision: Precision) -> Callable[[Tensor], nn.Module]:
-    """What makes a module of a matrix (O, I). Packing pays for bfloat16 alone (measured: `benchmarks`)."""
-    kinds: dict[str, type[nn.Module]] = {"bfloat16": Packed, "int8": Int8, "int4": Int4}
+    """What makes a module of a matrix (O, I)."""
+    kinds: dict[str, type[nn.Module]] = {"int8": Int8, "int4": Int4}
     return kinds.get(precision, Plain)
 
 
