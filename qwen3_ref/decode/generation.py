@@ -20,7 +20,7 @@ from torch.nn.functional import one_hot
 from qwen3_ref.arrays import is_whole, require_list, require_whole
 from qwen3_ref.cache import KVCache
 from qwen3_ref.decode.budget import Budget, BudgetIds
-from qwen3_ref.decode.sampling import Sampling, draw, probabilities
+from qwen3_ref.decode.sampling import Sampling, draw, next_ids, probabilities
 from qwen3_ref.decode.speculative import Cycle, Draft, accepts, residual
 from qwen3_ref.model import Qwen3
 from qwen3_ref.reply import Splitter
@@ -256,18 +256,22 @@ class _Batch:
         (row,) = rows  # of several, each would accept another number
         return self.speculate(row, self.draft, cache)
 
-    def distributions(
-        self, logits: Tensor, rows: Sequence[Row], ahead: Sequence[Sequence[int]] = ()
-    ) -> Tensor:
-        """What each row's next id is drawn from; `ahead`: ids that are to stand behind its reply first."""
-        replies = [[*row.reply, *a] for row, a in zip(rows, ahead, strict=True)] if ahead else None
-        return probabilities(
+    def next_ids(self, logits: Tensor, rows: Sequence[Row]) -> list[int]:
+        """Each row's next id, from its logits (rows, V)."""
+        return next_ids(
             logits,
             self.sampling,
-            replies or [row.reply for row in rows],
+            [row.generator for row in rows],
+            [row.reply for row in rows],
             [row.prompt for row in rows],
             self.absent,
         )
+
+    def distributions(self, logits: Tensor, row: Row, ahead: Sequence[Sequence[int]]) -> Tensor:
+        """What each next id (n, V) of a row is drawn from; `ahead`: n lists of ids that are to stand behind
+        its reply first."""
+        replies = [[*row.reply, *a] if self.sampling.penalises else a for a in ahead]
+        return probabilities(logits, self.sampling, replies, [row.prompt] * len(replies), self.absent)
 
     @torch.inference_mode()
     def run(self, rows: list[Row], cache: KVCache | None = None) -> Iterator[tuple[int, int]]:
@@ -290,9 +294,9 @@ class _Batch:
                 logits_to_keep=1,
             )[:, -1]
             alive = [i for i, row in enumerate(rows) if not row.reply.ended]
-            p = self.distributions(logits[alive], [rows[i] for i in alive])
-            greedy = self.sampling.temperature == 0
-            drawn = p.argmax(-1).tolist() if greedy else draw(p, [rows[i].generator for i in alive])
+            drawn = self.next_ids(
+                logits if len(alive) == len(rows) else logits[alive], [rows[i] for i in alive]
+            )
             for i, token in zip(alive, drawn, strict=True):
                 yield rows[i].index, rows[i].take(token)
             running = [i for i, row in enumerate(rows) if not row.reply.ended]
@@ -317,13 +321,13 @@ class _Batch:
             drafted, rows = drafter.propose(
                 ids,
                 min(draft.tokens, row.room - at - 1),
-                lambda logits, ahead: self.distributions(logits, [row], [ahead]),
+                lambda logits, ahead: self.distributions(logits, row, [ahead]),
                 row.generator,
             )
             new = torch.tensor([[*ids, *drafted][cache.length :]], device=model.device)
             logits = model(new, cache=cache, logits_to_keep=len(drafted) + 1)[0]
             ahead = [drafted[:i] for i in range(len(drafted) + 1)]
-            p = self.distributions(logits, [row] * len(ahead), ahead)
+            p = self.distributions(logits, row, ahead)
             q = torch.stack(rows) if rows else one_hot(torch.tensor(drafted).long(), p.shape[1]).double()
             accepted, refused = 0, False
             for i in range(len(drafted) + 1):

@@ -51,6 +51,11 @@ class Sampling:
             if not good:
                 raise ValueError(f"{name} is {quoted(getattr(self, name))}; it must be {allowed}.")
 
+    @property
+    def penalises(self) -> bool:
+        """Whether what was said before has a say."""
+        return self.repetition_penalty != 1.0 or bool(self.presence_penalty)
+
     @classmethod
     def greedy(cls) -> Sampling:
         """Always the most probable token. Qwen3's thinking mode tends to loop with it."""
@@ -132,3 +137,42 @@ def draw(p: Tensor, generators: Sequence[torch.Generator]) -> list[int]:
     # u * total[-1] < total[-1], and "right" steps over zero-probability ids at the boundary.
     ids: list[int] = torch.searchsorted(total, u * total[:, -1:], right=True)[:, 0].tolist()
     return ids
+
+
+def next_ids(
+    logits: Tensor,
+    sampling: Sampling,
+    generators: Sequence[torch.Generator],
+    generated: Sequence[Sequence[int]] = (),
+    prompts: Sequence[Sequence[int]] = (),
+    absent: Tensor | None = None,
+) -> list[int]:
+    """What `draw` gives of `probabilities`, one id a row of logits (b, V), without turning the whole
+    vocabulary to float64 and sorting it where a few ids decide; errors and arguments as there.
+
+    Greedy without penalties is the largest logit. With top_k and without penalties, twice as many ids
+    as it keeps are looked at, in ascending order, so that the running sums meet them in the order of
+    the vocabulary. They hold all that tie with the k-th unless the last of them does, too.
+    """
+    if not sampling.penalises and bool(logits.amax() < float("inf")):  # NaN is not below it either
+        x = logits.detach()
+        if absent is not None and len(absent):
+            x = x.index_fill(1, absent.to(x.device), float("-inf"))
+        if sampling.temperature == 0:
+            best, ids = x.max(dim=-1)  # of equals the lowest id
+            if bool((best > float("-inf")).all()):
+                return _as_list(ids)
+        elif sampling.top_k is not None and 2 * sampling.top_k < x.shape[-1]:
+            values, ids = (part.cpu() for part in x.topk(2 * sampling.top_k, dim=-1))
+            heated = values.double() / sampling.temperature  # which may make equals of two
+            if bool((heated[:, sampling.top_k - 1] > heated[:, -1]).all()):
+                ids, order = ids.sort(dim=-1)
+                places = draw(probabilities(values.gather(1, order), sampling), generators)
+                return _as_list(ids.gather(1, torch.tensor(places)[:, None])[:, 0])
+    p = probabilities(logits, sampling, generated, prompts, absent)
+    return _as_list(p.argmax(-1)) if sampling.temperature == 0 else draw(p, generators)
+
+
+def _as_list(ids: Tensor) -> list[int]:
+    found: list[int] = ids.tolist()
+    return found

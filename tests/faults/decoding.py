@@ -73,6 +73,38 @@ SAMPLING = [
         wrong="if False:",
         by=("test_sampling:test_what_is_no_distribution_is_not_drawn_from",),
     ),
+    Fault(
+        name="candidates_by_probability",
+        words="the candidates are drawn from in the order of their logits, not of their ids",
+        module="decode.sampling",
+        right="ids, order = ids.sort(dim=-1)",
+        wrong="order = torch.arange(ids.shape[1]).expand_as(ids)",
+        by=("test_sampling:test_the_next_ids_are_those_of_the_specification",),
+    ),
+    Fault(
+        name="ties_beyond_the_candidates_dropped",
+        words="the candidates are taken to hold all that tie with the k-th",
+        module="decode.sampling",
+        right="if bool((heated[:, sampling.top_k - 1] > heated[:, -1]).all()):",
+        wrong="if True:",
+        by=("test_sampling:test_ties_at_the_kth_place_may_come",),
+    ),
+    Fault(
+        name="absent_ids_among_the_candidates",
+        words="candidates are chosen before the ids without a token are struck out",
+        module="decode.sampling",
+        right="if absent is not None and len(absent):",
+        wrong="if False:",
+        by=("test_sampling:test_the_next_ids_are_those_of_the_specification",),
+    ),
+    Fault(
+        name="nan_is_the_largest_logit",
+        words="the quick way to the largest logit takes NaN for one",
+        module="decode.sampling",
+        right='bool(logits.amax() < float("inf"))',
+        wrong="True",
+        by=("test_sampling:test_bad_logits_are_refused_there_too",),
+    ),
 ]
 GENERATION = [
     Fault(
