@@ -197,4 +197,5 @@ def test_every_figure_has_its_numbers() -> None:
     for path in NOTEBOOKS:
         for cell in code_cells(path):
             drawn |= set(re.findall(r"""save_figure\(\s*["'](\w+)["']""", "".join(cell["source"])))
-    assert pictures == drawn, "figures/ holds what the notebooks draw, no more and no less"
+    drawn_elsewhere = {"speed"}  # by `python -m benchmarks all`, on a quiet machine
+    assert pictures - drawn_elsewhere == drawn, "figures/ holds what the notebooks draw, no more and no less"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import functools
 import hashlib
-import importlib.util
 import json
 import os
 import shutil
@@ -26,6 +25,7 @@ import transformers
 from huggingface_hub import constants
 from safetensors import safe_open
 
+from benchmarks.load import in_child
 from qwen3_ref import facts
 from qwen3_ref.config import ConfigError, Qwen3Config
 from qwen3_ref.model import Qwen3
@@ -318,15 +318,6 @@ def test_bad_arguments(tmp_path: Path) -> None:
 # -- memory ------------------------------------------------------------------------------------
 
 
-def load_memory() -> Any:
-    path = Path(__file__).parents[1] / "benchmarks" / "load_memory.py"
-    spec = importlib.util.spec_from_file_location("load_memory", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
 def test_a_load_needs_the_memory_of_the_model(tmp_path: Path) -> None:
     """At most 1.15 times its bytes, mapped pages included. The large head comes last: the worst case."""
@@ -346,9 +337,8 @@ def test_a_load_needs_the_memory_of_the_model(tmp_path: Path) -> None:
         parameter.data.zero_()  # random numbers take seconds
     model.save_pretrained(tmp_path)
     del model
-    measured = load_memory()
-    for kind, width in (("bfloat16", 2), ("numpy", 4)):
-        report = measured.in_child(tmp_path, kind)
+    for kind, width in (("plain-bfloat16", 2), ("numpy", 4)):
+        report = in_child(tmp_path, kind)
         assert report["model_bytes"] == config.weight_bytes(width) > 250e6
         assert report["ratio"] <= 1.15, (kind, report)
         assert report["anonymous_ratio"] > 0.95  # it did load
