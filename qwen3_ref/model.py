@@ -504,9 +504,9 @@ class Qwen3(nn.Module):
     def head(self, x: Tensor) -> Tensor:
         """Logits (b, t, V) of the final norm's output (b, t, D); a tied head is the embedding again, unless
         `fast` has stored it a second time, for the product."""
-        if hasattr(self, "lm_head"):
-            return self.lm_head(x)
-        return F.linear(x, self.model.embed_tokens.weight)
+        if self.config.tie_word_embeddings and not hasattr(self, "lm_head"):
+            return F.linear(x, self.model.embed_tokens.weight)
+        return self.lm_head(x)
 
 
 @torch.no_grad()

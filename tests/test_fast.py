@@ -3,6 +3,7 @@ sentences for bad input."""
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import math
@@ -27,6 +28,7 @@ from qwen3_ref.model import Qwen3, Trace, eager_attention
 from qwen3_ref.store.errors import CheckpointError
 from qwen3_ref.tasks.problems import FAMILIES, make_problems
 from qwen3_ref.tokenizer import Tokenizer
+from tests.helpers import scratch
 
 EVERY: tuple[Precision, ...] = ("float32", "float16", "bfloat16", "int8", "int4")
 BOUNDS = {"float32": 2e-5, "float16": 0.01, "bfloat16": 0.04, "int8": 0.08, "int4": 0.45}
@@ -90,8 +92,8 @@ CONFIGS = {
 }
 
 
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+@functools.cache
+def saved() -> dict[str, Path]:
     """Checkpoints of random weights, norms' gains too: with all of them 1 nobody notices one left out."""
     found = {}
     for i, (name, settings) in enumerate(CONFIGS.items()):
@@ -101,7 +103,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             for key, parameter in model.named_parameters():
                 noise = torch.randn(parameter.shape, generator=generator)
                 parameter.copy_(1 + 0.5 * noise if key.endswith("norm.weight") else 0.1 * noise)
-        found[name] = tmp_path_factory.mktemp("fast") / f"model{i}"
+        found[name] = scratch() / f"fast{i}"
         model.save_pretrained(found[name])
     return found
 
@@ -173,11 +175,12 @@ def test_rows_and_channels_of_zeros() -> None:
         assert bool(y.isfinite().all()) and float(y[1].abs().max()) < 1e-20 > float(y[:, 4].abs().max())
 
 
-def test_many_rows_are_converted_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    w, x = draws(50, 64), draws(2, 64, seed=1)
-    whole = Int8(w)(x)
-    monkeypatch.setattr(products, "_ROWS", 16)
-    assert torch.equal(Int8(w)(x), whole)
+def test_many_rows_are_converted_in_parts() -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        w, x = draws(50, 64), draws(2, 64, seed=1)
+        whole = Int8(w)(x)
+        patch.setattr(products, "_ROWS", 16)
+        assert torch.equal(Int8(w)(x), whole)
 
 
 # -- blocks --------------------------------------------------------------------------------------------
@@ -205,10 +208,10 @@ def test_grouped_attention(t: int, masked: bool) -> None:
 
 @pytest.mark.parametrize("name", CONFIGS)
 @pytest.mark.parametrize("precision", EVERY)
-def test_logits(saved: dict[str, Path], name: str, precision: Precision) -> None:
+def test_logits(name: str, precision: Precision) -> None:
     """A whole pass; then uneven rows with a cache: prompt, one token, one more and several."""
-    plain = Qwen3.from_pretrained(saved[name])
-    fast = Qwen3.from_pretrained(saved[name], precision=precision)
+    plain = Qwen3.from_pretrained(saved()[name])
+    fast = Qwen3.from_pretrained(saved()[name], precision=precision)
     ids = torch.randint(160, (2, 24), generator=torch.Generator().manual_seed(3))
     mask = torch.ones_like(ids)
     mask[1, :5] = 0
@@ -227,12 +230,12 @@ def test_logits(saved: dict[str, Path], name: str, precision: Precision) -> None
         assert off(fast(ids[:1, 23:], cache=one)[0, -1], want[0, -1]) < BOUNDS[precision] * 1.5
 
 
-def test_float32_is_the_plain_model(saved: dict[str, Path]) -> None:
+def test_float32_is_the_plain_model() -> None:
     """Logits to rounding, and what a trace sees: streams, attention, routing."""
     ids = torch.randint(160, (1, 12), generator=torch.Generator().manual_seed(3))
     traces = Trace(), Trace()
-    plain = Qwen3.from_pretrained(saved["moe"])
-    fast = Qwen3.from_pretrained(saved["moe"], precision="float32")
+    plain = Qwen3.from_pretrained(saved()["moe"])
+    fast = Qwen3.from_pretrained(saved()["moe"], precision="float32")
     with torch.inference_mode():
         a, b = plain(ids, trace=traces[0]), fast(ids, trace=traces[1])
     torch.testing.assert_close(a, b, atol=2e-5, rtol=1e-4)
@@ -275,35 +278,37 @@ def test_greedy_ids_of_the_nano(precision: Precision) -> None:
     assert agreeing(model, prompts, replies) == sum(map(len, replies))
 
 
-def test_auto_takes_the_fastest_that_is_true(monkeypatch: pytest.MonkeyPatch) -> None:
-    seconds = {"float32": 6.0, "float16": 5.0, "bfloat16": 3.0, "int8": 2.0, "int4": 1.0}
-    monkeypatch.setattr(choosing, "_seconds", lambda precision, shape: seconds[precision])
-    total = sum(map(len, parity_set()[1]))
-    right = {"int4": total - 40, "int8": total - 1, "bfloat16": total, "float32": total}
-    monkeypatch.setattr(choosing, "agreeing", lambda model, *_: right[model])
-    found = choose("auto", config(), torch.device("cpu"), lambda precision: precision)
-    assert found.precision == "bfloat16" and found.speed["bfloat16"] == 2
-    assert found.agrees == {"int4": total - 40, "int8": total - 1, "bfloat16": total}
-    assert str(found) == (
-        f"bfloat16: one token's products take 0.50 of float32's time (float16 0.83, int8 0.33, int4 0.17), "
-        f"and all {total} greedy ids of the parity set are float32's; int4 has {total - 40} of them; int8 "
-        f"has {total - 1} of them"
-    )
+def test_auto_takes_the_fastest_that_is_true() -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        seconds = {"float32": 6.0, "float16": 5.0, "bfloat16": 3.0, "int8": 2.0, "int4": 1.0}
+        patch.setattr(choosing, "_seconds", lambda precision, shape: seconds[precision])
+        total = sum(map(len, parity_set()[1]))
+        right = {"int4": total - 40, "int8": total - 1, "bfloat16": total, "float32": total}
+        patch.setattr(choosing, "agreeing", lambda model, *_: right[model])
+        found = choose("auto", config(), torch.device("cpu"), lambda precision: precision)
+        assert found.precision == "bfloat16" and found.speed["bfloat16"] == 2
+        assert found.agrees == {"int4": total - 40, "int8": total - 1, "bfloat16": total}
+        assert str(found) == (
+            "bfloat16: one token's products take 0.50 of float32's time (float16 0.83, int8 0.33, int4 "
+            f"0.17), and all {total} greedy ids of the parity set are float32's; int4 has {total - 40} of "
+            f"them; int8 has {total - 1} of them"
+        )
 
 
-def test_auto_leaves_out_what_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(choosing, "_seconds", lambda precision, shape: 1.0)
-    monkeypatch.setattr(choosing, "unavailable", lambda p, inputs: None if p == "float32" else "none")
-    nano = Qwen3.from_pretrained("qwen3-nano")
-    assert choose("auto", config(), torch.device("cpu"), lambda p: nano).precision == "float32"
-    with pytest.raises(ValueError, match="^none; take float32.$"):
-        choose("int8", config(), torch.device("cpu"), lambda p: p)
+def test_auto_leaves_out_what_is_not_there() -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(choosing, "_seconds", lambda precision, shape: 1.0)
+        patch.setattr(choosing, "unavailable", lambda p, inputs: None if p == "float32" else "none")
+        nano = Qwen3.from_pretrained("qwen3-nano")
+        assert choose("auto", config(), torch.device("cpu"), lambda p: nano).precision == "float32"
+        with pytest.raises(ValueError, match="^none; take float32.$"):
+            choose("int8", config(), torch.device("cpu"), lambda p: p)
 
 
-def test_auto_from_pretrained(saved: dict[str, Path]) -> None:
-    model = Qwen3.from_pretrained(saved["tied"], precision="auto")
+def test_auto_from_pretrained() -> None:
+    model = Qwen3.from_pretrained(saved()["tied"], precision="auto")
     assert model.choice is not None and "parity set" in str(model.choice)
-    assert Qwen3.from_pretrained(saved["tied"]).choice is None
+    assert Qwen3.from_pretrained(saved()["tied"]).choice is None
 
 
 @pytest.mark.parametrize(
@@ -315,9 +320,9 @@ def test_auto_from_pretrained(saved: dict[str, Path]) -> None:
         (dict(precision="int8", device="meta"), r"has kernels for the CPU alone and the device is meta"),
     ],
 )
-def test_bad_input(saved: dict[str, Path], given: dict[str, Any], sentence: str) -> None:
+def test_bad_input(given: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
-        Qwen3.from_pretrained(saved["tied"], **given)
+        Qwen3.from_pretrained(saved()["tied"], **given)
 
 
 def test_int4_says_which_size_it_cannot_divide(tmp_path: Path) -> None:
@@ -327,20 +332,20 @@ def test_int4_says_which_size_it_cannot_divide(tmp_path: Path) -> None:
     assert Qwen3.from_pretrained(tmp_path / "m", precision="int8").choice is not None
 
 
-def test_a_quick_model_is_not_saved_nor_trained(saved: dict[str, Path], tmp_path: Path) -> None:
+def test_a_quick_model_is_not_saved_nor_trained(tmp_path: Path) -> None:
     for precision in ("float32", "int8"):
-        model = Qwen3.from_pretrained(saved["tied"], precision=precision)  # type: ignore[arg-type]
+        model = Qwen3.from_pretrained(saved()["tied"], precision=precision)  # type: ignore[arg-type]
         with pytest.raises((ValueError, CheckpointError), match="no official names"):
             model.save_pretrained(tmp_path / precision)
         assert not any(p.requires_grad for p in model.parameters())
         assert not (tmp_path / precision).exists()
 
 
-def test_a_quantised_cache_serves(saved: dict[str, Path]) -> None:
+def test_a_quantised_cache_serves() -> None:
     from qwen3_ref.quantize.kv_cache import QuantizedKVCache
 
-    fast = Qwen3.from_pretrained(saved["tied"], precision="float32")
-    plain = Qwen3.from_pretrained(saved["tied"])
+    fast = Qwen3.from_pretrained(saved()["tied"], precision="float32")
+    plain = Qwen3.from_pretrained(saved()["tied"])
     ids = torch.randint(160, (1, 12), generator=torch.Generator().manual_seed(3))
     with torch.inference_mode():
         a, b = (m(ids, cache=QuantizedKVCache(m.config, 1, 16)) for m in (plain, fast))

@@ -154,7 +154,7 @@ WRONG: list[tuple[str, int, str]] = [
     ("chat qwen3-nano --temperature warm", 2, "invalid float value: 'warm'"),
     ("chat qwen3-nano --max-new-tokens 0", 2, "0 is not 1 or more"),
     ("chat qwen3-nano --thinking-budget -1", 2, "-1 is not 0 or more"),
-    ("chat qwen3-nano --dtype int4", 2, "invalid choice: 'int4'"),
+    ("chat qwen3-nano --precision int3", 2, "invalid choice: 'int3'"),
     ("chat qwen3-nano --template llama", 2, "invalid choice: 'llama'"),
     ("chat qwen3-nano --tempurature 1", 2, "did you mean --temperature"),
     ("chat qwen3-nano --no-thinking", 2, "did you mean --no-think"),

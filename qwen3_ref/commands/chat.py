@@ -8,7 +8,7 @@ import sys
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from rich.console import Console
 from rich.text import Text
@@ -77,8 +77,8 @@ def command(args: argparse.Namespace, out: Console) -> int:
             non_thinking=replace(profile.non_thinking, temperature=t),
         )
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    dtype = args.dtype or ("bfloat16" if device == "cuda" else "float32")
-    model = Qwen3.from_pretrained(directory, dtype=getattr(torch, dtype), device=device)
+    precision: Any = args.precision or ("bfloat16" if device == "cuda" else "float32")
+    model = Qwen3.from_pretrained(directory, device=device, precision=precision)
     dialogue = Dialogue(
         model,
         tokenizer,
@@ -94,7 +94,8 @@ def command(args: argparse.Namespace, out: Console) -> int:
     for note in [*([warning] if profile.base else []), *profile.guesses]:
         errors.print(Text(note, style="dim"), soft_wrap=True)
     if interactive:
-        hello = f"{args.model} in {dtype} on {device}. /help lists commands, /exit or Ctrl-D leaves."
+        how = str(model.choice) if precision == "auto" else f"{precision}"
+        hello = f"{args.model} on {device} in {how}. /help lists commands, /exit or Ctrl-D leaves."
         errors.print(Text(hello, style="dim"), soft_wrap=True)
     known = set(slash.COMMANDS) if interactive else {"/new", "/exit"}  # a pipe's lines are messages
     for line in _lines(interactive):
@@ -174,6 +175,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-new-tokens", type=at_least(1), default=4096, help="of one reply (default: 4096)"
     )
     parser.add_argument("--thinking-budget", type=at_least(0), help="cut thoughts after so many tokens")
-    kinds = ["float32", "bfloat16", "float16"]
-    parser.add_argument("--dtype", choices=kinds, help="(default: float32 on a CPU, bfloat16 on a GPU)")
+    parser.add_argument(
+        "--precision",
+        choices=["auto", "float32", "float16", "bfloat16", "int8", "int4"],
+        help="of the weights; auto tries which is fastest here and says what float32 says (default: float32 "
+        "on a CPU, bfloat16 on a GPU)",
+    )
     parser.add_argument("--template", choices=get_args(Template), help="(default: as the checkpoint says)")

@@ -86,12 +86,9 @@ class Int8(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., I) -> (..., O), in the dtype of x."""
-        return self.product(*scaled(x)).to(x.dtype)
-
-    def product(self, ends: Tensor, scale: Tensor) -> Tensor:
-        """Of `scaled(x)`, which several matrices may share: (..., I + 2), (..., 1) -> (..., O) float32."""
+        ends, scale = scaled(x)
         y: Tensor = torch.ops.quantized.linear_dynamic(ends, self.packed, bool(Int8.reduced))
-        return y.mul_(scale)
+        return y.mul_(scale).to(x.dtype)
 
 
 _ENDS = (1.0, -1.0)

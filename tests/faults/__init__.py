@@ -29,6 +29,7 @@ def _catalogue() -> tuple[list[Fault], list[Fault]]:
         measuring,
         norms_and_rope,
         quantizing,
+        quicker,
         reach,
         replies,
         serving,
@@ -56,6 +57,7 @@ def _catalogue() -> tuple[list[Fault], list[Fault]]:
     faults += talking.FAULTS
     faults += quantizing.FAULTS
     faults += drafting.FAULTS
+    faults += quicker.FAULTS
     return faults, equivalent.FAULTS
 
 

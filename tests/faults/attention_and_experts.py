@@ -8,7 +8,7 @@ FUSED = "q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=q.shape[1] != k.s
 ATTEND = "out = self.attend(q, k, v, mask)"
 REPEAT = "k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)"
 HEAD = """\
-        if self.config.tie_word_embeddings:
+        if self.config.tie_word_embeddings and not hasattr(self, "lm_head"):
             return F.linear(x, self.model.embed_tokens.weight)
 """
 RENORMALISE = """\
@@ -169,7 +169,7 @@ HEADS = [
         words="the embedding is the head of untied models too",
         module="model",
         right=HEAD,
-        wrong=HEAD.replace("if self.config.tie_word_embeddings", "if True"),
+        wrong=HEAD.replace("if self.config.tie_word_embeddings and not hasattr(self, \"lm_head\")", "if True"),
         by=("logits_dense",),
     ),
     Fault(
@@ -178,7 +178,7 @@ HEADS = [
         words="tied where the config says untied",
         module="model",
         right=HEAD,
-        wrong=HEAD.replace("if self", "if not self"),
+        wrong=HEAD.replace("if self", "if not self").replace(" and not hasattr(self, \"lm_head\")", ""),
         by=("logits_dense",),
     ),
     Fault(

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from tests.faults.switch import Fault
 
-LOADING = "        for name, target in progress(dict(model.named_official_tensors()).items()):\n"
+LOADING = "            for tensor, target in _official(part, f\"{name}.\"):\n"
 NEEDED = "        needed = [f.name for f in fields(cls) if f.default is f.default_factory]\n"
 CONFIGS = "test_config:test_wrong_configs"
 
 
 def loading(condition: str, value: str) -> str:
     """The loop that loads, with one kind of tensor passed over."""
-    return LOADING + f"            if {condition}:\n                {value}\n                continue\n"
+    return LOADING + f"                if {condition}:\n                    {value}\n                    continue\n"
 
 
 CONFIG = [
@@ -115,7 +115,7 @@ CHECKPOINTS = [
         words="the gains of q_norm and k_norm stay 1",
         module="model",
         right=LOADING,
-        wrong=loading('name.endswith(("q_norm.weight", "k_norm.weight"))', "target.fill_(1)"),
+        wrong=loading('tensor.endswith(("q_norm.weight", "k_norm.weight"))', "target.fill_(1)"),
         by=("logits_dense",),
     ),
     Fault(
@@ -124,7 +124,7 @@ CHECKPOINTS = [
         words="the gains of the final norm stay 1",
         module="model",
         right=LOADING,
-        wrong=loading('name == "model.norm.weight"', "target.fill_(1)"),
+        wrong=loading('tensor == "model.norm.weight"', "target.fill_(1)"),
         by=("logits_dense",),
     ),
     Fault(
@@ -133,7 +133,7 @@ CHECKPOINTS = [
         words="the file's lm_head is overwritten with the embedding",
         module="model",
         right=LOADING,
-        wrong=loading('name == "lm_head.weight"', "target.copy_(model.model.embed_tokens.weight)"),
+        wrong=loading('tensor == "lm_head.weight"', "target.copy_(model.model.embed_tokens.weight)"),
         by=("logits_dense",),
     ),
     Fault(
