@@ -106,14 +106,15 @@ class Torch:
         """A cache with room for so many tokens."""
         raise NotImplementedError
 
-    def moe(self, tokens: int) -> float:
-        """Seconds of one pass of so many tokens through the experts of layer 0, router and all."""
+    def moe(self, tokens: int, passes: int) -> float:
+        """Seconds of some passes of so many tokens through the experts of layer 0, router and all. Each pass
+        has tokens of its own: the same few experts again would come from a cache."""
         import torch
 
-        generator = torch.Generator().manual_seed(tokens)
-        x = torch.randn(1, tokens, self.model.config.hidden_size, generator=generator).to(self.model.dtype)
+        generator, size = torch.Generator().manual_seed(tokens), self.model.config.hidden_size
+        rows = torch.randn(passes, 1, tokens, size, generator=generator).to(self.model.dtype)
         with torch.inference_mode():
-            return self.through_experts(x)
+            return sum(self.through_experts(x) for x in rows)
 
     def through_experts(self, x: Any) -> float:
         layer = self.model.model.layers[0].mlp
