@@ -295,6 +295,13 @@ def test_auto_takes_the_fastest_that_is_true() -> None:
         )
 
 
+def test_a_busy_machine_is_timed_too() -> None:
+    """Where one round takes longer than all of the time there is."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(choosing, "_SECONDS", 0.0)
+        assert 0 < choosing._seconds("float32", (64, 32)) < 10
+
+
 def test_auto_leaves_out_what_is_not_there() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(choosing, "_seconds", lambda precision, shape: 1.0)
