@@ -7,6 +7,7 @@ from collections import UserDict
 from dataclasses import fields, replace
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -14,13 +15,15 @@ import torch
 
 from qwen3_ref.cache import KVCache
 from qwen3_ref.config import Qwen3Config
+from qwen3_ref.decode import generation as module
 from qwen3_ref.decode.budget import Budget
-from qwen3_ref.decode.generation import _Asked, generate, stream
+from qwen3_ref.decode.generation import _Asked, feed, generate, stream
 from qwen3_ref.decode.sampling import Sampling, draw, probabilities
+from qwen3_ref.decode.speculative import Draft
 from qwen3_ref.model import Qwen3
 from qwen3_ref.numpy_ref import NumpyQwen3
 from qwen3_ref.tokenizer import Tokenizer
-from tests.helpers import TOKENIZER, cached_official, reference, token_ids
+from tests.helpers import TOKENIZER, cached_official, hard_model, left_pad, reference, token_ids
 
 LOGITS = torch.tensor([0.4, 0.3, 0.2, 0.1], dtype=torch.float64).log()
 
@@ -442,3 +445,47 @@ def test_generate_and_stream_take_the_same_options() -> None:
         found[function.__name__] = {name: value for name, value in named.items() if name not in own}
     assert found["generate"] == found["stream"]
     assert list(found["generate"]) == [field.name for field in fields(_Asked)]
+
+
+# -- a long prompt in pieces ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("piece", [1, 2, 5, 6, 11, 12])
+def test_pieces_give_the_logits_of_one_pass(piece: int) -> None:
+    """Rows of 12, 5 and 9 tokens, padded on the left: a piece may be all padding to a row."""
+    model = hard_model()
+    vocab = model.config.vocab_size
+    ids, real = left_pad([token_ids(vocab, (n,), seed=n) for n in (12, 5, 9)])
+    one, many = KVCache(model.config, 3, 12), KVCache(model.config, 3, 12)
+    with torch.no_grad():
+        want = model(ids, attention_mask=real, cache=one, logits_to_keep=3)
+        with mock.patch.object(module, "PIECE", piece):
+            got = feed(model, ids, many, real, keep=3)
+    torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-5)
+    assert torch.equal(many.ids, one.ids) and torch.equal(many.real, one.real)
+    seen = one.real[None, :, None, :, None]  # what padding leaves in the cache means nothing
+    torch.testing.assert_close(many.keys * seen, one.keys * seen, atol=1e-5, rtol=1e-5)
+
+
+def test_a_long_prompt_is_never_computed_at_once() -> None:
+    """In a batch, streamed, from a shared beginning and with a draft: the same text."""
+    model = hard_model()
+    vocab = model.config.vocab_size
+    prompts = [token_ids(vocab, (n,), seed=n).tolist() for n in (40, 23, 7)]
+    alike = [[*prompts[0], 1, 2], [*prompts[0], 3]]
+    draft = Draft(tokens=3, ngram=1)
+
+    def replies() -> list[Any]:
+        cache = KVCache(model.config, 1, 8)
+        return [
+            generate(model, prompts, max_new_tokens=8),
+            [list(stream(model, prompt, max_new_tokens=8)) for prompt in prompts],
+            generate(model, alike, max_new_tokens=8, cache=cache),
+            generate(model, prompts, max_new_tokens=8, draft=draft),
+        ]
+
+    want = replies()
+    with mock.patch.object(model, "forward", wraps=model.forward) as run:
+        with mock.patch.object(module, "PIECE", 9):
+            assert replies() == want
+    assert max(call.args[0].shape[1] for call in run.call_args_list) == 9

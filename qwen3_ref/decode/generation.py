@@ -28,6 +28,10 @@ from qwen3_ref.tokenizer import Tokenizer
 
 StopIds = int | Collection[int] | Tensor | None
 
+PIECE = 2048
+"""Tokens of a prompt that one pass takes, so that a long one costs its cache and the working memory of a
+piece: masks and activations of a pass grow with its tokens, and some with its tokens times all so far."""
+
 
 class Generated(list[int]):
     """The new ids of one reply, that is all a list of them is, and how its parts ended.
@@ -287,12 +291,8 @@ class _Batch:
         ids = [[0] * pad + row.prompt[known:] for pad, row in zip(pads, rows, strict=True)]
         mask = [[0] * pad + [1] * (longest - known - pad) for pad in pads]
         while True:
-            logits = model(
-                torch.tensor(ids, device=model.device),
-                attention_mask=torch.tensor(mask, device=model.device),
-                cache=cache,
-                logits_to_keep=1,
-            )[:, -1]
+            new, real = (torch.tensor(x, device=model.device) for x in (ids, mask))
+            logits = feed(model, new, cache, real)[:, -1]
             alive = [i for i, row in enumerate(rows) if not row.reply.ended]
             drawn = self.next_ids(
                 logits if len(alive) == len(rows) else logits[alive], [rows[i] for i in alive]
@@ -325,7 +325,7 @@ class _Batch:
                 row.generator,
             )
             new = torch.tensor([[*ids, *drafted][cache.length :]], device=model.device)
-            logits = model(new, cache=cache, logits_to_keep=len(drafted) + 1)[0]
+            logits = feed(model, new, cache, keep=len(drafted) + 1)[0]
             ahead = [drafted[:i] for i in range(len(drafted) + 1)]
             p = self.distributions(logits, row, ahead)
             q = torch.stack(rows) if rows else one_hot(torch.tensor(drafted).long(), p.shape[1]).double()
@@ -356,6 +356,18 @@ class _Batch:
                     yield row.index, token
             finally:  # whoever leaves in the middle has not seen the rest
                 cache.truncate(min(true, len(ids) + given - 1))
+
+
+def feed(model: Qwen3, ids: Tensor, cache: KVCache, mask: Tensor | None = None, keep: int = 1) -> Tensor:
+    """Logits of the last `keep` positions (b, keep, V) of new ids and their mask (b, t), in passes of PIECE
+    tokens at most. The short one comes first, where rows are padded, and the last has all to keep."""
+    t, piece, start = ids.shape[1], max(PIECE, keep), 0
+    for stop in range((t - 1) % piece + 1, t + 1, piece):
+        some: dict[str, Tensor] = {} if mask is None else {"attention_mask": mask[:, start:stop]}
+        kept = keep if stop == t else 1
+        logits = model(ids[:, start:stop], cache=cache, logits_to_keep=kept, **some)
+        start = stop
+    return logits
 
 
 def generate(
@@ -469,4 +481,4 @@ def _share(model: Qwen3, cache: KVCache, prompts: list[list[int]]) -> None:
     known = cache.keep(first[: common + 1])
     cache.reserve(common)
     if new := first[known:common]:
-        model(torch.tensor([new], device=model.device), cache=cache, logits_to_keep=1)
+        feed(model, torch.tensor([new], device=model.device), cache)

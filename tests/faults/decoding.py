@@ -188,6 +188,33 @@ GENERATION = [
         by=("test_budget:test_an_early_stop_closes_once_and_opens_nothing",),
     ),
 ]
+PIECES = "test_generate:test_pieces_give_the_logits_of_one_pass"
+LONG = [
+    Fault(
+        name="each_piece_has_the_first_mask",
+        words="every piece of a long prompt is given the mask of the first columns",
+        module="decode.generation",
+        right='{"attention_mask": mask[:, start:stop]}',
+        wrong='{"attention_mask": mask[:, : stop - start]}',
+        by=(PIECES,),
+    ),
+    Fault(
+        name="a_piece_too_short_for_its_logits",
+        words="the last piece of a long prompt may hold fewer positions than are asked for",
+        module="decode.generation",
+        right="piece, start = ids.shape[1], max(PIECE, keep), 0",
+        wrong="piece, start = ids.shape[1], PIECE, 0",
+        by=(PIECES,),
+    ),
+    Fault(
+        name="shared_beginning_in_one_pass",
+        words="what prompts have in common is computed at once, however long it is",
+        module="decode.generation",
+        right="        feed(model, torch.tensor([new], device=model.device), cache)\n",
+        wrong="        model(torch.tensor([new], device=model.device), cache=cache, logits_to_keep=1)\n",
+        by=("test_generate:test_a_long_prompt_is_never_computed_at_once",),
+    ),
+]
 BY_NAME = "test_profile:test_without_a_template_the_words_of_its_name"
 BY_CONTENT = "test_profile:test_other_templates_by_what_they_contain"
 PROFILE = [
@@ -350,4 +377,4 @@ EXPORT = [
         by=("test_nano:test_a_fresh_export_is_what_the_package_has",),
     ),
 ]
-FAULTS = [*SAMPLING, *GENERATION, *PROFILE, *DIALOGUE, *CHAT, *EXPORT]
+FAULTS = [*SAMPLING, *GENERATION, *LONG, *PROFILE, *DIALOGUE, *CHAT, *EXPORT]
