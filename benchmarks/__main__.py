@@ -191,7 +191,10 @@ def context(b: Bench, directory: Path, config: Qwen3Config) -> dict[str, Any]:
     """Decoding with more and more behind it."""
     lengths, steps = ((8, 16), 3) if b.quick else ((32, 2048, 8192), 8)
     every = [Task(f"decode {n} x 1", "decode", dict(context=n, rows=1, steps=steps), steps) for n in lengths]
-    entrants = b.entrants(directory, context=lengths[-1] + steps + 8, gguf=["q8_0"], dtypes=["bfloat16"])
+    room = lengths[-1] + steps + 8  # llama.cpp keeps each length in a slot of its own
+    entrants = b.entrants(
+        directory, context=room, rows=len(lengths), gguf=["q8_0"], dtypes=["bfloat16"]
+    )  # fmt: skip
     found = b.run(entrants, lambda e: [Task("read", "read")] if e.kind == "machine" else every, config)
     return found | {"tasks": [every[0].name, every[-1].name], "shown": [t.name for t in every],
                     "unit": "tokens a second"}  # fmt: skip
