@@ -176,11 +176,13 @@ def test_rows_and_channels_of_zeros() -> None:
 
 
 def test_many_rows_are_converted_in_parts() -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        w, x = draws(50, 64), draws(2, 64, seed=1)
-        whole = Int8(w)(x)
-        patch.setattr(products, "_ROWS", 16)
-        assert torch.equal(Int8(w)(x), whole)
+    """64 rows a time, as the kernels' blocks have them: the same numbers as all at once."""
+    w, x = draws(200, 64), draws(2, 64, seed=1)
+    for kind in (Int8, Int4):
+        whole = kind(w)(x)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(products, "_ROWS", 64)
+            assert torch.equal(kind(w)(x), whole)
 
 
 # -- blocks --------------------------------------------------------------------------------------------

@@ -125,7 +125,8 @@ def _seconds(precision: Precision, shape: tuple[int, int]) -> float:
     matrices = [product_of(precision)(weight.clone()) for _ in range(count)]
     for matrix in matrices:  # the first call makes more than the product
         matrix(x)
-    rounds, end = [], time.perf_counter() + _SECONDS
+    rounds: list[float] = []
+    end = time.perf_counter() + _SECONDS
     while len(rounds) < 3 or time.perf_counter() < end:  # on a busy machine one round may take them all
         start = time.perf_counter()
         for matrix in matrices:

@@ -126,18 +126,23 @@ class Int4(nn.Module):
         """weight (O, I), any float."""
         super().__init__()
         self.shape = tuple(weight.shape)
-        outputs, inputs = self.shape
-        w = weight.detach().float().view(outputs, inputs // GROUP, GROUP)
+        parts = [self._codes(part) for part in weight.detach().split(_ROWS)]
+        self.codes, grid = torch.cat([codes for codes, _ in parts]), torch.cat([grid for _, grid in parts])
+        self.grid = grid.transpose(0, 1).contiguous()  # (I / 32, O, 2)
+        self.nbytes = self.codes.nbytes + self.grid.nbytes
+
+    @staticmethod
+    def _codes(weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows (o, I) as the kernel's codes and as scale and middle of each group (o, I / 32, 2)."""
+        w = weight.float().unflatten(1, (-1, GROUP))
         low, high = w.amin(dim=2), w.amax(dim=2)
         scale = ((high - low) / 15).clamp_min(torch.finfo(torch.float32).tiny).bfloat16()
         middle = (low + 8 * scale.float()).bfloat16()  # what code 8 stands for
         q = ((w - middle.float()[..., None]) / scale.float()[..., None] + 8).round().clamp(0, 15)
-        more = -outputs % _INT4_ROWS
-        codes = F.pad(q.view(outputs, inputs).to(torch.int32), (0, 0, 0, more))
-        pair = F.pad(torch.stack([scale, middle], dim=-1), (0, 0, 0, 0, 0, more))
-        self.grid = pair.transpose(0, 1).contiguous()  # (I / 32, O, 2)
-        self.codes = torch.ops.aten._convert_weight_to_int4pack_for_cpu(codes, 1)
-        self.nbytes = self.codes.nbytes + self.grid.nbytes
+        more = -len(w) % _INT4_ROWS
+        codes = F.pad(q.flatten(1).to(torch.int32), (0, 0, 0, more))
+        grid = F.pad(torch.stack([scale, middle], dim=-1), (0, 0, 0, 0, 0, more))
+        return torch.ops.aten._convert_weight_to_int4pack_for_cpu(codes, 1), grid
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., I) -> (..., O), in the dtype of x."""
