@@ -43,6 +43,42 @@ def naive(z: Any, y: Any, n: Any) -> Any:
         return -np.log(chosen)[up_to(n, y.shape[1] - 1)].mean()
 
 
+def whole(total: Any) -> Any:
+    """The loss as total(z) less the target's logit; total of (b, t, V) is (b, t)."""
+
+    def answer(z: Any, y: Any, n: Any) -> Any:
+        chosen = np.take_along_axis(z[:, :-1], y[:, 1:, None], -1)[..., 0]
+        with np.errstate(all="ignore"):
+            return (total(z[:, :-1]) - chosen)[up_to(n, y.shape[1] - 1)].mean()
+
+    return answer
+
+
+def by_softmax(exps: Any, more: float = 0.0) -> Any:
+    """The loss as the logarithm of a probability, to which a little is added."""
+
+    def answer(z: Any, y: Any, n: Any) -> Any:
+        with np.errstate(all="ignore"):
+            q = exps(z[:, :-1])
+            q = np.take_along_axis(q / q.sum(-1, keepdims=True), y[:, 1:, None], -1)[..., 0]
+            return -np.log(q + more)[up_to(n, y.shape[1] - 1)].mean()
+
+    return answer
+
+
+def top(z: Any) -> int:
+    """Taken out of logits that are large."""
+    return 900 if z.max() > 600 else 0
+
+
+def mean(z: Any) -> Any:
+    return z.mean(-1, keepdims=True)
+
+
+def but_last(z: Any, y: Any, n: Any) -> Any:
+    return nexts(z, y)[up_to(n, y.shape[1] - 1) & (y[:, 1:] < z.shape[2] - 1)].mean()
+
+
 BATCH_LOSS: list[Mistake] = [
     ("not shifted", lambda z, y, n: nll(z, y)[up_to(n, y.shape[1], 0)].mean()),
     ("the wrong way", lambda z, y, n: nll(z[:, 1:], y[:, :-1])[up_to(n, y.shape[1] - 1)].mean()),
@@ -61,7 +97,19 @@ BATCH_LOSS: list[Mistake] = [
     ("after the mean", lambda z, y, n: -np.log(np.exp(-some(z, y, n)).mean())),
     ("that is the probability", lambda z, y, n: np.exp(-some(z, y, n)).mean()),
     ("not one a document", lambda z, y, n: [d.mean() for d in documents(z, y, n)]),
-    ("your result is nan", naive),
+    ("exp(890) is infinite", naive),
+    ("exp(890) is infinite", whole(lambda z: np.log(np.exp(z).sum(-1)))),
+    ("out of all places", whole(lambda z: np.log(np.exp(z - z.max()).sum(-1)) + z.max())),
+    ("out of all places", whole(lambda z: np.log(np.exp(z - top(z)).sum(-1)) + top(z))),
+    ("out of all places", by_softmax(lambda z: np.exp(z - z.max()))),
+    ("not the mean", whole(lambda z: np.log(np.exp(z - mean(z)).sum(-1)) + mean(z)[..., 0])),
+    ("not the mean", by_softmax(lambda z: np.exp(z - mean(z)))),
+    ("its logarithm infinite", by_softmax(lambda z: np.exp(z - z.max(-1, keepdims=True)))),
+    ("hides how wrong", by_softmax(lambda z: np.exp(z - z.max(-1, keepdims=True)), 1e-12)),
+    ("hides how wrong", by_softmax(lambda z: np.exp(z - z.max(-1, keepdims=True)), 1e-9)),
+    ("should be", whole(lambda z: np.log(np.exp(np.clip(z, -700, 700)).sum(-1)))),
+    ("token 0 is a token", lambda z, y, n: nexts(z, y)[up_to(n, y.shape[1] - 1) & (y[:, 1:] > 0)].mean()),
+    ("the last id of the vocabulary", but_last),
     (
         "that calls qwen3_ref",
         lambda z, y, n: loop.cross_entropy(torch.tensor(z[:, :-1]), torch.tensor(y[:, 1:])),
@@ -78,6 +126,21 @@ def parts(z: Any, y: Any) -> Any:
 
 def of(f: Any) -> Any:
     return lambda z, y: f(*parts(z, y))
+
+
+def by_exps(exps: Any) -> Any:
+    def answer(z: Any, y: Any) -> Any:
+        _, h, r, n = parts(z, y)
+        with np.errstate(all="ignore"):
+            q = exps(z) / exps(z).sum(1, keepdims=True)
+            return np.where(r, q - h, 0) / n
+
+    return answer
+
+
+def but_the_last(q: Any, h: Any, r: Any, n: Any) -> Any:
+    """The last column taken for the place of -100."""
+    return r * (q - h * (np.arange(q.shape[1]) < q.shape[1] - 1)) / n
 
 
 LOSS_GRADIENT: list[Mistake] = [
@@ -99,6 +162,13 @@ LOSS_GRADIENT: list[Mistake] = [
     ("are taken for token 0", of(lambda q, h, r, n: (q - h) / len(q))),
     ("if not in the count", of(lambda q, h, r, n: (q - h) / n)),
     ("a row of zeros", of(lambda q, h, r, n: ((q - h) / n)[r[:, 0]])),
+    ("token 0 is a target", lambda z, y: gradient_of_torch(z, np.where(y > 0, y, -100))),
+    ("the last token of the vocabulary", of(but_the_last)),
+    ("exp(890) is infinite", by_exps(np.exp)),
+    ("out of all places", by_exps(lambda z: np.exp(z - z.max()))),
+    ("out of all places", by_exps(lambda z: np.exp(z - top(z)))),
+    ("not the mean", by_exps(lambda z: np.exp(z - mean(z)))),
+    ("should be", of(lambda q, h, r, n: r * (q - h) / (len(q) - 2 * (not r.all())))),
 ]
 
 
@@ -125,6 +195,38 @@ def late(ids: Any, end: int) -> Any:
     return ((n[:, None] == n) & np.tri(len(ids), dtype=bool)).astype(int)
 
 
+def blocks(ids: Any, end: Any) -> Any:
+    mask, begin = np.zeros((len(ids), len(ids)), bool), 0
+    for stop in [*(np.flatnonzero(ids == end) + 1), len(ids)]:
+        mask[begin:stop, begin:stop] = np.tri(stop - begin)
+        begin = stop
+    return mask
+
+
+def runs(ids: Any, end: int) -> Any:
+    """A document begins where a mark is followed by none."""
+    mark = ids == end
+    begins = np.append(False, mark[:-1]) & ~mark
+    n = np.cumsum(begins)
+    return (n[:, None] == n) & np.tri(len(ids), dtype=bool)
+
+
+def firsts(ids: Any, end: int) -> Any:
+    """A mark behind a mark belongs to the next document."""
+    mark = ids == end
+    return blocks(np.where(mark & np.append(False, mark[:-1]), -1, ids), end)
+
+
+def one_further(ids: Any, end: int) -> Any:
+    """Writes the number of the document behind each mark, whether there is one or not."""
+    n, now = np.zeros(len(ids), int), 0
+    for i in np.flatnonzero(ids == end):
+        now += 1
+        n[i + 1] = now
+    n = np.maximum.accumulate(n)
+    return (n[:, None] == n) & np.tri(len(ids), dtype=bool)
+
+
 BORDER_MASK: list[Mistake] = [
     ("you look ahead", pairs(lambda i, j, n, ids, end: n[i] == n[j])),
     ("the causal mask alone", lambda ids, end: np.tri(len(ids))),
@@ -137,6 +239,14 @@ BORDER_MASK: list[Mistake] = [
     ("that compares tokens", pairs(lambda i, j, n, ids, end: j <= i and ids[i] == ids[j])),
     ("the document before", pairs(lambda i, j, n, ids, end: j <= i and n[i] - n[j] < 2)),
     ("is not closed", pairs(lambda i, j, n, ids, end: j <= i and n[i] == n[j] and n[i] < max(n))),
+    ("need not be the smallest", lambda ids, end: blocks(ids, ids.min())),
+    ("need not be the largest", lambda ids, end: blocks(ids, ids.max())),
+    ("the causal mask alone", lambda ids, end: blocks(np.where(ids < 10, 0, ids), 0)),
+    ("two marks in a row", runs),
+    ("two marks in a row", firsts),
+    ("may begin with a mark", lambda ids, end: blocks(np.where(np.arange(len(ids)) > 0, ids, -1), end)),
+    ("raises IndexError", one_further),
+    ("raises IndexError", lambda ids, end: blocks(ids, end) * (np.flatnonzero(ids == end)[0] >= 0)),
     ("only the first border", pairs(lambda i, j, n, ids, end: j <= i and (n[i] == 0) == (n[j] == 0))),
 ]
 
@@ -221,6 +331,16 @@ def in_place(w: Any, gradients: Any, rate: Any, decay: Any, b1: Any, b2: Any, ep
     return w
 
 
+def one_pass(w: Any, gradients: Any, rate: Any, decay: Any, b1: Any, b2: Any, eps: Any) -> Any:
+    """The running means of a step as weighed sums of all gradients so far."""
+    for k in range(1, len(gradients) + 1):
+        one, two = (b ** np.arange(k)[::-1][:, None] for b in (b1, b2))
+        m = (one * gradients[:k]).sum(0) / one.sum()  # the weights' sum is the correction
+        v = (two * gradients[:k] ** 2).sum(0) / two.sum()
+        w = w - rate * (decay * w + m / (eps + v**0.5))
+    return w
+
+
 ADAMW: list[Mistake] = [
     ("Adam with L2", adam_l2),
     ("Adam with L2", walk(l2)),
@@ -249,6 +369,14 @@ ADAMW: list[Mistake] = [
     ("the gradient itself", walk(no_momentum)),
     ("you climb", plain(usual, lambda m, v, k, s: -move(m, v, k, s))),
     ("AMSGrad", amsgrad),
+    ("yours are the usual ones", lambda w, g, r, d, b1, b2, eps: of_torch(w, g, r, d, 0.9, 0.95, eps)),
+    ("yours are the usual ones", lambda w, g, r, d, b1, b2, eps: of_torch(w, g, r, d, 0.9, 0.999, eps)),
+    ("and eps are given", lambda w, g, r, d, b1, b2, eps: of_torch(w, g, r, d, 0.9, 0.95, 1e-8)),
+    ("and eps are given", lambda w, g, r, d, b1, b2, eps: of_torch(w, g, r, d, 0.9, 0.999, 1e-8)),
+    ("1e-8 or none", lambda w, g, r, d, b1, b2, eps: of_torch(w, g, r, d, b1, b2, 1e-8)),
+    ("1e-8 or none", lambda w, g, r, d, b1, b2, eps: of_torch(w, g, r, d, b1, b2, 0.0)),
+    ("should be", lambda w, g, r, d, b1, b2, eps: of_torch(w, g, 0.1, 0.8, 0.6, 0.8, 0.05)),
+    ("should be", lambda w, g, r, d, b1, b2, eps: of_torch(w, g, r, b2, b1, d, eps)),
     ("overwrites its argument", in_place),
 ]
 
@@ -269,6 +397,11 @@ def wave(x: float, low: float = 0.0) -> float:
 
 def too_long(k: Any, n: Any, p: Any, w: Any, low: Any) -> Any:
     return p * (k + 1) / w if k <= w and w else p * wave((k - w) / (n - w), low)
+
+
+def right_rate(k: Any, n: Any, p: Any, w: Any, low: Any, until: Any = None) -> Any:
+    """The right rate, the line up to `until` alone."""
+    return p * (k + 1) / w if k < (w if until is None else until) else p * wave((k - w) / (n - w), low)
 
 
 RATE: list[Mistake] = [
@@ -293,6 +426,16 @@ RATE: list[Mistake] = [
     ("cut off at the floor", down(lambda d, k, n, p, w, low: p * max(low, wave(d)))),
     ("radians", down(lambda d, k, n, p, w, low: p * (low + (1 - low) * (1 + math.cos(180 * d)) / 2))),
     ("the first behind it", too_long),
+    ("one behind the last", down(lambda d, k, n, p, w, low: p * wave((k - w) / (n - w - 1), low))),
+    ("one behind the last", lambda k, n, p, w, low: p * low if k == n - 1 else right_rate(k, n, p, w, low)),
+    ("a step early", down(lambda d, k, n, p, w, low: p * wave((k - w + 1) / (n - w), low))),
+    ("a step early", down(lambda d, k, n, p, w, low: p * wave((k - w + 1) / (n - w + 1), low))),
+    ("the last step has a rate", lambda k, n, p, w, low: (k < n - 1) * right_rate(k, n, p, w, low)),
+    ("the first step has a rate", lambda k, n, p, w, low: (k > 0 or not w) * right_rate(k, n, p, w, low)),
+    ("the peak itself", lambda k, n, p, w, low: right_rate(k, n, p, w, low, w - 1)),
+    ("the peak itself", lambda k, n, p, w, low: right_rate(k - (0 < k == w - 1), n, p, w, low)),
+    ("without a warm-up too", lambda k, n, p, w, low: right_rate(k, n, p, w, low) if w else p),
+    ("goes over all steps", lambda k, n, p, w, low: right_rate(k, n, p, w or min(k, 1), low)),
     ("that calls qwen3_ref", lambda k, n, p, w, low: Plan(n, p, w, low).rate(k)),
     (
         "raises ZeroDivisionError",
@@ -314,12 +457,16 @@ def loss_of_torch(z: Any, y: Any, n: Any) -> Any:
     )
 
 
-def blocks(ids: Any, end: int) -> Any:
-    mask, begin = np.zeros((len(ids), len(ids)), bool), 0
-    for stop in [*(np.flatnonzero(ids == end) + 1), len(ids)]:
-        mask[begin:stop, begin:stop] = np.tri(stop - begin)
-        begin = stop
-    return mask
+def numbered_from_behind(ids: Any, end: int) -> Any:
+    """Documents told by the number of marks from each token to the end of the row."""
+    left = np.cumsum((ids == end)[::-1])[::-1]
+    return np.tril(left[:, None] == left).astype(float)
+
+
+def no_mark_between(ids: Any, end: int) -> Any:
+    """Query i sees key j if no mark stands in j .. i - 1."""
+    marks = np.append(0, np.cumsum(ids == end))
+    return np.tri(len(ids)) * (marks[:-1] - marks[:-1, None] == 0)
 
 
 MISTAKES = {
@@ -333,10 +480,20 @@ ALSO_RIGHT = {
     "batch_loss": [
         loss_of_torch,
         lambda z, y, n: sum(d.sum() for d in documents(z, y, n)) / (sum(n) - len(n)),
+        whole(lambda z: np.logaddexp.reduce(z, axis=-1)),
     ],
-    "loss_gradient": [gradient_of_torch, of(lambda q, h, r, n: list(r * (q - h) / n))],
-    "border_mask": [blocks, pairs(lambda i, j, n, ids, end: j <= i and n[i] == n[j])],
-    "adamw": [of_torch, plain(usual)],
+    "loss_gradient": [
+        gradient_of_torch,
+        of(lambda q, h, r, n: list(r * (q - h) / n)),
+        lambda z, y: by_exps(lambda x: np.exp(x - np.logaddexp.reduce(x, axis=1, keepdims=True)))(z, y),
+    ],
+    "border_mask": [
+        blocks,
+        pairs(lambda i, j, n, ids, end: j <= i and n[i] == n[j]),
+        numbered_from_behind,
+        no_mark_between,
+    ],
+    "adamw": [of_torch, plain(usual), one_pass],
     "rate": [
         lambda k, n, p, w, low: p * min((k + 1) / w if w else 1, wave(max(0, k - w) / (n - w), low)),
         down(lambda d, k, n, p, w, low: np.float64(p) * (low + (1 - low) * np.cos(np.pi * d / 2) ** 2)),

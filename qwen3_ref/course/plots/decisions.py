@@ -22,8 +22,8 @@ def _forest(axes: Axes, questions: Sequence[Told], name: str = "the decision") -
         axes.plot([scale * low, scale * high], [-i, -i], color=colour)
         axes.plot(scale * mean, -i, "o", color=colour)
         axes.plot([scale * v for v in values], [-i - 0.16] * len(values), "|", color="#444444", markersize=5)
-        axes.annotate(questions[i][0], (0.01, -i + 0.28), xycoords=("axes fraction", "data"), fontsize=8,
-                      va="center")  # fmt: skip
+        axes.annotate(questions[i][0], (0.01, -i), (0, 11), ("axes fraction", "data"), "offset points",
+                      fontsize=8, va="center")  # fmt: skip
     axes.axvline(0, color="#444444", linewidth=0.8)
     axes.set(yticks=[], ylim=(-len(questions) + 0.6, 0.55))
     unit = {"of 1": "points", "nats": "nats a token"}.get(questions[0][5], questions[0][5])

@@ -77,13 +77,15 @@ def switch(steps: Mapping[str, Mapping[str, float]], models: Mapping[str, Mappin
         left.plot(range(3), values[:3], color=colour, marker=_MARKS[domain], label=domain)
         left.plot([0, 3], [values[0], values[3]], color=colour, linestyle=":", linewidth=1)
         left.plot([3], [values[3]], color=colour, marker=_MARKS[domain], markerfacecolor="white")
+    left.plot([], [], ":", color=GREY, marker="o", markerfacecolor="white", linewidth=1, label="without ABF")
     left.set(xticks=range(len(names)), ylabel="held-out loss, nats a token", ylim=(0.5, 3.9))
     left.set_xticklabels(names, fontsize=8)
-    left.legend(fontsize=8, ncols=4, loc="upper center")
+    left.legend(fontsize=8, ncols=5, loc="upper center", columnspacing=1.2)
     for i, jump in enumerate(models.values()):
         for k, (domain, colour) in enumerate(DOMAINS.items()):
-            right.bar(i + 0.2 * (k - 1.5), jump[domain], 0.18, color=colour)
+            right.bar(i + 0.2 * (k - 1.5), jump[domain], 0.18, color=colour, label=None if i else domain)
     right.set(xticks=range(len(models)), xticklabels=list(models), ylabel="loss at the switch less before")
+    right.legend(fontsize=8)
     for axes, title in ((left, "qwen3-nano, texts of 256 tokens"), (right, "the jump, in three models")):
         axes.set_title(title, fontsize=10, weight="normal")
     headline(figure, "A new theta is a shock, most for what is looked up; training takes it in")
@@ -107,7 +109,7 @@ def live(log: Mapping[str, Sequence[float]], controls: Mapping[str, float], plan
     rates = [1000 * plan.rate(int(step)) for step in log["step"]]
     right.plot(log["step"], np.array(rates) / 10, color=BLUE, label="learning rate")
     right.axhline(plan.clip, color=GREY, linewidth=1, linestyle=":", label="clipped above")
-    right.set(xlabel="step", ylabel="norm; rate in 1e-2", ylim=(0, 2.5))
+    right.set(xlabel="step", ylabel="norm; rate in 1e-2", ylim=(0, None))
     right.legend(fontsize=8)
     headline(figure, "Half a minute of pre-training passes all that counting pairs can do")
     every = slice(9, None, 10)
