@@ -144,3 +144,37 @@ MISTAKES: dict[str, list[Mistake]] = {
     "pair": PAIR,
     "cache_bytes": CACHE,
 }
+
+
+def by_codes(row: Any, bits: int) -> Any:
+    """Each weight looked up among all that the codes can say."""
+    table = np.arange(-half(bits), half(bits) + 1) * scale_of(row, bits)
+    return table[np.abs(row[:, None] - table).argmin(1)]
+
+
+def by_text(word: int) -> list[int]:
+    digits = f"{word % 2**32:08x}"[::-1]
+    return [int(digits[PLACES.index(column)], 16) for column in range(8)]
+
+
+def by_solving(w: Any, h: Any, step: float) -> Any:
+    """The second weight for which the product's error has no slope."""
+    lost = w - np.array([near(w[0], step), 0.0])
+    return np.array([near(w[0], step), w[1] + h[1, 0] * lost[0] / h[1, 1]])
+
+
+def by_inverse(w: Any, h: Any, step: float) -> Any:
+    """As GPTQ has it, by the inverse of h."""
+    inverse, first = np.linalg.inv(h), near(w[0], step)
+    return [first, w[1] - (w[0] - first) / inverse[0, 0] * inverse[0, 1]]
+
+
+ALSO_RIGHT = {
+    "rounded_row": [by_codes, lambda r, b: [round(x / scale_of(r, b)) * scale_of(r, b) for x in r]],
+    "columns": [by_text, lambda w: np.array(placed(w % 2**32))],
+    "pair": [by_solving, by_inverse],
+    "cache_bytes": [
+        lambda n, h, kv, d, t, b: sum(kv * t * (d * b / 8 + 2) for _ in range(2 * n)),
+        lambda n, h, kv, d, t, b: 2 * n * kv * t * d * b / 8 + 2 * n * kv * t * 16 / 8,
+    ],
+}
