@@ -201,3 +201,48 @@ MISTAKES = {
     "kept": KEPT,
     "follows": FOLLOWS,
 }
+
+
+def one_after_another(p: Any, limit: float) -> Any:
+    """The most probable token again and again, until the sum is there."""
+    left, taken = p.copy(), np.zeros_like(p)
+    while taken.sum() < limit:
+        i = int(left.argmax())
+        taken[i], left[i] = left[i], 0
+    return taken / taken.sum()
+
+
+def counted(mask: Any) -> list[list[int]]:
+    rows = []
+    for row in mask.tolist():
+        n, found = 0, []
+        for here in row:
+            found.append(n if here else 0)
+            n += here
+        rows.append(found)
+    return rows
+
+
+def until_refused(p: Any, q: Any, d: Any, u: Any) -> list[int]:
+    kept = []
+    for i in range(len(d)):
+        n = 0
+        while n < len(d[i]) and u[i, n] < min(1, p[i, n, d[i, n]] / q[i, n, d[i, n]]):
+            n += 1
+        kept.append(n)
+    return kept
+
+
+ALSO_RIGHT = {
+    "nucleus": [right, one_after_another],
+    "penalised": [
+        lambda x, s, r: of(x, s, penalty(x, r)),
+        lambda x, s, r: [min(z / r, z * r) if i in s else z for i, z in enumerate(x.tolist())],
+    ],
+    "positions": [lambda m: m * (m.cumsum(1) - 1), counted],
+    "kept": [until_refused, lambda p, q, d, u: run(u < at(p, d) / at(q, d))],
+    "follows": [
+        lambda p, q, d, n: or_last(p, q, n, over),
+        lambda p, q, d, n: over(p[n], np.vstack([q, 0 * q[:1]])[n]),
+    ],
+}

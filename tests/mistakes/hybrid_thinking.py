@@ -162,3 +162,46 @@ STARTS: list[Mistake] = [
     ("should be", lambda ids, *rest: len(ids)),
 ]
 MISTAKES = {"last_flag": LAST_FLAG, "kept_thoughts": KEPT, "answer_starts": STARTS}
+
+
+def backwards(said: list[str]) -> bool:
+    for word in reversed(" ".join(said).split()):
+        if word in ("/think", "/no_think"):
+            return word == "/think"
+    return True
+
+
+def forwards(said: list[str]) -> bool:
+    thinks = True
+    for text in said:
+        for word in text.split():
+            thinks = {"/think": True, "/no_think": False}.get(word, thinks)
+    return thinks
+
+
+def from_behind(turns: list[tuple[str, str]]) -> list[bool]:
+    found, asked = [], not any(is_query(*turn) for turn in turns)
+    for role, text in reversed(turns):
+        asked = asked or is_query(role, text)
+        found.append(role == "assistant" and not asked)
+    return found[::-1]
+
+
+def without_calls(ids: list[int], opening: int, closing: int, call: int, end_call: int) -> int:
+    """Where the prompt may have opened the thought, calls are passed over at once."""
+    i = 0
+    while i < len(ids):
+        if ids[i] == closing:
+            return i + 1
+        if ids[i] == call and ids[0] != opening:
+            while i < len(ids) and ids[i] != end_call:
+                i += 1
+        i += 1
+    return len(ids) if ids[0] == opening else 0
+
+
+ALSO_RIGHT = {
+    "last_flag": [backwards, forwards],
+    "kept_thoughts": [RIGHT, from_behind],
+    "answer_starts": [start, without_calls],
+}
