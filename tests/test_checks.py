@@ -62,9 +62,7 @@ def topic(path: Path) -> str:
 LESSONS = [path for path in sorted(NOTEBOOKS.glob("[01]*.ipynb")) if not path.stem.startswith("00")]
 BLANKS = {(topic(path), name): f for path in LESSONS for name, f in exercises(path)}
 SOLUTIONS = {
-    (topic(path), name): f
-    for path in LESSONS
-    for name, f in exercises(path.parent / "solutions" / path.name)
+    (topic(path), name): f for path in LESSONS for name, f in exercises(path.parent / "solutions" / path.name)
 }
 MISTAKES: dict[tuple[str, str], list[Mistake]] = {
     (topic(path), name): mistakes
@@ -135,7 +133,9 @@ def test_every_remark_has_its_mistake(key: tuple[str, str], monkeypatch: pytest.
     """
     remarks: set[str] = set()
 
-    def gather(_: Any, trials: Callable[[np.random.Generator], Iterator[checks.Trial]]) -> Verdict:
+    def gather(
+        _: Any, trials: Callable[[np.random.Generator], Iterator[checks.Trial]], **_how: Any
+    ) -> Verdict:
         for trial in [*trials(np.random.default_rng()), *trials(np.random.default_rng())]:
             remarks.update(remark for remark, _ in trial.mistakes)
         return Verdict(True, "ok")
@@ -155,7 +155,7 @@ def test_every_array_of_a_remark_is_what_a_wrong_answer_returns(
     in some trial. (What two_calls is given can be called but once.)"""
     trials: list[checks.Trial] = []
 
-    def gather(_: Any, draw: Callable[[np.random.Generator], Iterator[checks.Trial]]) -> Verdict:
+    def gather(_: Any, draw: Callable[[np.random.Generator], Iterator[checks.Trial]], **_how: Any) -> Verdict:
         trials.extend(draw(np.random.default_rng(5)))
         return Verdict(True, "ok")
 

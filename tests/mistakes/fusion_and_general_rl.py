@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -72,7 +73,40 @@ def of_turn(which: int, role: int | None = None) -> Any:
     return answer
 
 
+LINE = 202
+
+
+def up_to(last: Any) -> Any:
+    """The last turn up to the place last(ids, first, end)."""
+
+    def answer(ids: Any, start: int, end: int, assistant: int) -> Any:
+        first = heads(ids, start, assistant)[-1]
+        return marked(ids, first, last(ids, first, end) + 1)
+
+    return answer
+
+
+def no_lines(*given: Any) -> Any:
+    return [on and i != LINE for on, i in zip(right_mask(*given), given[0], strict=True)]
+
+
+def no_first(*given: Any) -> Any:
+    """Without the line end that the answer begins with."""
+    mask = right_mask(*given)
+    first = heads(given[0], given[1], given[3])[-1]
+    return [on and i != first for i, on in enumerate(mask)]
+
+
 LOSS_MASK: list[Mistake] = [
+    ("the turn ends with `end`", up_to(lambda ids, first, end: ids.index(LINE, first + 1) - 1)),
+    ("behind the header they have a loss", no_lines),
+    ("that the answer begins with", no_first),
+    ("ends it", up_to(lambda ids, first, end: len(ids) - 1 - (ids[-1] == LINE))),
+    ("ends it", up_to(lambda ids, first, end: len(ids) - 2 if ids[-2:] == [end, LINE] else len(ids) - 1)),
+    (
+        "may be the last id",
+        up_to(lambda ids, first, end: len(ids) - 2 if end in ids[first:] else len(ids) - 1),
+    ),
     ("earlier turns of the assistant", all_turns),
     ("begins with the third id behind", shifted(-3, 0)),
     ("the role and the line end", shifted(-2, 0)),
@@ -142,7 +176,60 @@ def naive(logits: Any, ids: Any, learned: Any) -> Any:
     return each[learned[:, 1:]].mean()
 
 
+def by_logits(f: Any, keep: Any = lambda m: m) -> Any:
+    """The mean of f(logits, next ids), shapes as in `costs`, over the marked ids."""
+
+    def answer(logits: Any, ids: Any, learned: Any) -> Any:
+        return f(logits[:, :-1], ids[:, 1:])[keep(learned)[:, 1:]].mean()
+
+    return answer
+
+
+def less(shift: Any) -> Any:
+    """Cross-entropy after `shift` of the logits has been taken off them."""
+
+    def cost(z: Any, ids: Any) -> Any:
+        x = z - shift(z)
+        with np.errstate(all="ignore"):
+            return np.log(np.exp(x).sum(-1)) - chosen(x, ids)
+
+    return cost
+
+
+def chosen(x: Any, ids: Any) -> Any:
+    return np.take_along_axis(x, ids[..., None], -1)[..., 0]
+
+
+def log_of(eps: float, top: Any = lambda z: z.max(-1, keepdims=True)) -> Any:
+    """The logarithm of a probability, and of a little more."""
+
+    def cost(z: Any, ids: Any) -> Any:
+        e = np.exp(z - top(z))
+        with np.errstate(all="ignore"):
+            return -np.log(chosen(e / e.sum(-1, keepdims=True), ids) + eps)
+
+    return cost
+
+
+def filled(mask: Any) -> Any:
+    """From the first mark of a row, its first place apart, to the last one."""
+    on = mask.copy()
+    on[:, 0] = False
+    return (np.cumsum(on, 1) > 0) & (np.cumsum(on[:, ::-1], 1)[:, ::-1] > 0)
+
+
 MASKED_LOSS: list[Mistake] = [
+    ("one maximum for all places", by_logits(less(lambda z: z.max()))),
+    ("its logarithm lost", by_logits(log_of(0.0))),
+    ("its logarithm lost", by_logits(log_of(1e-12))),
+    ("its logarithm lost", by_logits(log_of(1e-9))),
+    ("its logarithm lost", by_logits(log_of(1e-8))),
+    ("your result is", by_logits(less(lambda z: np.maximum(z.max(-1, keepdims=True), 0)))),
+    ("your result is", by_logits(less(lambda z: z.mean(-1, keepdims=True)))),
+    ("your result is", by_logits(less(lambda z: 900 * (z.max() > 500)))),
+    ("one maximum for all places", by_logits(log_of(0.0, lambda z: z.max()))),
+    ("your result is", by_logits(less(lambda z: z.max(-1, keepdims=True)), filled)),
+    ("has no logits about it", lambda *g: of(lambda e, k: e[k].sum())(*g) / g[2].sum()),
     ("are about the next id", lambda x, i, m: costs(x, i)[m].mean()),
     ("and not the mask", lambda x, i, m: costs(x[:, :-1], i[:, 1:])[m[:, :-1]].mean()),
     ("the id before", lambda x, i, m: costs(x[:, 1:], i[:, :-1])[m[:, 1:]].mean()),
@@ -218,7 +305,37 @@ def shortest(rows: Any, replies: Any, pad: int) -> Any:
     return [part[:, :n] for part in made()(rows, replies, pad)]
 
 
+def dropped(rows: Any, replies: Any, pad: int) -> Any:
+    """The last id of each row dropped first, and padding then."""
+    width = max(map(len, rows)) - 1
+    return np.array([(row[:-1] + [pad] * width)[:width] for row in rows]), made()(rows, replies, pad)[1]
+
+
+def measured_by(length: Any) -> Any:
+    """Targets at places that follow from length(padded row, pad), not from the row's own length."""
+
+    def answer(rows: Any, replies: Any, pad: int) -> Any:
+        inputs, targets = whole(rows, replies, pad)
+        targets[:] = -100
+        for row, target, k in zip(inputs, targets, replies, strict=True):
+            n = length(list(row), pad)
+            target[max(n - k, 0) : n] = row[max(n - k, 0) : n]
+        return inputs[:, :-1], targets[:, 1:]
+
+    return answer
+
+
+def no_pads_at_all(rows: Any, replies: Any, pad: int) -> Any:
+    width = max(map(len, rows)) - 1
+    clean = [([i for i in row[:-1] if i != pad] + row[-1:] + [pad] * width)[:width] for row in rows]
+    return np.array(clean), made()(rows, replies, pad)[1]
+
+
 BATCH: list[Mistake] = [
+    ("rows are padded first", dropped),
+    ("a pad may stand in a row too", made(drop_pads=True)),
+    ("at [", measured_by(lambda row, pad: row.index(pad) if pad in row else len(row))),
+    ("0 for the inputs, 1 for the targets", no_pads_at_all),
     ("is learned: the model learns to say pads", made(all_pads=True)),
     ("the prompts are learned too", made(before=-99)),
     ("it should stand one place earlier", lambda *g: [part[:, :-1] for part in whole(*g)]),
@@ -230,9 +347,10 @@ BATCH: list[Mistake] = [
     ("inputs come first", lambda *g: made()(*g)[::-1]),
     ("you pad on the left", on_the_left),
     ("cut the rows to the shortest", shortest),
+    ("your result is", lambda *g: [made()(*g)[0], np.where(made()(*g)[0] == g[2], -100, made()(*g)[1])]),
     ("has no successor", whole),
     ("you shift twice", twice),
-    ("mask by place, not by id", made(drop_pads=True)),
+    ("and is learned: mask by place", lambda *g: made(drop_pads=g[2] > 100)(*g)),
 ]
 
 
@@ -257,57 +375,98 @@ def by_torch(rows: Any, replies: Any, pad: int) -> Any:
 # -- reward --------------------------------------------------------------------------------------------
 
 
-def scored(
-    *, ended: bool = True, one_block: bool = True, first: bool = True, spoken: bool = True,
-    answered: bool = True, mode_first: bool = True, without: bool = False, clean: bool = True,
-    where: str = "answer", join: Any = lambda parts: sum(parts) / 3,
-) -> Any:  # fmt: skip
-    """Right, but for what is asked."""
+def strings(ids: Any) -> str:
+    """Ids as a text in which each stands between blanks."""
+    return "".join(f" {i} " for i in ids)
 
-    def answer(
+
+def scored(
+    *, form: Any = None, mode: Any = None, equal: Any = None, answer: Any = None, close: Any = None,
+    thought: Any = None, block: Any = None, bare: Any = None, strip: bool = True,
+    join: Any = lambda f, m, c: (f + m + c) / 3, final: Any = lambda f, m, c, e: c and m,
+) -> Any:  # fmt: skip
+    """Right, but for what is asked; of texts in which each id is a word, by their halves."""
+
+    def score(
         reply: Any, thinking: bool, right: Any, opening: int, closing: int, end: int, line: int
     ) -> float:
-        text = " ".join(map(str, reply))
-        o, c, e = map(str, (opening, closing, end))
-        block = (text.split()[:1] == [o] or (not first and o in text.split())) and c in text.split()
-        if block:
-            before, _, after = text.partition(c)
-            thought = before.partition(o)[2].split()
-        else:
-            thought, after = [], text
-        said = [word for word in after.split() if word != e]
-        bare = said if not clean else " ".join(said).split()
-        while clean and bare[:1] == [str(line)]:
-            bare = bare[1:]
-        while clean and bare[-1:] == [str(line)]:
-            bare = bare[:-1]
-        good = block and (not answered or any(w != str(line) for w in said))
-        good = good and (not ended or text.split()[-1] == e)
-        good = good and (not one_block or (text.split().count(o), text.split().count(c)) == (1, 1))
-        thinks = any(word != str(line) for word in thought) if spoken else bool(thought)
-        mode = (block or without) and thinks == thinking
-        wanted = " ".join(map(str, right))
-        places = {"answer": " ".join(bare) == wanted, "among": wanted in after, "inside": wanted in text}
-        correct = places[where] and (mode or not mode_first)
-        return float(join([float(good), float(mode), float(correct)]))
+        text, (o, c, e, n) = strings(reply), map(strings, ([opening], [closing], [end], [line]))
+        has = (block or (lambda x, o, c: x.startswith(o) and c in x))(text, o, c)
+        before, _, after = (close or str.partition)(text, c) if has else ("", "", text)
+        inner = before.partition(o)[2]
+        said = (answer or (lambda x, e: x.replace(e, "")))(after, e)
+        spoken = bool(inner if thought else inner.replace(n, ""))
+        words = bare or bool(after.replace(e, "").replace(n, ""))
+        marks = tuple(text.count(mark) for mark in (o, c, e))
+        fits = (form or (lambda x, m, e: m == (1, 1, 1) and x.endswith(e)))(text, marks, e)
+        good = bool(has and words and fits)
+        obeyed = bool((has or mode == "no block") and spoken == thinking)
+        if strip:
+            while said.startswith(n):
+                said = said.removeprefix(n)
+            while said.endswith(n):
+                said = said.removesuffix(n)
+        if form == "thinks":
+            good = good and spoken
+        if mode == "form":
+            obeyed = obeyed and good
+        same = (equal or (lambda a, b, *_: a == b))(said, strings(right), text, after.replace(e, ""))
+        return float(join(good, obeyed, bool(final(good, obeyed, same, e in text))))
 
-    return answer
+    return score
+
+
+def as_lists(f: Any) -> Any:
+    """Two texts compared by f of their words."""
+    return lambda a, b, *_: f(a.split()) == f(b.split())
+
+
+def must_think(*given: Any) -> Any:
+    """Of an empty thought the format is wrong."""
+    reply, line, closing = given[0], given[6], given[4]
+    thinks = closing in reply and any(i != line for i in reply[1 : reply.index(closing)])
+    return scored(join=lambda f, m, c: (bool(f and thinks) + m + c) / 3)(*given)
 
 
 REWARD: list[Mistake] = [
-    ("that is the sum", scored(join=sum)),
-    ("that is their product", scored(join=np.prod)),
-    ("of line ends alone is no thought", scored(spoken=False)),
-    ("in the wrong mode earns nothing", scored(mode_first=False)),
-    ("without its end was cut off", scored(ended=False)),
-    ("nobody can tell the mode", scored(without=True)),
-    ("a second block", scored(one_block=False)),
-    ("the block comes first", scored(first=False)),
-    ("an answer of line ends alone", scored(answered=False)),
-    ("do not make it wrong", scored(clean=False)),
-    ("the thought does not count", scored(where="inside")),
-    ("not to contain it", scored(where="among")),
-]
+    ("that is the sum", scored(join=lambda f, m, c: f + m + c)),
+    ("that is their product", scored(join=lambda f, m, c: f * m * c)),
+    ("without the format nothing", scored(join=lambda f, m, c: f * (f + m + c) / 3)),
+    ("in the wrong mode nothing is paid", scored(join=lambda f, m, c: m * (f + m + c) / 3)),
+    ("a wrong answer is paid nothing", scored(join=lambda f, m, c: c * (f + m + c) / 3)),
+    ("of line ends alone is no thought", scored(thought="any")),
+    ("in the wrong mode earns nothing", scored(final=lambda f, m, c, e: c)),
+    ("without its end was cut off",
+     scored(form=lambda x, m, e: m[:2] == (1, 1) and m[2] < 2 and x.find(e) % 999 > x.find(" 204 "))),
+    ("nobody can tell the mode", scored(mode="no block")),
+    ("a second block", scored(form=lambda x, m, e: x.endswith(e))),
+    ("the block comes first", scored(block=lambda x, o, c: o in x and c in x)),
+    ("an answer of line ends alone", scored(bare=True)),
+    ("an empty thought has the format", must_think),
+    ("nothing may stand behind `end`",
+     scored(form=lambda x, m, e: m == (1, 1, 1) and x.index(e) > x.index(" 204 "))),
+    ("a second `end`", scored(form=lambda x, m, e: m[:2] == (1, 1) and x.endswith(e))),
+    ("the first `closing`", scored(close=str.rpartition)),
+    ("without the format nothing", scored(mode="form")),
+    ("an answer without `end` may be right", scored(final=lambda f, m, c, e: f and m and c)),
+    ("to be right takes no `end`", scored(final=lambda f, m, c, e: e and m and c)),
+    ("you drop the last id", scored(answer=lambda x, e: strings(x.split()[:-1]))),
+    ("what stands behind `end` is part", scored(answer=lambda x, e: x.partition(e)[0])),
+    ("do not make it wrong", scored(strip=False)),
+    ("from its two ends only", scored(equal=as_lists(lambda a: [i for i in a if i != "202"]))),
+    ("to have the same ones", scored(equal=as_lists(sorted))),
+    ("to have the same kinds", scored(equal=as_lists(set))),
+    ("not to end with it", scored(equal=lambda a, b, *_: a.endswith(b))),
+    ("not to begin with it", scored(equal=lambda a, b, *_: a.startswith(b))),
+    ("not as far as it goes", scored(equal=lambda a, b, *_: a != "" and b.startswith(a))),
+    ("the thought does not count", scored(equal=lambda a, b, text, _: b in text)),
+    ("not to contain it", scored(equal=lambda a, b, _, after: b in after)),
+    ("your result is", scored(equal=as_lists(len))),
+    ("your result is", scored(equal=as_lists(lambda a: a[:1] + a[-1:]))),
+    ("your result is", scored(form=lambda x, m, e: m[1:] == (1, 1) and x.endswith(e))),
+    ("your result is", scored(join=lambda f, m, c: 0.2 * f + 0.2 * m + 0.6 * c)),
+    ("your result is 0", lambda *_: 0.0),
+]  # fmt: skip
 
 
 def step_by_step(
@@ -323,6 +482,7 @@ def step_by_step(
     thought, said = set(ids[1:at]) - {line}, [*ids[at + 1 :]]
     good = ended and set(said) - {line} and not {opening, closing, end} & {*ids[1:at], *said}
     mode = bool(thought) is bool(thinking)
+    said = [i for i in said if i != end]
     while said and said[0] == line:
         del said[0]
     while said and said[-1] == line:
@@ -330,10 +490,32 @@ def step_by_step(
     return (bool(good) + mode + (mode and said == list(right))) / 3
 
 
+def by_pattern(
+    reply: Any, thinking: bool, right: Any, opening: int, closing: int, end: int, line: int
+) -> float:
+    """By regular expressions over letters for the marks."""
+    letters = {opening: "o", closing: "c", end: "e", line: "l"}
+    kinds = "".join(letters.get(i, "x") for i in reply)
+    block = re.match("o([^c]*)c", kinds)
+    if not block:
+        return 0.0
+    form = re.fullmatch("o[lx]*cl*x[lx]*e", kinds) is not None
+    mode = bool(set(block[1]) - {"l"}) == thinking
+    said = [(i, kind) for i, kind in zip(reply, kinds, strict=True)][block.end() :]
+    said = [pair for pair in said if pair[1] != "e"]
+    inner = re.fullmatch("l*(.*?)l*", "".join(kind for _, kind in said))
+    assert inner is not None
+    return (form + mode + (mode and [i for i, _ in said[slice(*inner.span(1))]] == list(right))) / 3
+
+
 MISTAKES = {"loss_mask": LOSS_MASK, "masked_loss": MASKED_LOSS, "batch": BATCH, "reward": REWARD}
 ALSO_RIGHT = {
     "loss_mask": [by_walking, lambda *g: np.array(right_mask(*g), dtype=int)],
-    "masked_loss": [of(lambda e, k: (e * k).sum() / k.sum()), of(lambda e, k: np.average(e, weights=k))],
+    "masked_loss": [
+        of(lambda e, k: (e * k).sum() / k.sum()),
+        of(lambda e, k: np.average(e, weights=k)),
+        by_logits(less(lambda z: z.max(-1, keepdims=True))),
+    ],
     "batch": [by_lists, by_torch],
-    "reward": [step_by_step, scored()],
+    "reward": [step_by_step, scored(), by_pattern],
 }

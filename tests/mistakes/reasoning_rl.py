@@ -21,6 +21,11 @@ def guarded(r: Any, by: Any) -> Any:
     return np.array([(x - x.mean()) / by(x) if np.ptp(x) else 0 * x for x in r])
 
 
+def silent(when: Any) -> Any:
+    """Advantages that are 0 in the groups of which `when` is true."""
+    return rowwise(lambda r, m, s: np.where([[when(x)] for x in r], 0.0, (r - m) / s))
+
+
 def where_std(r: Any) -> Any:
     std = r.std(1, keepdims=True)
     return np.divide(r - r.mean(1, keepdims=True), std, out=np.zeros_like(r), where=std > 0)
@@ -42,8 +47,15 @@ GROUP: list[Mistake] = [
     ("scale to 0 to 1", lambda r: np.array([(x - x.min()) / np.ptp(x) for x in r])),
     ("the mean distance", lambda r: guarded(r, lambda x: np.abs(x - x.mean()).mean())),
     ("something is added", rowwise(lambda r, m, s: (r - m) / (s + 1e-4))),
-    ("something is added", rowwise(lambda r, m, s: (r - m) / (s + 1e-5))),
     ("something is added", rowwise(lambda r, m, s: (r - m) / (s + 1e-6))),
+    ("lose their say", rowwise(lambda r, m, s: (r - m) / (s + 1e-8))),
+    ("exactly 0 is asked for", rowwise(lambda r, m, s: (r - m) / (s + 1e-12))),
+    ("differ by a millionth", silent(lambda x: x.std() < 1e-4)),
+    ("differ by a millionth", silent(lambda x: np.allclose(x, x[0], atol=1e-5))),
+    ("the first and the last reward", silent(lambda x: x[0] == x[-1])),
+    ("the first two rewards", silent(lambda x: x[0] == x[1])),
+    ("a reward that is the group's mean", silent(lambda x: np.isclose(x[0], x.mean()))),
+    ("your result is", lambda r: (r - r[:, :7].mean(1, keepdims=True)) / r[:, :7].std(1, keepdims=True)),
     ("gave 0/0 = NaN", rowwise(lambda r, m, s: (r - m) / s)),
     ("you divide that rounding by itself", where_std),
     ("that calls qwen3_ref", lambda r: grpo.advantages(torch.tensor(r)).numpy()),
@@ -81,6 +93,26 @@ def one_a_reply(d: Any, counted: Any) -> Any:
     return np.repeat(np.exp(mean)[:, None], d.shape[1], 1)
 
 
+def first_to_last(counted: Any) -> Any:
+    return from_the_start(counted) & up_to_the_end(counted)
+
+
+def without(*places: int) -> Any:
+    """A mask that leaves places out."""
+    return lambda counted: (
+        counted & ~np.isin(np.arange(counted.shape[1]), np.arange(counted.shape[1])[[*places]])
+    )
+
+
+def written_down(new: Any, old: Any, a: Any, counted: Any, low: float, high: float) -> Any:
+    """Bounds as they are in the lesson's text."""
+    return clipped()(new, old, a, counted, 0.2, 0.28)
+
+
+def nan_to_num(new: Any, old: Any, *rest: Any) -> Any:
+    return multiplied(np.nan_to_num(new), np.nan_to_num(old), *rest)
+
+
 def multiplied(new: Any, old: Any, a: Any, counted: Any, low: float, high: float) -> Any:
     ratio = np.exp(new - old)
     values = np.minimum(ratio * a[:, None], ratio.clip(1 - low, 1 + high) * a[:, None]) * counted
@@ -100,12 +132,17 @@ OBJECTIVE: list[Mistake] = [
     ("have changed places", clipped(bounds=lambda x, y: (y, x))),
     ("upside down", clipped(ratio=lambda d, m: np.exp(-d))),
     ("a ratio is their exponential", clipped(ratio=lambda d, m: d)),
+    ("a reply may have gaps", clipped(mask=first_to_last)),
+    ("the first place of the array", clipped(mask=without(0))),
+    ("the last place of the array", clipped(mask=without(-1))),
+    ("your result is", written_down),
     ("the prompt is counted", clipped(mask=up_to_the_end)),
     ("behind a reply is counted", clipped(mask=from_the_start)),
     ("prompt and padding too", clipped(mask=np.ones_like)),
     ("as in GSPO", clipped(ratio=one_a_reply)),
     ("the sign is that of a loss", lambda *x: -clipped()(*x)),
-    ("a NaN outside of the reply", multiplied),
+    ("a NaN or an infinity outside", multiplied),
+    ("a NaN or an infinity outside", nan_to_num),
 ]
 
 
@@ -146,7 +183,25 @@ def first_only(z: Any, drawn: Any, a: Any, rate: float, updates: int, low: float
     return walk(pieces())(z, drawn, a, rate, 1, low, high)
 
 
+def bounded(least: Any = lambda low, high: 1 - low, most: Any = lambda low, high: 1 + high) -> Any:
+    """The walk with other bounds."""
+
+    def weigh(r: Any, a: Any, low: float, high: float) -> Any:
+        return np.where(np.where(a > 0, r > most(low, high), r < least(low, high)), 0, r * a)
+
+    return walk(pieces(weigh))
+
+
 STEPS: list[Mistake] = [
+    ("not 1 / (1 + low)", bounded(lambda low, high: 1 / (1 + low))),
+    ("not 1 / (1 - high)", bounded(most=lambda low, high: 1 / (1 - high))),
+    ("no exponentials", bounded(lambda low, high: np.exp(-low), lambda low, high: np.exp(high))),
+    ("no exponentials", bounded(lambda low, high: np.exp(-low))),
+    ("no exponentials", bounded(most=lambda low, high: np.exp(high))),
+    ("have changed places", bounded(lambda low, high: 1 - high, lambda low, high: 1 + low)),
+    ("both bounds are `low`", bounded(most=lambda low, high: 1 + low)),
+    ("both bounds are `high`", bounded(lambda low, high: 1 - high)),
+    ("your result is", bounded(lambda low, high: 0.88, lambda low, high: 1.2)),
     ("taken anew at each update", walk(pieces(old=lambda p, p0, i: p[i]))),
     ("not a uniform one", walk(pieces(old=lambda p, p0, i: np.full(len(i), 1 / len(p))))),
     ("upside down", walk(pieces(lambda r, a, lo, hi: stopped(1 / r, a, lo, hi)))),
@@ -172,6 +227,12 @@ def each(f: Any) -> Any:
 def of_means(new: Any, old: Any, n: Any) -> Any:
     rows = zip(new, old, n, strict=True)
     return np.array([np.exp(a[:k]).mean() / np.exp(b[:k]).mean() for a, b, k in rows])
+
+
+def of_products(new: Any, old: Any, n: Any) -> Any:
+    """Two probabilities of a whole reply, and the root of their ratio."""
+    rows = zip(new, old, n, strict=True)
+    return np.array([(np.exp(a[:k]).prod() / np.exp(b[:k]).prod()) ** (1 / k) for a, b, k in rows])
 
 
 def masked(new: Any, old: Any, n: Any) -> Any:
@@ -202,7 +263,15 @@ SEQUENCE: list[Mistake] = [
     ("not one a token", lambda new, old, n: np.exp(new - old)),
     ("not their mean", lambda *x: each(lambda d: np.exp(d.mean()))(*x).mean()),
     ("a NaN behind a reply", masked),
+    ("add logarithms", each(lambda d: np.prod(np.exp(d)) ** (1 / len(d)))),
+    ("add logarithms", each(lambda d: np.exp(d.sum()) ** (1 / len(d)))),
+    ("add logarithms", of_products),
 ]
+
+
+def of_log_ratio(d: Any) -> Any:
+    return np.exp(d) - d - 1
+
 
 KL: list[Mistake] = [
     ("that is for KL(reference || new)", lambda p, q: np.exp(p - q) - (p - q) - 1),
@@ -218,6 +287,10 @@ KL: list[Mistake] = [
     ("you take probabilities", lambda p, q: np.exp(q) - np.exp(p)),
     ("that is the ratio", lambda p, q: np.exp(q - p)),
     ("not their mean", lambda p, q: (np.exp(q - p) - (q - p) - 1).mean()),
+    ("a large estimate is what", lambda p, q: (np.exp(q - p) - (q - p) - 1).clip(0, 10)),
+    ("a large log-ratio is what", lambda p, q: of_log_ratio((q - p).clip(-20, 20))),
+    ("your result is", lambda p, q: of_log_ratio((q - p).clip(-5, 5))),
+    ("your result is", lambda p, q: of_log_ratio(q - np.maximum(p, np.log(1e-8)))),
     ("mixed up", lambda p, q: np.exp(p - q) - (q - p) - 1),
     ("that calls qwen3_ref", lambda p, q: grpo.k3(torch.tensor(p), torch.tensor(q)).numpy()),
 ]
@@ -233,6 +306,16 @@ def by_torch(z: Any, drawn: Any, a: Any, rate: float, updates: int, low: float, 
         assert x.grad is not None
         x = (x + rate * x.grad).detach().requires_grad_()
     return x.detach()
+
+
+def by_signs(new: Any, old: Any, a: Any, counted: Any, low: float, high: float) -> float:
+    """A gain stops at its upper bound, a loss at its lower one: no minimum is needed."""
+    means = []
+    for x, y, advantage, kept in zip(new, old, a, counted, strict=True):
+        ratio = np.exp(x[kept] - y[kept])
+        ratio = np.minimum(ratio, 1 + high) if advantage > 0 else np.maximum(ratio, 1 - low)
+        means.append(advantage * ratio.mean())
+    return float(np.mean(means))
 
 
 def one_by_one(new: Any, old: Any, a: Any, counted: Any, low: float, high: float) -> float:
@@ -256,17 +339,20 @@ MISTAKES = {
 ALSO_RIGHT = {
     "group_advantages": [
         lambda r: guarded(r, np.std).tolist(),
-        lambda r: (r - r.mean(1, keepdims=True)) / (r.std(1, keepdims=True) + 1e-8),
+        lambda r: np.where(np.diff(r).any(1)[:, None], r - r.mean(1, keepdims=True), 0)
+        / np.where(np.ptp(r, 1, keepdims=True) > 0, r.std(1, keepdims=True), 1),
         lambda r: torch.tensor(
             np.stack([0 * x if len(set(x.tolist())) == 1 else (x - x.mean()) / x.std() for x in r])
         ),
     ],
-    "clipped_objective": [one_by_one, lambda *x: torch.tensor(clipped()(*x))],
-    "steps": [by_torch, walk(pieces())],
+    "clipped_objective": [one_by_one, by_signs, lambda *x: torch.tensor(clipped()(*x))],
+    "steps": [by_torch, walk(pieces()), bounded()],
     "sequence_ratio": [
-        each(lambda d: np.prod(np.exp(d)) ** (1 / len(d))),
+        each(lambda d: np.prod(np.exp(d / len(d)))),
+        each(lambda d: 2 ** (d / np.log(2)).mean()),
         lambda *x: [float(np.exp(np.mean((a - b)[:k]))) for a, b, k in zip(*x, strict=True)],
     ],
     "kl_estimate": [lambda p, q: np.exp(q) / np.exp(p) - np.log(np.exp(q) / np.exp(p)) - 1,
-                    lambda p, q: np.expm1(q - p) + (p - q)],
+                    lambda p, q: np.expm1(q - p) + (p - q),
+                    lambda p, q: torch.exp(torch.tensor(q - p)) - torch.tensor(q - p) - 1],
 }  # fmt: skip

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,18 +23,23 @@ def loss_mask(answer: Answer) -> Verdict:
         def words(least: int = 3) -> list[int]:
             return [int(i) for i in rng.integers(20, 100, size=int(rng.integers(least, 7)))]
 
-        def make(cut: bool) -> tuple[tuple[Any, ...], Array, Wrong]:
+        def make(cut: str) -> tuple[tuple[Any, ...], Array, Wrong]:
             ids: list[int] = []
             spans: list[tuple[int, int, int]] = []  # role, its first id behind the header, its `end`
             for turn in range(2 * int(rng.integers(2, 4))):
                 said = words()
                 role = (USER, ASSISTANT)[turn % 2]
                 said.insert(1, ASSISTANT)  # a word here, no role: it does not follow `start`
+                said = [LINE, *said[:2], LINE, *said[2:], LINE]  # an answer may have line ends of its own
                 spans.append((role, len(ids) + 3, len(ids) + 3 + len(said)))
                 ids += [START, role, LINE, *said, END, LINE]
             first, last = spans[-1][1:]
-            if cut:
+            if cut == "cut":
                 ids = ids[: last - 1]
+            elif cut == "at its end":
+                ids = ids[: last + 1]
+            elif cut == "padded":
+                ids += [END] * int(rng.integers(2, 5))  # where the pad is set to be the end
             n, at = len(ids), np.arange(len(ids))
 
             def between(a: int, b: int) -> Array:
@@ -42,10 +48,22 @@ def loss_mask(answer: Answer) -> Verdict:
             want = between(first, last + 1)
             every = sum((between(a, b + 1) for role, a, b in spans if role == ASSISTANT), np.zeros(n))
             word = max(i for i in range(n) if ids[i] == ASSISTANT)
-            if cut:
+            line = first + 3  # the first line end among the words
+            other = {
+                "a line end inside the answer belongs to it; the turn ends with `end`": between(first, line),
+                "line ends are ids as others are: behind the header they have a loss":
+                    want * (np.array(ids) != LINE),
+                "the line ends that the answer begins with are its own": want * (at > first),
+            }  # fmt: skip
+            if cut == "cut":
                 remark = "a turn that was cut off has no `end`; the loss goes on to its last id"
                 others = {remark: np.zeros(n), "the last id of a turn that was cut off counts":
                           between(first, n - 1)}  # fmt: skip
+            elif cut == "padded":
+                others = {"what is padded behind the turn is learned: the first `end` behind the header "
+                          "ends it": between(first, n)}  # fmt: skip
+            elif cut == "at its end":
+                others = {"an `end` may be the last id of all: it counts there too": between(first, n - 1)}
             else:
                 others = {
                     "earlier turns of the assistant have no loss: they stand there without their thoughts":
@@ -69,9 +87,9 @@ def loss_mask(answer: Answer) -> Verdict:
                     "from the first turn of the assistant on, the user's turns between have a loss too":
                         between(spans[1][1], last + 1),
                 }  # fmt: skip
-            return (ids, START, END, ASSISTANT), want, list(others.items())
+            return (ids, START, END, ASSISTANT), want, list((others | other).items())
 
-        for cut in (False, False, False, True, False, True):
+        for cut in ("", "", "", "cut", "", "cut", "at its end", "padded"):
             yield apart(lambda: make(cut))  # noqa: B023
 
     return judge(answer, trials)
@@ -87,12 +105,18 @@ def masked_loss(answer: Answer) -> Verdict:
     `learned` (n, t) marks; logits (n, t, V), of which those at a place are about the next id."""
 
     def trials(rng: np.random.Generator) -> Iterator[Trial]:
-        def make(shift: float) -> tuple[tuple[Any, ...], Array, Wrong]:
+        def make(shift: float, size: float = 0.0) -> tuple[tuple[Any, ...], Array, Wrong]:
             n, t, v = 3, int(rng.integers(7, 10)), int(rng.integers(5, 8))
             logits, ids = rng.normal(0, 2, (n, t, v)), rng.integers(0, v, (n, t))
             first = np.array([2, 3, t - 2])[:, None]
             last = np.array([t - 1, t - 2, t])[:, None]
             learned = (np.arange(t) >= first) & (np.arange(t) < last)
+            learned[0, 3] = False  # a reply may have gaps
+            learned[:, 0] = rng.permutation([True, True, False])  # no logits are about a first id
+            row, place = rng.permutation([(0, 1), (1, 2)])[0]  # whose next id is learned
+            target = int(ids[row, place + 1])
+            if size:  # one logit far above or far below all others
+                logits[row, place, target] = size
 
             def cost(at: Array, of: Array) -> Array:
                 return -np.take_along_axis(_log_softmax(at), of[..., None], -1)[..., 0]
@@ -118,14 +142,27 @@ def masked_loss(answer: Answer) -> Verdict:
                 "the last learned id of each row is missing: the end of the turn":
                     each[kept & ~ends].mean(),
                 "first the logarithm of each probability, then the mean": -np.log(np.exp(-each[kept]).mean()),
+                "the first id of a row has no logits about it, and yet is counted in the divisor":
+                    each[kept].sum() / learned.sum(),
                 "wanted is one number, not one a row":
                     np.array([e[k].mean() for e, k in zip(each, kept, strict=True)]),
             }  # fmt: skip
             arguments = (logits + shift, ids, learned)
             return arguments, np.asarray(want), [(a, np.asarray(b)) for a, b in wrong.items()]
 
-        for shift in (0.0, 0.0, 900.0):  # softmax does not change, and exp(900) is infinite
+        for shift in (0.0, 0.0, 900.0, -900.0):  # softmax does not change; exp(900) is infinite, exp(-900) 0
             yield apart(lambda: make(shift))  # noqa: B023
+        remark = "one maximum for all places: beside a logit of 900 the others become exp(-900) = 0"
+        arguments, want, _ = make(0.0, 900.0)
+        yield Trial(arguments, want, [(remark, np.asarray(x)) for x in (-np.inf, np.nan)])
+        arguments, want, _ = make(0.0, -900.0)
+        z, ids, learned = arguments
+        p = np.exp(_log_softmax(z))
+        chosen = np.take_along_axis(p[:, :-1], ids[:, 1:, None], -1)[..., 0][learned[:, 1:]]
+        remark = "a probability of exp(-900) is 0 in float64 and its logarithm lost: stay with logarithms"
+        lost = [(remark, -np.log(chosen).mean())]
+        lost += [(remark, -np.log(chosen + e).mean()) for e in (1e-12, 1e-9, 1e-8)]
+        yield Trial(arguments, want, lost)
 
     with np.errstate(all="ignore"):
         return judge(answer, trials)
@@ -140,7 +177,14 @@ def batch(answer: Answer) -> Verdict:
             lengths = [int(i) for i in rng.permutation([6, 8, 11])]
             rows = [[*(int(i) for i in rng.integers(20, 100, size=n - 1)), END] for n in lengths]
             replies = [int(rng.integers(2, n - 2)) for n in lengths]
+            replies[int(np.argmax(lengths))] = int(rng.integers(4, 9))  # of 11
+            if rng.random() < 0.5:
+                replies[int(np.argmin(lengths))] = 1  # its end alone
             longest = max(lengths)
+            for row, reply in zip(rows, replies, strict=True):
+                row[rng.integers(0, len(row) - reply)] = pad  # a pad's id in a prompt, and in a reply
+                if reply > 3:
+                    row[-int(rng.integers(3, reply))] = pad
             ids = np.array([row + [pad] * (longest - len(row)) for row in rows])
             at, n = np.arange(longest), np.array(lengths)[:, None]
             r = np.array(replies)[:, None]
@@ -153,6 +197,8 @@ def batch(answer: Answer) -> Verdict:
             left = [[*[pad] * (longest - len(row)), *row] for row in rows]
             on_left = np.where(at >= longest - r, np.array(left), NONE)
             short = min(lengths)
+            dropped = np.array([row[:-1] + [pad] * (longest - len(row)) for row in rows])
+            masked = "the id of a pad may stand in a row too: mask by place, not by id"
             wrong = {
                 "what is padded behind the end is learned: the model learns to say pads":
                     keep(at >= n - r),
@@ -172,15 +218,19 @@ def batch(answer: Answer) -> Verdict:
                     np.stack([ids, full]),
                 "you shift twice": np.stack([ids[:, :-1], np.concatenate(
                     [full[:, 2:], np.full((3, 1), NONE)], 1)]),
+                "you drop each row's last id and pad then, which trains as well; here rows are padded first, "
+                "and the last column is dropped then": np.stack([dropped, want[1]]),
+                masked: keep(mine & (ids != pad)),
             }  # fmt: skip
             if pad == END:  # as in every script that says pad_token = eos_token
                 same = "the end of a reply is the same id as a pad, and is learned: mask by place, not by id"
-                wrong[same] = keep(mine & (ids != pad))
-                wrong.pop("the end of each reply is missing")
+                wrong[same] = wrong.pop(masked)
+                wrong = {remark: x for remark, x in wrong.items() if not np.array_equal(x, want)}
             return (rows, replies, pad), want, list(wrong.items())
 
         for pad in (0, 0, END, END):
-            yield apart(lambda: make(pad))  # noqa: B023
+            trial = apart(lambda: make(pad))  # noqa: B023
+            yield replace(trial, about="the first index: 0 for the inputs, 1 for the targets")
 
     return judge(answer, trials)
 
@@ -196,55 +246,110 @@ def _parts(reply: list[int], thinking: bool, right: list[int], flaw: str = "") -
         block = OPEN in reply and CLOSE in reply
     first = reply.index(OPEN) if block else 0
     close = reply.index(CLOSE) if block else 0
+    if flaw == "last closing" and block:
+        close = len(reply) - 1 - reply[::-1].index(CLOSE)
     thought = reply[first + 1 : close] if block else []
-    said = [i for i in (reply[close + 1 :] if block else reply) if i != END]
-    bare = [i for i in said if i != LINE]
+    rest = reply[close + 1 :] if block else reply
+    said = [i for i in rest if i != END]
     spoken = [i for i in thought if i != LINE]
-    wellformed = block and marks == [OPEN, CLOSE, END] and reply[-1:] == [END] and bool(bare)
+    bare = any(i != LINE for i in said) or flaw == "empty"
+    ended = reply[-1:] == [END]
+    wellformed = block and marks == [OPEN, CLOSE, END] and ended and bare
     if flaw == "no end":
-        wellformed = block and marks[:2] == [OPEN, CLOSE] and OPEN not in marks[2:] and bool(bare)
+        wellformed = block and marks in ([OPEN, CLOSE], [OPEN, CLOSE, END]) and bare
     elif flaw == "two":
-        wellformed = block and reply[-1:] == [END] and bool(bare)
+        wellformed = block and ended and bare
     elif flaw == "anywhere":
-        wellformed = marks == [OPEN, CLOSE, END] and bool(bare)
-    elif flaw == "empty":
-        wellformed = block and marks == [OPEN, CLOSE, END]
+        wellformed = marks == [OPEN, CLOSE, END] and ended and bare
+    elif flaw == "behind":
+        wellformed = block and marks == [OPEN, CLOSE, END] and bare
+    elif flaw == "ends":
+        wellformed = block and [i for i in marks if i != END] == [OPEN, CLOSE] and ended and bare
+    elif flaw == "must think":
+        wellformed = wellformed and bool(spoken)
     thinks = bool(thought) if flaw == "blank" else bool(spoken)
-    mode = float((block or flaw == "no block") and thinks == thinking)
-    stripped = said
-    while stripped[:1] == [LINE]:
-        stripped = stripped[1:]
-    while stripped[-1:] == [LINE]:
-        stripped = stripped[:-1]
-    correct = float(stripped == right)
-    if flaw == "spaces":
-        correct = float(said == right)
+    mode = (block or flaw == "no block") and thinks == thinking
+    answer = {"drops last": rest[:-1], "up to end": rest[: rest.index(END)] if END in rest else rest}.get(
+        flaw, said
+    )
+    while answer[:1] == [LINE] and flaw != "spaces":
+        answer = answer[1:]
+    while answer[-1:] == [LINE] and flaw != "spaces":
+        answer = answer[:-1]
+    bag = {
+        "bag": sorted,
+        "set": lambda ids: sorted(set(ids)),
+        "lines": lambda ids: [i for i in ids if i != LINE],
+    }
+    compare = bag.get(flaw, list)
+    correct = compare(answer) == compare(right)
+    n = len(right)
+    if flaw == "tail":
+        correct = answer[-n:] == right
+    elif flaw == "head":
+        correct = answer[:n] == right
+    elif flaw == "as far":
+        correct = bool(answer) and answer == right[: len(answer)]
     elif flaw == "inside":
-        correct = float(any(reply[i : i + len(right)] == right for i in range(len(reply))))
+        correct = any(reply[i : i + n] == right for i in range(len(reply)))
     elif flaw == "among":
-        correct = float(any(said[i : i + len(right)] == right for i in range(len(said))))
-    return [float(wellformed), mode, correct if flaw == "wrong mode" else mode * correct]
+        correct = any(said[i : i + n] == right for i in range(len(said)))
+    elif flaw == "needs format":
+        correct = correct and wellformed
+    elif flaw == "needs end":
+        correct = correct and END in reply
+    return [float(wellformed), float(mode), float(correct and (mode or flaw == "wrong mode"))]
 
 
 _FLAWS: dict[str, str] = {
     "sum": "that is the sum of the three; wanted is their mean",
     "product": "that is their product: a reply that has some of it earns nothing, and nothing can be learned",
+    "format first": "without the format nothing is paid: the three parts count each for itself",
+    "mode first": "in the wrong mode nothing is paid: the format counts for itself",
+    "right first": "a wrong answer is paid nothing: format and mode count for themselves",
     "blank": "a thought of line ends alone is no thought",
     "wrong mode": "a right answer in the wrong mode earns nothing for being right",
     "no end": "a reply without its end was cut off: its format is not right",
     "no block": "without a block nobody can tell the mode, so it is not obeyed",
-    "two": "a second block spoils the format",
+    "two": "a second block, or a mark that stands twice, spoils the format",
     "anywhere": "the block comes first; one that comes later does not count as one",
     "empty": "an answer of line ends alone is none, so the format is not right",
+    "must think": "an empty thought has the format; whether it should be empty is what the mode asks",
+    "behind": "nothing may stand behind `end`: it is the last id of all, or the format is not right",
+    "ends": "a second `end`, behind the reply or within it, spoils the format",
+    "last closing": "the block ends with the first `closing`; a later one stands in the answer",
+    "needs format": "to be right takes the right mode, not the format: an answer without `end` may be right",
+    "needs end": "to be right takes no `end`: an answer without it may still be the right one",
+    "drops last": "you drop the last id, which need not be `end`: take `end` out where it stands",
+    "up to end": "what stands behind `end` is part of the answer: only the `end` itself is taken out",
     "spaces": "line ends around the answer do not make it wrong",
+    "lines": "line ends within the answer belong to it; they go from its two ends only",
+    "bag": "the ids of the answer have an order: to have the same ones is not enough",
+    "set": "the ids of the answer have an order and a number: to have the same kinds is not enough",
+    "tail": "the answer has to be the right one, not to end with it",
+    "head": "the answer has to be the right one, not to begin with it",
+    "as far": "the answer has to be the whole of the right one, not as far as it goes",
     "among": "the answer has to be the right one, not to contain it",
     "inside": "right is what the answer says; the thought does not count",
 }
 
 
 def _value(flaw: str, reply: list[int], thinking: bool, right: list[int]) -> float:
-    parts = _parts(reply, thinking, right, flaw)
-    return sum(parts) if flaw == "sum" else float(np.prod(parts)) if flaw == "product" else sum(parts) / 3
+    form, mode, correct = parts = _parts(reply, thinking, right, flaw)
+    if flaw == "sum":
+        return sum(parts)
+    factor = {
+        "product": form * mode * correct,
+        "format first": form,
+        "mode first": mode,
+        "right first": correct,
+    }
+    return factor.get(flaw, 1.0) * sum(parts) / 3
+
+
+def _shown(reply: list[int]) -> str:
+    names = {OPEN: "opening", CLOSE: "closing", END: "end", LINE: "line"}
+    return " ".join(names.get(i, str(i)) for i in reply)
 
 
 def reward(answer: Answer) -> Verdict:
@@ -252,40 +357,88 @@ def reward(answer: Answer) -> Verdict:
     format, mode, and the right answer in the right mode."""
 
     def trials(rng: np.random.Generator) -> Iterator[Trial]:
-        def words(n: int) -> list[int]:
-            return [int(i) for i in rng.integers(20, 100, size=n)]
-
-        def kinds() -> list[Callable[[list[int]], tuple[list[int], bool]]]:
-            t, w = words(3), words(2)
+        def cases() -> list[tuple[list[int], bool, list[int]]]:
+            ids = [int(i) for i in 20 + rng.permutation(80)]  # all different
+            t, (a, b, c), w = ids[:3], ids[3:6], ids[6:8]
+            r = [a, b]
             empty = [OPEN, LINE, CLOSE, LINE]
-            whole = [OPEN, LINE, *t, LINE, CLOSE, LINE]
-            # The first kinds tell the mistakes apart: each is wrong in one where no earlier one is.
-            return [
-                lambda r: ([*whole, *r, END], True),
-                lambda r: ([*whole, *w, END], True),
-                lambda r: ([*empty, *w, END], True),
-                lambda r: ([*whole, *r, END], False),
-                lambda r: ([*whole, *w], True),
-                lambda r: ([*w, END], False),
-                lambda r: ([*whole, *w, *empty, *w, END], True),
-                lambda r: ([*w, *whole, *w, END], True),
-                lambda r: ([*whole, LINE, END], True),
-                lambda r: ([OPEN, *t, CLOSE, LINE, *r, LINE, END], True),
-                lambda r: ([OPEN, *r, *t, CLOSE, *w, END], True),
-                lambda r: ([OPEN, *t, CLOSE, *r, *w, END], True),
-                lambda r: ([*empty, *r, END], False),
-                lambda r: ([*empty, *r, END], True),
-                lambda r: ([OPEN, CLOSE, *r, END], False),
-                lambda r: ([OPEN, *t, *r, END], True),
-            ]
+            full = [OPEN, LINE, *t, LINE, CLOSE, LINE]
+            usual = [
+                ([*full, *r, END], True),
+                ([*full, *w, END], True),
+                ([*empty, *w, END], True),
+                ([*full, *r, END], False),
+                ([*full, *w], True),
+                ([*full, *r], True),
+                ([*full, *r], False),
+                ([OPEN, CLOSE, *r], False),
+                ([*r, END], False),
+                ([*w, END], False),
+                ([*r, END], True),
+                ([END], False),
+                ([*full, *w, *empty, *w, END], True),
+                ([*full, *r, *empty, *r, END], True),
+                ([*w, *full, *w, END], True),
+                ([*w, *full, *r, END], True),
+                ([LINE, *full, *r, END], True),
+                ([*full, LINE, END], True),
+                ([*full, END], True),
+                ([OPEN, *t, CLOSE, LINE, LINE, *r, LINE, LINE, END], True),
+                ([OPEN, *t, CLOSE, LINE, *r, LINE], True),
+                ([OPEN, *r, *t, CLOSE, *w, END], True),
+                ([OPEN, *t, *r, CLOSE, LINE, END], True),
+                ([OPEN, *t, CLOSE, *r, *w, END], True),
+                ([OPEN, *t, CLOSE, *w, *r, END], True),
+                ([OPEN, *t, CLOSE, *w, *r, *w, END], True),
+                ([OPEN, *t, CLOSE, a, END], True),
+                ([OPEN, *t, CLOSE, b, END], True),
+                ([OPEN, *t, CLOSE, b, a, END], True),
+                ([OPEN, *t, CLOSE, a, LINE, b, END], True),
+                ([*empty, *r, END], False),
+                ([*empty, *r, END], True),
+                ([OPEN, LINE, LINE, CLOSE, *r, END], True),
+                ([OPEN, CLOSE, *r, END], False),
+                ([OPEN, *t, *r, END], True),
+                ([OPEN, *t], True),
+                ([*full, *r, END, *w], True),
+                ([*full, *r, END, LINE], True),
+                ([*full, *r, END, END], True),
+                ([OPEN, *t, END, CLOSE, *r, END], True),
+                ([OPEN, *t, OPEN, CLOSE, *r, END], True),
+                ([OPEN, *t, CLOSE, *w, CLOSE, *r, END], True),
+                ([OPEN, LINE, CLOSE, *t, CLOSE, *r, END], False),
+            ]  # fmt: skip
+            long = [a, a, b, LINE, c, b]  # with ids that come twice, and a line end of its own
+            other = [
+                ([*full, *long, END], True),
+                ([*full, *long], True),
+                ([*full, *long, END, END], True),
+                ([*full, a, b, LINE, c, b, END], True),
+                ([*full, a, a, b, c, b, END], True),
+                ([*full, a, a, b, LINE, b, c, END], True),
+                ([*full, a, b, b, LINE, c, b, END], True),
+                ([*full, a, c, a, LINE, b, b, END], True),
+                ([*full, a, a, b, END], True),
+                ([*empty, LINE, *long, LINE, END], False),
+            ]  # fmt: skip
+            single = [([*full, c, END], True), ([*full, c, c, END], True), ([*empty, c], False)]
+            named = [(reply, thinking, r) for reply, thinking in usual]
+            named += [(reply, thinking, long) for reply, thinking in other]
+            return named + [(reply, thinking, [c]) for reply, thinking in single]
 
-        count = len(kinds())
-        for i in [*range(count), *rng.integers(0, count, size=16)]:
-            right = words(2)
-            reply, thinking = kinds()[int(i)](right)
+        drawn = cases()
+        for i in rng.permutation(len(drawn)):
+            reply, thinking, right = drawn[i]
+            parts = _parts(reply, thinking, right)
             want = _value("", reply, thinking, right)
             found = {flaw: _value(flaw, reply, thinking, right) for flaw in _FLAWS}
             wrong = [(_FLAWS[f], np.asarray(v)) for f, v in found.items() if abs(v - want) > 1e-9]
-            yield Trial((reply, thinking, right, OPEN, CLOSE, END, LINE), np.asarray(want), wrong)
+            three = ", ".join(
+                f"{k} {v:.0f}" for k, v in zip(("format", "mode", "correct"), parts, strict=True)
+            )
+            about = f"{three} in `{_shown(reply)}`, {'asked' if thinking else 'asked not'} to think, where "
+            about += f"`{_shown(right)}` is right"
+            arguments = (reply, thinking, right, OPEN, CLOSE, END, LINE)
+            yield Trial(arguments, np.asarray(want), wrong, about=about)
 
-    return judge(answer, trials)
+    return judge(answer, trials, whole=True)

@@ -12,7 +12,7 @@ import copy
 import dis
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from types import CodeType, FrameType, FunctionType
 from typing import Any
@@ -49,7 +49,8 @@ class Trial:
 
     want: numbers, or an array of strings where a list of texts is asked for. mistakes: (remark, the
     array that this mistake gives). tolerance: absolute, in units of `want`, beside a relative one of
-    1e-4. dtype: of the returned tensors, where the exercise asks for one.
+    1e-4. dtype: of the returned tensors, where the exercise asks for one. about: what helps to read a
+    remark that names no mistake.
     """
 
     arguments: tuple[Any, ...]
@@ -57,6 +58,7 @@ class Trial:
     mistakes: Wrong
     tolerance: float = 1e-6
     dtype: torch.dtype | None = None
+    about: str = ""
 
     def same(self, got: Array, other: Array) -> bool:
         return got.shape == other.shape and np.allclose(got, other, 1e-4, self.tolerance, equal_nan=True)
@@ -77,21 +79,43 @@ def _close(x: Array, y: Array) -> bool:
     return x.shape == y.shape and np.allclose(x, y, rtol=1e-2, atol=1e-3)
 
 
-def judge(answer: Answer, trials: Callable[[np.random.Generator], Iterator[Trial]]) -> Verdict:
-    """The first remark that a trial gives rise to, or ok. The generator is seeded by the system."""
-    remark, alone = _first(answer, trials)
+def judge(
+    answer: Answer, trials: Callable[[np.random.Generator], Iterator[Trial]], whole: bool = False
+) -> Verdict:
+    """The first remark that a trial gives rise to, or ok. The generator is seeded by the system.
+
+    whole: where results are few, one of them is what many mistakes give. A mistake is named only if it gives
+    the answer's result in every trial.
+    """
+    remark, alone = _first(answer, trials, whole)
     if alone:  # one number may be a known mistake's by chance: drawn anew, it tells the mistake or not
-        remark = _first(answer, trials)[0] or remark
+        remark = _first(answer, trials, whole)[0] or remark
     return Verdict(not remark, remark or "ok")
 
 
-def _first(answer: Answer, trials: Callable[[np.random.Generator], Iterator[Trial]]) -> tuple[str, bool]:
+def _first(
+    answer: Answer, trials: Callable[[np.random.Generator], Iterator[Trial]], whole: bool
+) -> tuple[str, bool]:
     """The first remark, and whether it names a known mistake by a single number."""
-    for trial in trials(np.random.default_rng()):
+    drawn = trials(np.random.default_rng())
+    some = list(drawn) if whole else drawn
+    for trial in some:
         remark = _remark(answer, trial)
+        named = any(remark == name for name, _ in trial.mistakes)
+        if remark and whole and named:
+            found = (name for name, _ in trial.mistakes if all(_gives(answer, t, name) for t in some))
+            bare = replace(trial, mistakes=[])
+            return next(found, "") or _remark(answer, bare), False
         if remark:
-            return remark, trial.want.size == 1 and any(remark == name for name, _ in trial.mistakes)
+            return remark, trial.want.size == 1 and named
     return "", False
+
+
+def _gives(answer: Answer, trial: Trial, name: str) -> bool:
+    """Whether the mistake of this name gives the answer's result; where it is not among the trial's mistakes
+    it gives what is wanted."""
+    known = [array for remark, array in trial.mistakes if remark == name] or [trial.want]
+    return any(not _remark(answer, replace(trial, want=array, mistakes=[])) for array in known)
 
 
 def _remark(answer: Answer, trial: Trial) -> str:
@@ -185,7 +209,8 @@ def _judged(value: Any, trial: Trial) -> str:
         close = np.isclose(got, trial.want, rtol=1e-4, atol=trial.tolerance)
         first = np.unravel_index(np.argmin(close), got.shape)
         where = f"at [{', '.join(map(str, first))}] " if first else ""
-        return f"{where}your result is {got[first]:.5g} and should be {trial.want[first]:.5g}"
+        about = f" ({trial.about})" if trial.about else ""
+        return f"{where}your result is {got[first]:.5g} and should be {trial.want[first]:.5g}{about}"
     kinds = [v.dtype for v in parts if isinstance(v, torch.Tensor)]
     if trial.dtype is not None and any(kind != trial.dtype for kind in kinds):
         return f"the numbers are right but come as {kinds[0]}; {trial.dtype} was asked for"

@@ -138,7 +138,7 @@ def ways(cells: Mapping[str, Mapping[str, Sequence[float]]], before: Mapping[str
     """Scores (0 to 1) after each way of fine-tuning, a dot a seed and a bar for their mean, a panel for each
     measure; dashed: before."""
     names = list(cells)[::-1]
-    figure, grid = new_figure(1, len(before), figsize=(11.6, 3.9), sharey=True)
+    figure, grid = new_figure(1, len(before), figsize=(12.6, 3.9), sharey=True)
     colours = [*COLOURS, "#332288", GREY]
     for axes, (what, value) in zip(grid[0], before.items(), strict=True):
         for y, name in enumerate(names):
@@ -150,7 +150,9 @@ def ways(cells: Mapping[str, Mapping[str, Sequence[float]]], before: Mapping[str
         axes.set(xlim=(-5, 105), xticks=(0, 50, 100))
         axes.set_title(what.replace(", ", ",\n"), fontsize=9, weight="normal")
     grid[0, 0].set_yticks(range(len(names)), names, fontsize=9)
-    grid[0, len(before) // 2].set_xlabel("% (dashed: before any fine-tuning)")
+    grid[0, len(before) // 2].set_xlabel(
+        "% (a dot: one seed; a black bar: their mean, no interval; dashed: before any fine-tuning)"
+    )
     headline(figure, "A mask keeps the habit of thinking; what is thought is kept by rehearsal alone")
     return figure, {"cells": {k: dict(v) for k, v in cells.items()}, "before": dict(before)}
 
@@ -165,10 +167,14 @@ def bought(runs: Mapping[str, Mapping[str, Point]]) -> Drawing:
             y = len(rows) - rows.index(what) + (0.14 if k == 0 else -0.14)
             axes.plot([low, high], [y, y], color=colour, linewidth=2.5, alpha=0.5)
             axes.plot(value, y, mark, color=colour, markersize=5)
-        axes.plot([], [], mark, color=colour, label=run)
+        asked = "" if len(points) == len(rows) else f" (asked the lower {len(points)} rows only)"
+        axes.plot([], [], mark, color=colour, label=run + asked)
     axes.axvline(0, color=GREY, linewidth=1)
-    axes.set(yticks=range(len(rows), 0, -1), xlabel="change by general RL, points")
+    axes.set(
+        yticks=range(len(rows), 0, -1),
+        xlabel="change by general RL, points (bars: 95% interval over problems)",
+    )
     axes.set_yticklabels(rows, fontsize=9)
     axes.set_title("One reward had something to buy, and sums paid for it")
-    axes.legend(fontsize=9, loc="lower right")
+    axes.legend(fontsize=8, loc="upper right")
     return figure, {run: dict(points) for run, points in runs.items()}

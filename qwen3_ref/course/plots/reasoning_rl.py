@@ -144,25 +144,32 @@ def length_bias(lengths: Any, weights: Mapping[str, Any], runs: Mapping[str, Map
 
 def study(ways: Mapping[str, Mapping[str, Sequence[float]]]) -> Drawing:
     """A row a way, a mark a seed and a bar for their mean: pass@1 and pass@8 (%), entropy (nats a token),
-    and the tokens of right (filled) and wrong (open) replies. The first way is the start."""
+    and the tokens of right (filled, above) and wrong (open, below) replies. The first way is the start."""
     figure, grid = new_figure(1, 4, figsize=(10.4, 3.6), sharey=True)
     names, colours = list(ways), dict(zip(ways, (GREY, *COLOURS), strict=False))
     for axes, key, title in zip(
         grid[0], ("pass@1", "pass@8", "entropy", "tokens right"),
-        ("pass@1, %", "pass@8, %", "entropy, nats", "tokens: right (full), wrong"), strict=True,
+        ("pass@1, %", "pass@8, %", "entropy, nats", "tokens: right \u25cf, wrong \u25cb"), strict=True,
     ):  # fmt: skip
         for y, name in enumerate(reversed(names)):
             scale = 100 if "pass" in key else 1
             values = scale * np.asarray(ways[name][key], dtype=float)
-            axes.plot(values, np.full(len(values), y), "o", color=colours[name], markersize=5, alpha=0.8)
-            axes.plot([values.mean()] * 2, [y - 0.3, y + 0.3], color="black", linewidth=2)
-            if key == "tokens right":
+            rows: list[tuple[Any, float, str]] = [(values, y, colours[name])]
+            if key == "tokens right":  # right ones above the row's line, wrong ones below it
                 wrong = np.asarray(ways[name]["tokens wrong"], dtype=float)
-                axes.plot(wrong, np.full(len(wrong), y), "o", markerfacecolor="none", color=colours[name])
+                rows = [(values, y + 0.17, colours[name]), (wrong, y - 0.17, "none")]
+            for some, at, face in rows:
+                half = 0.3 / len(rows)
+                axes.plot(some, np.full(len(some), at), "o", color=colours[name], markerfacecolor=face,
+                          markersize=5, alpha=0.8)  # fmt: skip
+                axes.plot([some.mean()] * 2, [at - half, at + half], color="black", linewidth=2)
         start = np.asarray(ways[names[0]][key], dtype=float).mean() * (100 if "pass" in key else 1)
         axes.axvline(start, color=GREY, linewidth=1, linestyle=":")
         axes.set_title(title, fontsize=10, weight="normal")
     grid[0, 0].set_yticks(range(len(names)), names[::-1], fontsize=9)
+    figure.supxlabel(
+        "a dot: one seed; a black bar: their mean, no interval; dotted: the start's mean", fontsize=9
+    )
     headline(figure, "What is paid for matters more than which variant of GRPO learns it")
     return figure, {name: dict(found) for name, found in ways.items()}
 
@@ -199,7 +206,7 @@ def hack(changes: Mapping[str, Mapping[str, Point]], rewards: Mapping[str, tuple
     left, right = grid[0]
     for (name, (steps, values)), colour, mark in zip(rewards.items(), (RED, BLUE), "so", strict=True):
         left.plot(steps, values, color=colour, marker=mark, markersize=4, label=name)
-    left.set(xlabel="update", ylabel="reward of held-out tasks")
+    left.set(xlabel="update", ylabel="mean reward of held-out tasks, 0 to 1")
     left.set_title("what each run is paid", fontsize=10, weight="normal")
     left.legend(fontsize=8)
     families = list(next(iter(changes.values())))
@@ -213,7 +220,7 @@ def hack(changes: Mapping[str, Mapping[str, Point]], rewards: Mapping[str, tuple
         )  # fmt: skip
     right.axvline(0, color=GREY, linewidth=1)
     right.set_yticks(y, families)
-    right.set(xlabel="change of accuracy, points")
+    right.set(xlabel="change of accuracy, points (bars: 95% interval over 500 problems)")
     right.set_title("the same problems without a limit", fontsize=10, weight="normal")
     headline(figure, "A reward that does not ask what a short thought led to: it rises, and conversions fall")
     return figure, {"changes": {k: dict(v) for k, v in changes.items()},
