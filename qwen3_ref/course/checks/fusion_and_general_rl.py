@@ -276,7 +276,7 @@ def _parts(reply: list[int], thinking: bool, right: list[int], flaw: str = "") -
         answer = answer[1:]
     while answer[-1:] == [LINE] and flaw != "spaces":
         answer = answer[:-1]
-    bag = {
+    bag: dict[str, Any] = {
         "bag": sorted,
         "set": lambda ids: sorted(set(ids)),
         "lines": lambda ids: [i for i in ids if i != LINE],
