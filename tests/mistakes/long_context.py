@@ -183,3 +183,44 @@ MISTAKES = {
     "factor": FACTOR,
     "chunked": CHUNKED,
 }
+
+
+def yarn_by_loop(d: int, t: float, n: int, s: float) -> list[float]:
+    low, high = ends(d, t, n)
+    found = []
+    for i in range(d // 2):
+        share = min(1.0, max(0.0, (i - low) / (high - low)))
+        found.append(t ** (-2 * i / d) * (1 - share * (1 - 1 / s)))
+    return found
+
+
+def by_pairs(n: int, c: int, w: int) -> Any:
+    s, found = c - w, np.full((n, n), -1.0)
+    for i in range(n):
+        for j in range(i + 1):
+            back = i // s - j // s
+            place = i % s if back == 0 else min(s + i % s, c) if back == 1 else c
+            found[i, j] = place - j % s
+    return found
+
+
+def whole(n: int, c: int, w: int) -> Any:
+    return distances(n, c, c - w, lambda k: np.minimum(c - w + k, c), lambda k: c)
+
+
+ALSO_RIGHT = {
+    "never_turned": [
+        lambda f, n: turns(f, n) < 1,
+        lambda f, n: [1.0 if 2 * math.pi / x > n else 0.0 for x in f],
+    ],
+    "new_base": [
+        lambda d, t, s, j: t * s ** (d / (2 * j)),
+        lambda d, t, s, j: math.exp(math.log(t) + math.log(s) * d / 2 / j),
+    ],
+    "yarn_ramp": [yarn_by_loop, lambda d, t, n, s: ramp(*ends(d, t, n), d, t, s)],
+    "factor": [
+        lambda n, o: (fit(n, o), m(fit(n, o))),
+        lambda n, o: np.array([n / o, 0.1 * np.log(n / o) + 1]) if n > o else [1.0, 1.0],
+    ],
+    "chunked": [by_pairs, whole],
+}
