@@ -43,6 +43,12 @@ def require_device(device: object) -> torch.device:
     return found
 
 
+def _kind(part: Tensor) -> tuple[object, ...]:
+    """What two parts (L, b, g, capacity, d) that are to lie in one have in common."""
+    layers, _, groups, _, size = part.shape
+    return layers, groups, size, part.dtype, part.device
+
+
 class KVCache:
     """Keys and values of all layers; the caller owns it and passes it in.
 
@@ -204,6 +210,45 @@ class KVCache:
         kept.keys, kept.values = self.keys[:, rows], self.values[:, rows]
         kept._ids, kept._real = self._ids[rows], self._real[rows]
         return kept
+
+    @torch.inference_mode(False)
+    @torch.no_grad()
+    def join(self, other: KVCache, more: int = 0) -> KVCache:
+        """A cache of its own with the rows of both, these first, and room for `more` columns: how new rows
+        come into a batch that runs. Both end in the same column: columns that are padding in every row of
+        one are dropped from its beginning, and the shorter one gets padding there, which shifts no position.
+
+        Raises ValueError for a number of columns that is none, or a cache of another kind or model.
+        """
+        more = require_whole("more", more, 0, " (columns)")
+        kinds = [(type(one), id(one._model()), *map(_kind, one._parts())) for one in (self, other)]
+        if kinds[0] != kinds[1]:
+            raise ValueError(
+                "the caches differ in kind, or are of two models; join those that one model has filled."
+            )
+        firsts = [one._first() for one in (self, other)]
+        width = max(one.length - first for one, first in zip((self, other), firsts, strict=True))
+        joined = copy.copy(self)
+        joined.length = width
+        for name in (*self._PARTS, "_ids", "_real"):
+            axis = 1 if name in ("_ids", "_real") else 3
+            pieces = []
+            for one, first in zip((self, other), firsts, strict=True):
+                part = getattr(one, name).narrow(axis, first, one.length - first)
+                sides = (width - part.shape[axis], more)
+                pieces.append(pad(part, sides if axis == 1 else (0, 0, *sides)))
+            setattr(joined, name, torch.cat(pieces, dim=0 if axis == 1 else 1))
+        return joined
+
+    _PARTS: tuple[str, ...] = ("keys", "values")  # (L, b, g, capacity, ...): what it holds of the layers
+
+    def _parts(self) -> list[Tensor]:
+        return [getattr(self, name) for name in self._PARTS]
+
+    def _first(self) -> int:
+        """The first column that is a token in some row."""
+        columns = self.real.any(dim=0).nonzero()
+        return int(columns[0]) if len(columns) else self.length
 
     def keep(self, prompt: Sequence[int], *, strict: bool = False) -> int:
         """Keep what serves this prompt, and say how many of its tokens need not be computed again.

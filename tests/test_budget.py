@@ -334,3 +334,50 @@ def test_an_early_stop_closes_once_and_opens_nothing() -> None:
         with pytest.raises(ValueError, match="must close the thought with one </think>, and open"):
             Budget(1, text).on(TOK)
         assert Budget(None, text).on(TOK) is not None, "nothing is cut"
+
+
+# -- rows that take the places of those that have ended ---------------------------------------------------
+
+
+LENGTHS = [9, 0, 1, 0, 10, 2, 0, 3, 1, 0, 4, 0]
+
+
+@pytest.mark.parametrize("places", [1, 2, 3, 4, 5, 11, 12, 50])
+def test_rows_come_and_go_and_each_says_what_it_says_alone(places: int) -> None:
+    """Prompts of uneven length, thoughts of uneven length, a budget that cuts the longest."""
+    prompts = [[n, *[n] * (n % 3), *PROMPT] for n in LENGTHS]
+    options: dict[str, Any] = dict(max_new_tokens=60, stop_ids={END}, tokenizer=TOK)
+    budget = Budget(8, STOP_TEXT)
+    want = [generate(Scripted(), [p], thinking_budget=budget, **options)[0] for p in prompts]  # type: ignore[arg-type]
+    heard: list[list[int]] = [[] for _ in prompts]
+    got = generate(
+        Scripted(), prompts, thinking_budget=budget, batch_size=places,  # type: ignore[arg-type]
+        on_token=lambda row, token: heard[row].append(token), **options,
+    )  # fmt: skip
+    assert got == want == heard
+    assert [reply.thinking_ended for reply in got] == [reply.thinking_ended for reply in want]
+
+
+def test_places_are_filled_again_in_groups() -> None:
+    """No pass has more rows than places; newcomers are prefilled together; and there are fewer passes than
+    when each batch waits for its longest reply."""
+    passes: list[tuple[int, int]] = []
+
+    class Watched(Scripted):
+        def __call__(self, ids: torch.Tensor, **options: Any) -> torch.Tensor:  # type: ignore[override]
+            passes.append(tuple(ids.shape))  # type: ignore[arg-type]
+            return super().__call__(ids, **options)
+
+    prompts = [[n, *PROMPT] for n in LENGTHS * 2]
+    options: dict[str, Any] = dict(max_new_tokens=60, stop_ids={END}, tokenizer=TOK)
+    generate(Watched(), prompts, batch_size=4, **options)  # type: ignore[arg-type]
+    together, passes = len(passes), []
+    for first in range(0, len(prompts), 4):
+        generate(Watched(), prompts[first : first + 4], **options)  # type: ignore[arg-type]
+    assert together < len(passes)
+    passes = []
+    generate(Watched(), prompts, batch_size=4, **options)  # type: ignore[arg-type]
+    begun = [rows for rows, width in passes if width > 1]
+    assert sum(begun) == len(prompts) and begun[0] == 4
+    assert all(rows >= 2 for rows in begun[:-1]), "at least half of the places at once"
+    assert max(rows for rows, _ in passes) == 4

@@ -14,6 +14,7 @@ from qwen3_ref.config import Qwen3Config
 from qwen3_ref.decode.generation import stream
 from qwen3_ref.model import Qwen3
 from qwen3_ref.numpy_ref import NumpyCache, NumpyQwen3
+from qwen3_ref.quantize.kv_cache import QuantizedKVCache
 from tests.helpers import TINY, hard_model, left_pad, token_ids
 
 IDS = token_ids(TINY.vocab_size, (2, 12), seed=4)
@@ -308,3 +309,52 @@ def test_counts_are_whole_numbers(wrong: Any) -> None:
     with pytest.raises(ValueError, match="one row and a prompt of at least one token"):
         cache.select([0]).keep([])
     assert cache.length == 12
+
+
+# -- rows that join ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [KVCache, QuantizedKVCache])
+def test_joined_rows_go_on_as_alone(kind: type[KVCache]) -> None:
+    """Either may be the longer one; what only padding has seen is dropped; neither is written to."""
+    model = hard_model()
+    texts = [token_ids(TINY.vocab_size, (n,), seed=n) for n in (9, 5, 3, 7, 2)]
+    next_ids = token_ids(TINY.vocab_size, (5, 1), seed=0)
+
+    def filled(rows: list[int]) -> KVCache:
+        ids, real = left_pad([texts[i] for i in rows])
+        cache = kind(TINY, len(rows), ids.shape[1])
+        with torch.no_grad():
+            model(ids, attention_mask=real, cache=cache)
+        return cache
+
+    want = []
+    for i in range(5):
+        with torch.no_grad():
+            want.append(model(next_ids[i : i + 1], cache=_roomier(filled([i])))[0])
+    for first, second in (([0, 1], [2, 3, 4]), ([2, 4], [0, 1])):
+        old, new = filled(first).select([1]), filled(second)
+        held = [cache.ids.tolist() for cache in (old, new)]
+        joined, rows = old.join(new, 1), [first[1], *second]
+        assert [cache.ids.tolist() for cache in (old, new)] == held
+        longest = max(len(texts[i]) for i in rows)
+        assert (joined.batch, joined.length, joined.capacity) == (len(rows), longest, longest + 1)
+        assert joined.real.tolist() == left_pad([texts[i] for i in rows])[1].bool().tolist()
+        with torch.no_grad():
+            got = model(next_ids[rows], cache=joined)
+        torch.testing.assert_close(got, torch.stack([want[i] for i in rows]), atol=1e-5, rtol=1e-5)
+
+
+def _roomier(cache: KVCache) -> KVCache:
+    cache.reserve(cache.length + 1)
+    return cache
+
+
+def test_caches_that_cannot_lie_in_one_are_refused() -> None:
+    model, other = hard_model(), hard_model()
+    cache = held(model, IDS[:, :4])
+    for wrong in (held(other, IDS[:, :4]), KVCache(changed(head_dim=8), 1, 4), QuantizedKVCache(TINY, 1, 4)):
+        with pytest.raises(ValueError, match="the caches differ in kind, or are of two models; join those"):
+            cache.join(wrong)
+    with pytest.raises(ValueError, match="more is -1"):
+        cache.join(held(model, IDS[:, :4]), -1)

@@ -447,6 +447,17 @@ def test_generate_and_stream_take_the_same_options() -> None:
     assert list(found["generate"]) == [field.name for field in fields(_Asked)]
 
 
+def test_newcomers_have_room_for_a_whole_reply() -> None:
+    """Two of four stop early; those that take their places say more than the other two have left."""
+    prompts = [[7, 0], [7, 0], [7, 10], [7, 10], [7, 20], [7, 20]]
+    want = [[*range(p[1] + 1, p[1] + 13)] for p in prompts]
+    try:
+        got = count(prompts, 12, stop_ids=3, batch_size=4)
+    except ValueError as error:
+        pytest.fail(f"{error}")
+    assert got == [[1, 2, 3], [1, 2, 3], *want[2:]]
+
+
 # -- a long prompt in pieces ------------------------------------------------------------------------------
 
 

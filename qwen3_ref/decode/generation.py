@@ -252,13 +252,18 @@ class _Batch:
         sampling = asked.sampling or Sampling.greedy()
         return cls(model, sampling, torch.tensor(absent, dtype=torch.long), rows, asked.draft)
 
-    def replies(self, rows: list[Row], cache: KVCache | None = None) -> Iterator[tuple[int, int]]:
-        """Yield (row index, id) for rows that run together. `cache`, a row for each, may hold a beginning
-        that their prompts share."""
+    def replies(self, places: int, cache: Callable[[list[Row]], KVCache]) -> Iterator[tuple[int, int]]:
+        """Yield (row index, id); `places` rows run together, in a cache that `cache` makes of rows and that
+        may hold a beginning that their prompts share."""
         if self.draft is None:
-            return self.run(rows, cache)
-        (row,) = rows  # of several, each would accept another number
-        return self.speculate(row, self.draft, cache)
+            yield from self.run(places, cache)
+            return
+        for row in self.rows:  # of several, each would accept another number
+            yield from self.speculate(row, self.draft, cache([row]))
+
+    def cache(self, rows: list[Row]) -> KVCache:
+        """A new cache with room for these rows."""
+        return KVCache(self.model.config, len(rows), _room(rows), self.model.dtype, self.model.device)
 
     def next_ids(self, logits: Tensor, rows: Sequence[Row]) -> list[int]:
         """Each row's next id, from its logits (rows, V)."""
@@ -278,43 +283,54 @@ class _Batch:
         return probabilities(logits, self.sampling, replies, [row.prompt] * len(replies), self.absent)
 
     @torch.inference_mode()
-    def run(self, rows: list[Row], cache: KVCache | None = None) -> Iterator[tuple[int, int]]:
-        """Yield (row index, id) for rows that run together: left-padded, one cache; finished rows leave
-        the tensors when half are finished. `cache` may hold a beginning that their prompts share."""
-        model = self.model
-        longest = max(len(row.prompt) for row in rows)
-        if cache is None:
-            length = longest + max(row.room for row in rows)
-            cache = KVCache(model.config, len(rows), length, model.dtype, model.device)
-        known = cache.length
-        pads = [longest - len(row.prompt) for row in rows]
-        ids = [[0] * pad + row.prompt[known:] for pad, row in zip(pads, rows, strict=True)]
-        mask = [[0] * pad + [1] * (longest - known - pad) for pad in pads]
+    def run(self, places: int, cache: Callable[[list[Row]], KVCache]) -> Iterator[tuple[int, int]]:
+        """Yield (row index, id): continuous batching. Rows that run share one cache, padded on the left.
+        Those that have ended stay in it as padding until half are; then they leave, and as many as there
+        are places for come in from those that wait, prefilled together."""
+        waiting, running = deque(self.rows), list[Row]()
+        held: KVCache | None = None
         while True:
-            new, real = (torch.tensor(x, device=model.device) for x in (ids, mask))
-            logits = feed(model, new, cache, real)[:, -1]
-            alive = [i for i, row in enumerate(rows) if not row.reply.ended]
-            drawn = self.next_ids(
-                logits if len(alive) == len(rows) else logits[alive], [rows[i] for i in alive]
-            )
-            for i, token in zip(alive, drawn, strict=True):
-                yield rows[i].index, rows[i].take(token)
-            running = [i for i, row in enumerate(rows) if not row.reply.ended]
-            if not running:
+            alive = [i for i, row in enumerate(running) if not row.reply.ended]
+            if 2 * len(alive) <= len(running):  # and where none has begun yet
+                running = [running[i] for i in alive]
+                held = held.select(alive) if held is not None and running else None
+                alive = list(range(len(running)))
+                if waiting:
+                    new = [waiting.popleft() for _ in range(min(places - len(running), len(waiting)))]
+                    own = cache(new)
+                    yield from self.take(self.prefill(new, own), new)
+                    running += new
+                    more = max(row.room - len(row.reply) for row in running)
+                    held = own if held is None else held.join(own, more)
+                    continue
+            if held is None:
                 return
-            if 2 * len(running) <= len(rows):
-                rows = [rows[i] for i in running]
-                cache = cache.select(running)
-            ids = [[row.reply[-1]] for row in rows]
-            mask = [[0 if row.reply.ended else 1] for row in rows]
+            ids = torch.tensor([[row.reply[-1]] for row in running], device=self.model.device)
+            real = torch.tensor([[not row.reply.ended] for row in running], device=self.model.device)
+            logits = feed(self.model, ids, held, real)[:, -1]
+            some = logits if len(alive) == len(running) else logits[alive]
+            yield from self.take(some, [running[i] for i in alive])
+
+    def prefill(self, rows: list[Row], cache: KVCache) -> Tensor:
+        """Logits (rows, V) behind the prompts, of which the cache may hold the beginning."""
+        longest, known = max(len(row.prompt) for row in rows), cache.length
+        pads = [longest - len(row.prompt) for row in rows]
+        ids = [[0] * n + row.prompt[known:] for n, row in zip(pads, rows, strict=True)]
+        real = [[False] * n + [True] * (longest - known - n) for n in pads]
+        device = self.model.device
+        new, mask = torch.tensor(ids, device=device), torch.tensor(real, device=device)
+        return feed(self.model, new, cache, mask)[:, -1]
+
+    def take(self, logits: Tensor, rows: list[Row]) -> Iterator[tuple[int, int]]:
+        """Yield (row index, id) of each row's next id, from its logits (rows, V)."""
+        for row, token in zip(rows, self.next_ids(logits, rows), strict=True):
+            yield row.index, row.take(token)
 
     @torch.inference_mode()
-    def speculate(self, row: Row, draft: Draft, cache: KVCache | None = None) -> Iterator[tuple[int, int]]:
+    def speculate(self, row: Row, draft: Draft, cache: KVCache) -> Iterator[tuple[int, int]]:
         """The same for one row, with a draft: each pass of the model judges some drafted ids and yields
         those that it keeps, and one more of its own. `cache` may hold the beginning of the prompt."""
         model, reply, most = self.model, row.reply, len(row.prompt) + row.room
-        if cache is None:
-            cache = KVCache(model.config, 1, most, model.dtype, model.device)
         drafter = draft.begin(most)
         while not reply.ended:
             ids, at = row.prompt + reply, len(reply)
@@ -389,7 +405,8 @@ def generate(
 
     prompts: lists, arrays or tensors of ids. sampling: greedy if absent. stop_ids: a row ends after any
     of these (one number, several, or None). on_token(row, id) is called for each new token as it comes;
-    `row` is the place among all prompts. batch_size: how many prompts run at once (all, if absent).
+    `row` is the place among all prompts. batch_size: how many prompts run at once (all, if absent); when
+    half of them have ended, the next ones take their places.
     generator: a CPU torch.Generator (seed 0 if absent). Each row gets a seed of its own from it, in
     the order of the prompts, so a row's text does not depend on batch_size or on its neighbours.
     A reply ends at the config's `context_length` even when max_new_tokens is larger.
@@ -422,18 +439,20 @@ def generate(
     asked = _Asked(max_new_tokens, sampling, stop_ids, generator, thinking_budget, tokenizer, draft)
     batch = _Batch.of(model, prompts, asked)
     rows = batch.rows
-    step = 1 if draft else batch_size or max(len(rows), 1)
-    if cache is not None and rows:
-        _share(model, cache, [row.prompt for row in rows])
-    for first in range(0, len(rows), step):
-        some = rows[first : first + step]
-        own = None
-        if cache is not None:
-            own = cache.select([0] * len(some))
-            own.reserve(max(len(row.prompt) for row in some) + max(row.room for row in some))
-        for row, token in batch.replies(some, own):
-            if on_token is not None:
-                on_token(row, token)
+    shared = cache
+    if shared is not None and rows:
+        _share(model, shared, [row.prompt for row in rows])
+
+    def own(some: list[Row]) -> KVCache:
+        if shared is None:
+            return batch.cache(some)
+        copied = shared.select([0] * len(some))
+        copied.reserve(_room(some))
+        return copied
+
+    for row, token in batch.replies(batch_size or max(len(rows), 1), own):
+        if on_token is not None:
+            on_token(row, token)
     return [row.reply for row in rows]
 
 
@@ -464,7 +483,13 @@ def stream(
         row = batch.rows[0]
         cache.keep(row.prompt, strict=True)
         cache.reserve(len(row.prompt) + row.room - 1)
-    return (token for _, token in batch.replies(batch.rows, cache))
+    given = cache
+    return (token for _, token in batch.replies(1, batch.cache if given is None else lambda _: given))
+
+
+def _room(rows: list[Row]) -> int:
+    """Columns that rows need whose prompts are padded to end together."""
+    return max(len(row.prompt) for row in rows) + max(row.room for row in rows)
 
 
 def _require_cache(cache: object) -> None:

@@ -132,3 +132,13 @@ class QuantizedKVCache(KVCache):
         kept._ids, kept._real = self._ids[rows], self._real[rows]
         kept.keys = self.keys[:1, :1].expand(self.keys.shape[0], len(rows), *self.keys.shape[2:])
         return kept
+
+    _PARTS = ("_keys", "_key_scale", "_values", "_value_scale")
+
+    def join(self, other: KVCache, more: int = 0) -> KVCache:
+        """The rows of both, as KVCache has it; both keep keys and values in the same bits."""
+        joined = super().join(other, more)
+        assert isinstance(joined, QuantizedKVCache)
+        layers, batch, groups, capacity, _ = joined._keys.shape
+        joined.keys = self.keys[:1, :1, :1, :1].expand(layers, batch, groups, capacity, self.keys.shape[4])
+        return joined

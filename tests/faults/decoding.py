@@ -127,8 +127,8 @@ GENERATION = [
         name="row_number_restarts_in_each_batch",
         words="on_token gets the place in the batch",
         module="decode.generation",
-        right="yield rows[i].index, rows[i].take(token)",
-        wrong="yield i, rows[i].take(token)",
+        right="yield row.index, row.take(token)",
+        wrong="yield rows.index(row), row.take(token)",
         by=("test_generate:test_on_token_says_the_place_among_all_prompts",),
     ),
     Fault(
@@ -213,6 +213,70 @@ LONG = [
         right="        feed(model, torch.tensor([new], device=model.device), cache)\n",
         wrong="        model(torch.tensor([new], device=model.device), cache=cache, logits_to_keep=1)\n",
         by=("test_generate:test_a_long_prompt_is_never_computed_at_once",),
+    ),
+]
+JOINED = "test_cache:test_joined_rows_go_on_as_alone"
+TURNS = "test_budget:test_rows_come_and_go_and_each_says_what_it_says_alone"
+GROUPS = "test_budget:test_places_are_filled_again_in_groups"
+CONTINUOUS = [
+    Fault(
+        name="joined_with_padding_on_the_right",
+        words="the shorter of two caches that join gets its padding behind its tokens",
+        module="cache",
+        right="sides = (width - part.shape[axis], more)",
+        wrong="sides = (0, width - part.shape[axis] + more)",
+        by=(JOINED,),
+    ),
+    Fault(
+        name="joined_padding_counts_as_tokens",
+        words="the columns that a shorter cache is padded with count as tokens",
+        module="cache",
+        right="                pieces.append(pad(part, sides if axis == 1 else (0, 0, *sides)))\n",
+        wrong=(
+            "                pieces.append(pad(part, sides if axis == 1 else (0, 0, *sides), "
+            'value=1 if name == "_real" else 0))\n'
+        ),
+        by=(JOINED,),
+    ),
+    Fault(
+        name="columns_of_padding_kept",
+        words="columns that are padding in every row stay when rows join",
+        module="cache",
+        right="return int(columns[0]) if len(columns) else self.length",
+        wrong="return 0",
+        by=(JOINED,),
+    ),
+    Fault(
+        name="newcomers_before_those_that_run",
+        words="new rows stand before the running ones in the list and behind them in the cache",
+        module="decode.generation",
+        right="                    running += new\n",
+        wrong="                    running = new + running\n",
+        by=(TURNS,),
+    ),
+    Fault(
+        name="newcomers_one_at_a_time",
+        words="one new row is let in where many places are free",
+        module="decode.generation",
+        right="for _ in range(min(places - len(running), len(waiting)))]",
+        wrong="for _ in range(1)]",
+        by=(GROUPS,),
+    ),
+    Fault(
+        name="no_place_before_all_have_ended",
+        words="the next rows wait for the longest reply of the ones before",
+        module="decode.generation",
+        right="if 2 * len(alive) <= len(running):",
+        wrong="if not alive:",
+        by=(GROUPS,),
+    ),
+    Fault(
+        name="no_room_behind_the_newcomers",
+        words="a joined cache has the room that the running rows needed, and new ones need more",
+        module="decode.generation",
+        right="max(row.room - len(row.reply) for row in running)",
+        wrong="max(row.room - len(row.reply) for row in running[:1])",
+        by=("test_generate:test_newcomers_have_room_for_a_whole_reply",),
     ),
 ]
 BY_NAME = "test_profile:test_without_a_template_the_words_of_its_name"
@@ -377,4 +441,4 @@ EXPORT = [
         by=("test_nano:test_a_fresh_export_is_what_the_package_has",),
     ),
 ]
-FAULTS = [*SAMPLING, *GENERATION, *LONG, *PROFILE, *DIALOGUE, *CHAT, *EXPORT]
+FAULTS = [*SAMPLING, *GENERATION, *LONG, *CONTINUOUS, *PROFILE, *DIALOGUE, *CHAT, *EXPORT]
