@@ -531,8 +531,8 @@ def test_chat_in_a_terminal(small: Path) -> None:
             # A shell's background job ignores Ctrl-C, and so would all that it starts.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
-        where = "bfloat16 on cuda" if torch.cuda.is_available() else "float32 on cpu"
-        terminal.expect_exact(f"in {where}. /help lists commands, /exit or Ctrl-D leaves.")
+        where = "cuda in bfloat16" if torch.cuda.is_available() else "cpu in float32"
+        terminal.expect_exact(f"on {where}. /help lists commands, /exit or Ctrl-D leaves.")
         terminal.expect_exact("> ")
         return terminal
 

@@ -59,8 +59,8 @@ FAULTS = [
         rows="29",
         words="A row that has met its stop id goes on as filler, and its tokens are seen by itself only.",
         module="decode.generation",
-        right="[[0 if row.reply.ended else 1] for row",
-        wrong="[[1] for row",
+        right="[[not row.reply.ended] for row",
+        wrong="[[True] for row",
         by=("test_generate:test_greedy_equals_transformers",),
     ),
 ]

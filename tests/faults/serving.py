@@ -162,8 +162,8 @@ PADDING = [
         rows="30",
         words="prompts are padded on the right, unmasked; the last logit is a pad's",
         module="decode.generation",
-        right="[0] * pad + row.prompt[known:] for pad",
-        wrong="row.prompt[known:] + [0] * pad for pad",
+        right="[0] * n + row.prompt[known:] for n",
+        wrong="row.prompt[known:] + [0] * n for n",
         by=(GREEDY,),
     ),
 ]
@@ -191,8 +191,8 @@ GENERATION = [
         rows="32",
         words="the first row that stops ends the batch",
         module="decode.generation",
-        right="if not running:",
-        wrong="if len(running) < len(rows):",
+        right="if held is None:",
+        wrong="if held is None or len(alive) < len(running):",
         by=(GREEDY,),
     ),
     Fault(
@@ -294,8 +294,8 @@ BUDGET = [
         rows="own",
         words="what was drawn is fed to the model instead of what was forced",
         module="decode.generation",
-        right="            yield rows[i].index, rows[i].take(token)",
-        wrong="            yield rows[i].index, (rows[i].take(token), rows[i].reply.__setitem__(-1, token))[0]",
+        right="            yield row.index, row.take(token)\n\n",
+        wrong="            yield row.index, (row.take(token), row.reply.__setitem__(-1, token))[0]\n\n",
         by=(CUT,),
     ),
     Fault(
@@ -321,8 +321,8 @@ BUDGET = [
         rows="own",
         words="when rows leave the batch, the cache keeps the first rows",
         module="decode.generation",
-        right="cache = cache.select(running)",
-        wrong="cache = cache.select(list(range(len(running))))",
+        right="held = held.select(alive) if",
+        wrong="held = held.select(list(range(len(alive)))) if",
         by=(BATCH,),
     ),
     Fault(

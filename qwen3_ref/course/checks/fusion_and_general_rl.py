@@ -150,19 +150,23 @@ def masked_loss(answer: Answer) -> Verdict:
             arguments = (logits + shift, ids, learned)
             return arguments, np.asarray(want), [(a, np.asarray(b)) for a, b in wrong.items()]
 
+        lost = "a probability of exp(-900) is 0 in float64 and its logarithm lost: stay with logarithms"
+
+        def added(arguments: tuple[Any, ...]) -> Wrong:
+            """What is lost, in itself or with something small added to every probability: not always much."""
+            z, ids, learned = arguments
+            p = np.exp(_log_softmax(z))
+            chosen = np.take_along_axis(p[:, :-1], ids[:, 1:, None], -1)[..., 0][learned[:, 1:]]
+            return [(lost, np.asarray(-np.log(chosen + e).mean())) for e in (0.0, 1e-12, 1e-9, 1e-8)]
+
         for shift in (0.0, 0.0, 900.0, -900.0):  # softmax does not change; exp(900) is infinite, exp(-900) 0
-            yield apart(lambda: make(shift))  # noqa: B023
+            trial = apart(lambda: make(shift))  # noqa: B023
+            yield replace(trial, mistakes=[*trial.mistakes, *added(trial.arguments)])
         remark = "one maximum for all places: beside a logit of 900 the others become exp(-900) = 0"
         arguments, want, _ = make(0.0, 900.0)
         yield Trial(arguments, want, [(remark, np.asarray(x)) for x in (-np.inf, np.nan)])
         arguments, want, _ = make(0.0, -900.0)
-        z, ids, learned = arguments
-        p = np.exp(_log_softmax(z))
-        chosen = np.take_along_axis(p[:, :-1], ids[:, 1:, None], -1)[..., 0][learned[:, 1:]]
-        remark = "a probability of exp(-900) is 0 in float64 and its logarithm lost: stay with logarithms"
-        lost = [(remark, -np.log(chosen).mean())]
-        lost += [(remark, -np.log(chosen + e).mean()) for e in (1e-12, 1e-9, 1e-8)]
-        yield Trial(arguments, want, lost)
+        yield Trial(arguments, want, added(arguments))
 
     with np.errstate(all="ignore"):
         return judge(answer, trials)
