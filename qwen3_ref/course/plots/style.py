@@ -62,17 +62,18 @@ def headline(figure: Figure, text: str) -> None:
 
 
 def save_figure(
-    name: str, figure: Figure, data: Mapping[str, Any], *, alt: str, made_from: str
+    name: str, figure: Figure, data: Mapping[str, Any], *, alt: str, made_from: str, within: float = 1e-9
 ) -> None:
     """Show a figure in the notebook and keep it: figures/<name>.png and, beside it, <name>.json.
 
     data: the plotted numbers. alt: what the picture shows, for those who cannot see it, and its
-    caption. made_from: the model or source, and the seed, behind the numbers.
+    caption. made_from: the model or source, and the seed, behind the numbers. within: what may change
+    with the processor, in the numbers' unit (16-bit products, or differences near rounding).
 
     The environment variable QWEN3_FIGURES decides what happens to the files: "write" (`make
     notebooks`) replaces them, "check" (`make course`) recomputes the numbers and raises ValueError
-    where one differs from the JSON by more than 0.2%, and by default they are left alone, so that
-    playing with a notebook changes nothing.
+    where one differs from the JSON by more than 0.2% and `within`, and by default they are left alone, so
+    that playing with a notebook changes nothing.
     """
     record = {"alt": alt, "made_from": made_from, "data": rounded(data)}
     mode = os.environ.get("QWEN3_FIGURES", "")
@@ -83,7 +84,7 @@ def save_figure(
         if not target.exists():
             raise ValueError(f"figure {name} was never saved; run `make notebooks`.")
         kept = json.loads(target.read_text(encoding="utf-8"))
-        where = _difference(kept, record)
+        where = _difference(kept, record, within)
         if where:
             raise ValueError(f"figure {name} shows other numbers than {target.name}: {where}")
     drawn, buffer = io.BytesIO(), io.BytesIO()
@@ -122,14 +123,15 @@ def rounded(value: Any, digits: int = 4) -> Any:
     return float(f"{number:.{digits}g}") if math.isfinite(number) else str(number)
 
 
-def _difference(kept: Any, now: Any, where: str = "") -> str:
+def _difference(kept: Any, now: Any, within: float = 1e-9, where: str = "") -> str:
     """Where two JSON values differ by more than the machine's arithmetic explains, or ""."""
     if isinstance(kept, dict) and isinstance(now, dict) and kept.keys() == now.keys():
-        found = (_difference(kept[k], now[k], f"{where}.{k}") for k in kept)
+        found = (_difference(kept[k], now[k], within, f"{where}.{k}") for k in kept)
     elif isinstance(kept, list) and isinstance(now, list) and len(kept) == len(now):
-        found = (_difference(a, b, f"{where}[{i}]") for i, (a, b) in enumerate(zip(kept, now, strict=True)))
+        pairs = enumerate(zip(kept, now, strict=True))
+        found = (_difference(a, b, within, f"{where}[{i}]") for i, (a, b) in pairs)
     elif isinstance(kept, (int, float)) and isinstance(now, (int, float)):
-        same = math.isclose(kept, now, rel_tol=2e-3, abs_tol=1e-9)
+        same = math.isclose(kept, now, rel_tol=2e-3, abs_tol=within)
         return "" if same else f"{where} is {now} and was {kept}"
     else:
         return "" if kept == now else f"{where} is {now!r:.80} and was {kept!r:.80}"
