@@ -25,8 +25,8 @@ ROOMS = {
     "tasks": "calculator numbers problems documents make_numbers",
     "train": "errors names lock state loop seeds corpus queries rollout recipes/pretrain recipes/balance "
     "recipes/sft recipes/grpo recipes/general_rl recipes/distill run stages export",
-    "measure": "names statistics study accuracy table spread experts rows card balance_study qk_norm order "
-    "messages quantization long_context modes pruned packing new_skill rewards arms decisions",
+    "measure": "names work statistics study accuracy table spread experts rows card balance_study qk_norm "
+    "order messages quantization long_context modes pruned packing new_skill rewards arms decisions",
     "course": "compare subject ports checks/judge checks/* plots/style plots/*",
     "commands": "common slash * line",
 }

@@ -59,7 +59,7 @@ def topic(path: Path) -> str:
     return path.stem[3:]
 
 
-LESSONS = [path for path in sorted(NOTEBOOKS.glob("[01]*.ipynb")) if not path.stem.startswith("00")]
+LESSONS = [path for path in sorted(NOTEBOOKS.glob("[0-2]*.ipynb")) if not path.stem.startswith("00")]
 BLANKS = {(topic(path), name): f for path in LESSONS for name, f in exercises(path)}
 SOLUTIONS = {
     (topic(path), name): f for path in LESSONS for name, f in exercises(path.parent / "solutions" / path.name)
