@@ -297,6 +297,14 @@ def test_auto_takes_the_fastest_that_is_true() -> None:
         )
 
 
+def test_auto_where_nothing_is_true() -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(choosing, "_seconds", lambda precision, shape: 1.0)
+        patch.setattr(choosing, "agreeing", lambda model, *_: 0)
+        with pytest.raises(ValueError, match="^no precision gives the 264 ids .* float32 neither; name one"):
+            choose("auto", config(), torch.device("cpu"), lambda precision: precision)
+
+
 def test_a_busy_machine_is_timed_too() -> None:
     """Where one round takes longer than all of the time there is."""
     with pytest.MonkeyPatch.context() as patch:

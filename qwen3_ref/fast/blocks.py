@@ -1,9 +1,9 @@
 """The parts of a decoder block with fewer, larger operations, beneath the plain model's names.
 
 At one token a step each operation of PyTorch costs a few microseconds whatever it does, and the plain
-block has about 75 of them. Here q, k and v are one product, gate and up another, the norms of all heads
-and their rotation are done at once, and what flows between products is float32, so that nothing is cast
-back and forth. Numbers differ from the plain model's in rounding alone.
+block has some fifty that compute or copy (lesson 20 counts them). Here q, k and v are one product, gate
+and up another, the norms of all heads and their rotation are done at once, and what flows between products
+is float32, so that nothing is cast back and forth. Numbers differ from the plain model's in rounding alone.
 
 Shapes: b batch, t new tokens, s all tokens so far, h query heads, g KV heads, d head_dim, D hidden_size,
 F intermediate_size, E num_experts, K num_experts_per_tok.
@@ -157,7 +157,7 @@ class Quick:
 
     def exchange(self, model: Any, name: str) -> None:
         """Exchange the part of this official name in place; what it was made of is let go."""
-        parent, _, last = name.rpartition(".")
+        last = name.rpartition(".")[2]
         part = model.get_submodule(name)
         part.requires_grad_(False)
         if hasattr(part, "self_attn"):

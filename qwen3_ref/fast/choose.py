@@ -80,6 +80,10 @@ def choose(
         agrees[fastest] = agreeing(load(fastest), prompts, replies)
         if agrees[fastest] == total:
             break
+    else:
+        raise ValueError(
+            f"no precision gives the {total} ids of the parity set here, float32 neither; name one."
+        )
     why = f"one token's products take {1 / speed[fastest]:.2f} of float32's time"
     if others := [f"{p} {1 / s:.2f}" for p, s in speed.items() if p not in (fastest, "float32")]:
         why += f" ({', '.join(others)})"

@@ -8,7 +8,7 @@ weight for many tokens, so its time is arithmetic over what the processor can do
   w' = q s_w. The activations are rounded too, to 8 bits between plus and minus their largest, each row
   (token) by its own, so that no token's numbers depend on its neighbours'; the sums are whole numbers and
   exact. (W8A8, dynamic.)
-- **int4**: 0 to 15 for each weight, a scale and a minimum for each 32 inputs of a row, w' = (q - 8) s + m;
+- **int4**: 0 to 15 for each weight, a scale s and a middle m for each 32 inputs of a row, w' = (q - 8) s + m;
   activations stay bfloat16.
 
 Shapes: O outputs, I inputs. Sources: PyTorch's operators `quantized::linear_dynamic` (FBGEMM's kernel on
@@ -30,7 +30,7 @@ from qwen3_ref.store.errors import quoted
 
 Precision = Literal["float32", "float16", "bfloat16", "int8", "int4"]
 GROUP = 32
-"""Inputs that share a scale and a minimum in int4."""
+"""Inputs that share a scale and a middle in int4."""
 _INT4_ROWS = 16  # the kernel wants outputs in multiples of so many
 _ROWS = 4096  # converted in one go: a head of 151,936 rows needs no float32 copy of itself
 
