@@ -29,7 +29,7 @@ from tests.mistakes import Mistake
 from tests.mistakes.rope import tables, waves
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
-TIMES = 10
+TIMES = 6
 
 
 def exercises(path: Path) -> Iterator[tuple[str, Callable[..., Any]]]:

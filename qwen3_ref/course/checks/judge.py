@@ -87,16 +87,18 @@ def judge(
     whole: where results are few, one of them is what many mistakes give. A mistake is named only if it gives
     the answer's result in every trial.
     """
-    remark, alone = _first(answer, trials, whole)
-    if alone:  # one number may be a known mistake's by chance: drawn anew, it tells the mistake or not
-        remark = _first(answer, trials, whole)[0] or remark
+    remark, named = _first(answer, trials, whole)
+    if named:  # by chance two mistakes may give one result: drawn anew they part, and a third draw decides
+        again = _first(answer, trials, whole)[0]
+        if again != remark:
+            remark = _first(answer, trials, whole)[0] or again or remark
     return Verdict(not remark, remark or "ok")
 
 
 def _first(
     answer: Answer, trials: Callable[[np.random.Generator], Iterator[Trial]], whole: bool
 ) -> tuple[str, bool]:
-    """The first remark, and whether it names a known mistake by a single number."""
+    """The first remark, and whether it names a known mistake for what it gives in one trial."""
     drawn = trials(np.random.default_rng())
     some = list(drawn) if whole else drawn
     for trial in some:
@@ -107,7 +109,7 @@ def _first(
             bare = replace(trial, mistakes=[])
             return next(found, "") or _remark(answer, bare), False
         if remark:
-            return remark, trial.want.size == 1 and named
+            return remark, named
     return "", False
 
 
