@@ -151,7 +151,7 @@ LARGEST: list[Mistake] = [
     ("with one row more", lambda *a: round(most(*a))),
     ("rows come whole", lambda *a: most(*a)),
     ("the other way round", lambda n, s, c, b, p: int(s / 2 * b / p)),
-    ("should be", lambda *a: math.floor(most(*a)) - 1),
+    ("one row more still fits", lambda *a: math.floor(most(*a)) - 1),
 ]
 
 

@@ -150,11 +150,15 @@ def mean_loss(answer: Answer) -> Verdict:
 
         for rubbish in (0.7, 11.0):
             yield apart(lambda: make(rubbish))  # noqa: B023
-        arguments, want, _ = make(0.7, full=0)
-        short = [row[: min(k, len(row) - 1)] for row, k in zip(*arguments, strict=True)]
-        remark = "the last token of a reply as long as its row is missing"
-        counts = sum(map(len, short)), arguments[1].sum()
-        yield Trial(arguments, want, [(remark, np.asarray(sum(map(sum, short)) / n)) for n in counts])
+
+        def full() -> tuple[tuple[Any, ...], Array, Wrong]:
+            arguments, want, _ = make(0.7, full=0)
+            short = [row[: min(k, len(row) - 1)] for row, k in zip(*arguments, strict=True)]
+            remark = "the last token of a reply as long as its row is missing"
+            counts = sum(map(len, short)), arguments[1].sum()
+            return arguments, want, [(remark, np.asarray(sum(map(sum, short)) / n)) for n in counts]
+
+        yield apart(full)
         padded, want = make(float("nan"))[:2]
         remark = "a NaN behind a reply came through: 0 * NaN is NaN, so choose with np.where, or slice"
         yield Trial(padded, want, [(remark, np.asarray(float("nan")))])

@@ -146,6 +146,7 @@ def largest_batch(answer: Answer) -> Verdict:
                 ("that is the ridge, in FLOPs for a byte, and not yet a batch", np.floor(ridge)),
                 ("a weight has `size` bytes", np.floor(most(of_size=1))),
                 ("with one row more, arithmetic takes longer: round down", np.ceil(most())),
+                ("one row more still fits: arithmetic may take as long as memory", np.floor(most()) - 1),
                 ("rows come whole: round down", most()),
                 ("FLOPs for each byte are peak / bandwidth, and you have it the other way round",
                  np.floor(size / 2 / ridge)),
