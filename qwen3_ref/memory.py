@@ -38,13 +38,16 @@ _Q4_K, _Q6_K = 4.5, 6.5625
 
 @dataclass(frozen=True)
 class Card:
-    """A graphics card: memory in bytes, bandwidth in bytes a second, and who says so."""
+    """A graphics card: memory in bytes, bandwidth in bytes a second, and who says so; FLOPs a second of dense
+    products in 16 bits, and bytes a second to another card of the machine, where a page states them."""
 
     name: str
     memory: float
     bandwidth: float
     source: str
     status: str
+    flops: float | None = None
+    link: float | None = None
 
 
 @functools.cache
@@ -53,9 +56,12 @@ def cards() -> dict[str, Card]:
     text = files("qwen3_ref").joinpath("data", "cards.json").read_text(encoding="utf-8")
     rows = json.loads(text)["cards"]
     return {
-        r["name"]: Card(r["name"], 1e9 * r["memory_gb"], 1e9 * r["bandwidth_gbs"], r["source"], r["status"])
+        r["name"]: Card(
+            r["name"], 1e9 * r["memory_gb"], 1e9 * r["bandwidth_gbs"], r["source"], r["status"],
+            1e12 * r["tflops"] if r["tflops"] else None, 1e9 * r["link_gbs"] if r["link_gbs"] else None,
+        )
         for r in rows
-    }
+    }  # fmt: skip
 
 
 def card(name: str) -> Card:
