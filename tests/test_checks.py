@@ -29,7 +29,7 @@ from tests.mistakes import Mistake
 from tests.mistakes.rope import tables, waves
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
-TIMES = 6
+TIMES = 2  # each time, a check draws three times
 
 
 def exercises(path: Path) -> Iterator[tuple[str, Callable[..., Any]]]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import dis
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -82,48 +83,60 @@ def _close(x: Array, y: Array) -> bool:
 def judge(
     answer: Answer, trials: Callable[[np.random.Generator], Iterator[Trial]], whole: bool = False
 ) -> Verdict:
-    """The first remark that a trial gives rise to, or ok. The generator is seeded by the system.
+    """ok, or what is wrong. The generator is seeded by the system.
+
+    All trials are drawn three times, since by chance a wrong answer may give what is wanted, or what another
+    mistake gives: only an answer that is right in every draw is ok, and a mistake is named if most of the
+    draws in which the answer is wrong name it.
 
     whole: where results are few, one of them is what many mistakes give. A mistake is named only if it gives
     the answer's result in every trial.
     """
-    remark, named = _first(answer, trials, whole)
-    if named:  # by chance two mistakes may give one result: drawn anew they part, and a third draw decides
-        again = _first(answer, trials, whole)[0]
-        if again != remark:
-            remark = _first(answer, trials, whole)[0] or again or remark
-    return Verdict(not remark, remark or "ok")
+    remarks, names = [], Counter[str]()
+    for _ in range(3):
+        remark, kind = _first(answer, trials, whole)
+        if kind == "unfit":
+            return Verdict(False, remark)
+        if remark:
+            remarks.append(remark)
+            names[remark if kind == "known" else ""] += 1
+        if 2 in names.values():
+            break
+    if not remarks:
+        return Verdict(True, "ok")
+    most = max(names, key=lambda name: (names[name], bool(name)))
+    return Verdict(False, most or next(remark for remark in remarks if remark not in names))
 
 
 def _first(
     answer: Answer, trials: Callable[[np.random.Generator], Iterator[Trial]], whole: bool
-) -> tuple[str, bool]:
-    """The first remark, and whether it names a known mistake for what it gives in one trial."""
+) -> tuple[str, str]:
+    """The first remark of one draw, and its kind: "known" if it names a mistake for what it gives, "unfit" if
+    the function cannot be judged by what it returns."""
     drawn = trials(np.random.default_rng())
     some = list(drawn) if whole else drawn
     for trial in some:
-        remark = _remark(answer, trial)
-        named = any(remark == name for name, _ in trial.mistakes)
-        if remark and whole and named:
-            found = (name for name, _ in trial.mistakes if all(_gives(answer, t, name) for t in some))
-            bare = replace(trial, mistakes=[])
-            return next(found, "") or _remark(answer, bare), False
+        remark, kind = _remark(answer, trial)
+        if kind == "known" and whole:
+            names = (name for name, _ in trial.mistakes if all(_gives(answer, t, name) for t in some))
+            name = next(names, "")
+            return (name, kind) if name else _remark(answer, replace(trial, mistakes=[]))
         if remark:
-            return remark, named
-    return "", False
+            return remark, kind
+    return "", ""
 
 
 def _gives(answer: Answer, trial: Trial, name: str) -> bool:
     """Whether the mistake of this name gives the answer's result; where it is not among the trial's mistakes
     it gives what is wanted."""
     known = [array for remark, array in trial.mistakes if remark == name] or [trial.want]
-    return any(not _remark(answer, replace(trial, want=array, mistakes=[])) for array in known)
+    return any(not _remark(answer, replace(trial, want=array, mistakes=[]))[0] for array in known)
 
 
-def _remark(answer: Answer, trial: Trial) -> str:
-    """What is wrong with the answer to one trial, or ""."""
+def _remark(answer: Answer, trial: Trial) -> tuple[str, str]:
+    """What is wrong with the answer to one trial, or "", and the kind of the remark: see `_first`."""
     if not callable(answer):
-        return "pass the function itself, not what it returns: check(f), not check(f(x))"
+        return "pass the function itself, not what it returns: check(f), not check(f(x))", "unfit"
     given = copy.deepcopy(trial.arguments)
     borrowed: list[str] = []
     lent = [getattr(argument, "__code__", None) for argument in given]  # functions to work with
@@ -139,16 +152,19 @@ def _remark(answer: Answer, trial: Trial) -> str:
     try:
         value = answer(*given)
     except NotImplementedError:
-        return "not written yet"
+        return "not written yet", "unfit"
     except Exception as error:  # whatever a student's code raises is told, not raised
-        return f"your function raises {type(error).__name__}: {error}"
+        return f"your function raises {type(error).__name__}: {error}", ""
     finally:
         sys.setprofile(before)
     if borrowed:
-        return f"that calls {borrowed[0]}; write it yourself, then compare with it"
+        return f"that calls {borrowed[0]}; write it yourself, then compare with it", "unfit"
     if value is None or value is ...:
-        return "not written yet: it returns nothing"
-    return _changed(given, trial.arguments) or _judged(value, trial)
+        return "not written yet: it returns nothing", "unfit"
+    if changed := _changed(given, trial.arguments):
+        return changed, "unfit"
+    remark = _judged(value, trial)
+    return remark, "known" if any(remark == name for name, _ in trial.mistakes) else ""
 
 
 def habits(answer: Answer) -> set[str]:
