@@ -309,8 +309,10 @@ def notebooks(b: Bench) -> dict[str, Any]:
     return {"seconds": seconds, "said": said, "missing": {}}
 
 
-def measure(b: Bench, names: Sequence[str], model: Path | None, folder: Path) -> dict[str, Any]:
-    """All that was asked for, one after the other."""
+def measure(
+    b: Bench, names: Sequence[str], model: Path | None, folder: Path, keep: Callable[[dict[str, Any]], None]
+) -> None:
+    """All that was asked for, one after the other; what was found so far is kept after each."""
     found: dict[str, Any] = {}
     config = dense(b.quick)
     if set(names) & {"decode", "prefill", "context", "batch", "load"}:
@@ -318,21 +320,27 @@ def measure(b: Bench, names: Sequence[str], model: Path | None, folder: Path) ->
         directory = made(config, model or folder / "dense")
     if one := [n for n in ("decode", "prefill") if n in names]:
         found |= single(b, directory, config, one)
+        keep(found)
     if "batch" in names:
         found["batch"] = batch(b, directory, config)
+        keep(found)
     if "context" in names:
         found["context"] = context(b, directory, config)
+        keep(found)
     if "moe" in names:
         layer = one_moe_layer(b.quick)
         at = made(layer, (model.with_name(f"{model.name}-moe") if model else folder / "moe"))
         found["moe"] = moe(b, at, layer)
+        keep(found)
     if "load" in names:
         found["load"] = loading(b, directory)
+        keep(found)
     if "rollouts" in names:
         found["rollouts"] = rollouts(b)
+        keep(found)
     if "notebooks" in names:
         found["notebooks"] = notebooks(b)
-    return found
+        keep(found)
 
 
 def processor() -> str:
@@ -415,7 +423,8 @@ def draw(config: Qwen3Config, found: dict[str, Any], about: dict[str, Any]) -> N
         f"Tokens a second against the bytes that a token reads, ours and the peers, under the line that "
         f"{data['bandwidth_gb_per_second']:.0f} GB/s allow: {fastest} is fastest. Beside it, prefill."
     )
-    made_from = f"python -m benchmarks all, {about['date']}, {about['processor']}; seeded weights, seed 0"
+    command = f"python -m benchmarks {' '.join(about['names'])}"
+    made_from = f"{command}, {about['date']}, {about['processor']}; seeded weights, seed 0"
     before = os.environ.get("QWEN3_FIGURES")
     os.environ["QWEN3_FIGURES"] = "write"
     try:
@@ -472,31 +481,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if asked.figure and not {"decode", "prefill"} <= set(names):
         print("error: the figure shows decode and prefill; name both.", file=sys.stderr)
         return 2
+    name = asked.names[0] if len(asked.names) == 1 else "-".join(names)
+    asked.out.mkdir(parents=True, exist_ok=True)
+    text = ""
+
+    def keep(found: dict[str, Any]) -> None:
+        nonlocal text
+        about = {
+            "date": f"{datetime.now():%Y-%m-%d %H:%M}", "processor": processor(), "versions": versions(b),
+            "threads": b.threads, "runs": b.runs, "quick": b.quick, "names": names,
+            "matrices": matrices(dense(b.quick)),
+        }  # fmt: skip
+        text = markdown(b, found, about)
+        write_atomically(asked.out / f"{name}.md", text)
+        targets = [
+            dict(zip(("target", "measured", "wanted", "who"), t, strict=True)) for t in report.targets(found)
+        ]
+        record = about | {"benchmarks": found, "targets": targets}
+        write_atomically(asked.out / f"{name}.json", json.dumps(record, indent=1, default=plain) + "\n")
+        if figure and {"decode", "prefill"} <= set(found):
+            draw(dense(b.quick), found, about)
+
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         b = Bench(asked.quick, runs, asked.threads, folder, asked.ours, asked.peers, asked.llama_python)
         try:
-            found = measure(b, names, asked.model, folder)
+            measure(b, names, asked.model, folder, keep)
         except ValueError as error:
             print(f"error: {error}", file=sys.stderr)
             return 2
-    about = {
-        "date": f"{datetime.now():%Y-%m-%d %H:%M}", "processor": processor(), "versions": versions(b),
-        "threads": b.threads, "runs": b.runs, "quick": b.quick,
-        "matrices": matrices(dense(b.quick)),
-    }  # fmt: skip
-    text = markdown(b, found, about)
     print(text)
-    name = asked.names[0] if len(asked.names) == 1 else "-".join(names)
-    asked.out.mkdir(parents=True, exist_ok=True)
-    write_atomically(asked.out / f"{name}.md", text)
-    targets = [
-        dict(zip(("target", "measured", "wanted", "who"), t, strict=True)) for t in report.targets(found)
-    ]
-    record = about | {"benchmarks": found, "targets": targets}
-    write_atomically(asked.out / f"{name}.json", json.dumps(record, indent=1, default=plain) + "\n")
-    if figure:
-        draw(dense(b.quick), found, about)
     return 0
 
 
