@@ -56,9 +56,9 @@ class KVCache:
     the last layer they count (`commit`). So a pass that fails or is interrupted leaves the cache as it
     was, and the next one may go on from there.
 
-    All state is here: `keys` and `values` (L, b, g, capacity, d), `length`, the columns in use, and of
-    these `ids` and `real`. Two conversations need two caches; `truncate()` starts over. Anything with
-    these methods can take its place.
+    All state is here: `keys` and `values` (L, b, g, capacity, d), `length`, the columns in use, of these
+    `ids` and `real`, and `placed`: whether some stand where the caller said, and not where they count. Two
+    conversations need two caches; `truncate()` starts over. Anything with these methods can take its place.
     """
 
     def __init__(
@@ -90,7 +90,8 @@ class KVCache:
                 f"a smaller batch or length."
             ) from None
         self.length = 0
-        self._coming = 0  # columns of the pass under way
+        self.placed = False
+        self._coming, self._placing = 0, False  # columns of the pass under way; whether it gave positions
         self._model: Callable[[], Tensor | None] = lambda: None  # whose columns: its embedding
 
     @property
@@ -144,10 +145,12 @@ class KVCache:
                 f"or call its truncate() to start over."
             )
 
-    def begin(self, ids: Tensor, real: Tensor) -> Tensor:
+    def begin(self, ids: Tensor, real: Tensor, placed: bool = False) -> Tensor:
         """Take up columns for new tokens, ids and real (b, t); returns `real` of all (b, s).
 
-        They count after `commit()`. Raises ValueError for another batch, or where there is no room.
+        placed: the caller says where they stand, and has to go on saying it, since where the next one
+        stands no longer follows from how many there are. They count after `commit()`.
+        Raises ValueError for another batch, where there is no room, or for positions that are missing.
         """
         b, t = ids.shape
         if b != self.batch:
@@ -160,9 +163,16 @@ class KVCache:
                 f"the cache holds {self.length} of {self.capacity} tokens and {t} more do not fit; "
                 f"make a KVCache with length={stop} or more, or call reserve({stop})."
             )
+        self.placed = self.placed and self.length > 0
+        if self.placed and not placed:
+            raise ValueError(
+                "the cache holds tokens whose position_ids were given, and where the next ones stand does "
+                "not follow from their number; give position_ids again (mrope.Layout.following has them)."
+            )
         self._ids[:, self.length : stop] = ids
         self._real[:, self.length : stop] = real
         self._coming = t
+        self._placing = placed
         return self._real[:, :stop]
 
     def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
@@ -176,6 +186,7 @@ class KVCache:
     def commit(self) -> None:
         """The pass is through: from now on its columns count."""
         self.length, self._coming = self.length + self._coming, 0
+        self.placed = self.placed or self._placing
 
     # -- between passes ------------------------------------------------------------------------
 
@@ -229,7 +240,7 @@ class KVCache:
         firsts = [one._first() for one in (self, other)]
         width = max(one.length - first for one, first in zip((self, other), firsts, strict=True))
         joined = copy.copy(self)
-        joined.length = width
+        joined.length, joined.placed = width, self.placed or other.placed
         for name in (*self._PARTS, "_ids", "_real"):
             axis = 1 if name in ("_ids", "_real") else 3
             pieces = []

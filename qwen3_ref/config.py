@@ -15,7 +15,8 @@ from typing import Any
 from qwen3_ref import facts
 from qwen3_ref.arrays import require_whole
 from qwen3_ref.context.chunks import chunk_problem
-from qwen3_ref.rope import BOUNDS, SETTINGS, rope_type, scaling_problem
+from qwen3_ref.mrope import section_problem
+from qwen3_ref.rope import AXES, BOUNDS, SETTINGS, rope_type, scaling_problem
 from qwen3_ref.store.errors import one_line, quoted
 from qwen3_ref.store.files import cut_off, read_json, write_atomically
 from qwen3_ref.store.shipped import directory_of
@@ -59,7 +60,7 @@ _FOREIGN: dict[str, Any] = {
     "scoring_func": "softmax",
     "num_nextn_predict_layers": 0,
 }
-_ROPE_KEYS = ("rope_type", "rope_theta", *BOUNDS, "truncate")
+_ROPE_KEYS = ("rope_type", "rope_theta", *BOUNDS, "truncate", *AXES)
 # Written as architectures by whoever saved the decoder without its head: the tensors are the same.
 _HEADLESS = {"qwen3": "Qwen3Model", "qwen3_moe": "Qwen3MoeModel"}
 _ARCHITECTURES = {"qwen3": "Qwen3ForCausalLM", "qwen3_moe": "Qwen3MoeForCausalLM"}
@@ -494,7 +495,7 @@ def _rope(values: Mapping[str, Any], source: str) -> dict[str, Any]:
                     f"{'in ' + place if place else 'on top'}; keep the one that the model was trained with."
                 )
     theta, kind = found.pop("rope_theta", None), found.get("rope_type", "default")
-    if kind == "default" and (idle := [name for name in found if name != "rope_type"]):
+    if kind == "default" and (idle := [name for name in found if name not in ("rope_type", *AXES)]):
         raise ConfigError(
             f"{source}: {idle[0]} in {where[idle[0]]} does nothing without a rope_type such as 'yarn'; "
             f"give one, or remove it."
@@ -504,6 +505,8 @@ def _rope(values: Mapping[str, Any], source: str) -> dict[str, Any]:
             f"rope_theta is missing in {source}; there is no safe default (10,000 is wrong for every "
             f"official Qwen3), so take it from the official config.json."
         )
+    if not found.keys().isdisjoint(AXES):
+        return {"rope_theta": theta, "rope_scaling": {"rope_type": kind} | found}
     return {"rope_theta": theta, "rope_scaling": None if kind == "default" else found}
 
 
@@ -583,6 +586,13 @@ def _impossible_rope(c: Qwen3Config, scaling: Any) -> str | None:
         return f"rope_theta is {c.rope_theta} and another in rope_scaling; keep one of them."
     if problem := scaling_problem(scaling, c.max_position_embeddings):
         return problem
+    section, interleaved = (scaling.get(name) for name in AXES)
+    if section is None and interleaved is not None:
+        return "mrope_interleaved in rope_scaling does nothing without mrope_section; give both, or neither."
+    if section is not None:
+        problem = section_problem(section, False if interleaved is None else interleaved, c.head_dim // 2)
+        if problem:
+            return problem
     original = scaling.get("original_max_position_embeddings")
     if original is not None and original > c.max_position_embeddings:
         return (

@@ -22,8 +22,10 @@ from os import PathLike
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -35,6 +37,7 @@ from qwen3_ref.fast.blocks import Quick
 from qwen3_ref.fast.choose import Choice, choose
 from qwen3_ref.fast.products import Precision, dtype_of
 from qwen3_ref.moe import route, run_experts
+from qwen3_ref.mrope import config_axes
 from qwen3_ref.rope import Float64Array, frequencies, rope_type
 from qwen3_ref.store.checkpoint import write_checkpoint
 from qwen3_ref.store.errors import quoted
@@ -246,6 +249,7 @@ class Decoder(nn.Module):
             config.head_dim, config.rope_theta, config.rope_scaling, config.max_position_embeddings
         )
         self.dynamic = rope_type(config.rope_scaling or {}) == "dynamic"
+        self.axes = config_axes(config.rope_scaling)
         # Made from a tensor, since drawing one on the meta device imports 800 modules (74 MB, 0.7 s).
         empty = torch.empty(config.vocab_size, config.hidden_size)
         self.embed_tokens = nn.Embedding.from_pretrained(empty, freeze=False)
@@ -278,6 +282,26 @@ class Decoder(nn.Module):
             c.head_dim, c.rope_theta, c.rope_scaling, c.max_position_embeddings, lengths[-1]
         )[0]
 
+    def _require_positions(self, position_ids: Tensor, input_ids: Tensor) -> None:
+        shape, (b, t) = tuple(position_ids.shape), input_ids.shape
+        if self.chunk_length is not None or self.dynamic:
+            raise ValueError(
+                "position_ids are given, and this config's RoPE (dual_chunk_attention_config or rope_type "
+                "'dynamic') goes by counted tokens; leave them out."
+            )
+        if shape not in ((b, t), (3, b, t)):
+            raise ValueError(
+                f"position_ids have shape {shape} and the new tokens {(b, t)}; give {(b, t)}, or {(3, b, t)} "
+                f"of time, height and width."
+            )
+        if len(shape) == 3 and self.axes is None:
+            raise ValueError(
+                "position_ids have three axes and the config's rope_scaling has no mrope_section, which says "
+                "which pair turns by which; give one, such as [24, 20, 20] for 64 pairs."
+            )
+        if position_ids.is_complex() or position_ids.dtype == torch.bool or not position_ids.isfinite().all():
+            raise ValueError(f"position_ids are {position_ids.dtype}; they must be finite numbers.")
+
     def _turn(self, x: Tensor, steps: Tensor) -> Tensor:
         """Queries (b, h, t, d) as they are so many positions (t,) farther on."""
         return rotate(x, *rope_tables(steps[None], self.inv_freq, 1.0, at_least_float32(x).dtype))
@@ -287,13 +311,19 @@ class Decoder(nn.Module):
         input_ids: Tensor,
         *,
         attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
         cache: KVCache | None = None,
         trace: Trace | None = None,
     ) -> Tensor:
         """Output of the final norm, (b, t, D); arguments and errors as in `Qwen3.forward`."""
         weight, start = self.embed_tokens.weight, 0
-        _require_tensors({"input_ids": input_ids, "attention_mask": attention_mask}, weight.device)
+        given = dict[str, object](
+            input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids
+        )
+        _require_tensors(given, weight.device)
         require_ids(input_ids, attention_mask, self.config.vocab_size)
+        if position_ids is not None:
+            self._require_positions(position_ids, input_ids)
         if cache is not None and not hasattr(cache, "require_fit"):
             raise ValueError(f"cache is a {type(cache).__name__}; give a KVCache of the model's config.")
         if not isinstance(trace, Trace | None):
@@ -303,7 +333,7 @@ class Decoder(nn.Module):
             real = attention_mask.to(torch.bool)
         if cache is not None:
             cache.require_fit(self.config, weight)
-            start, real = cache.length, cache.begin(input_ids, real)  # real (b, s)
+            start, real = cache.length, cache.begin(input_ids, real, position_ids is not None)
         alike = bool(real.all())
         if alike:
             real = real[:1]  # without padding one row's positions and mask are those of all
@@ -313,11 +343,11 @@ class Decoder(nn.Module):
         mask = None if plain and not traced else causal_mask(real, start)[:, None]  # (b or 1, 1, t, s)
 
         x = self.embed_tokens(input_ids.long())  # (b, t, D); embedding takes no 8- or 16-bit ids
-        positions = token_positions(real, start)
+        positions = token_positions(real, start) if position_ids is None else position_ids
         if self.chunk_length is not None:
             positions = positions % self.chunk_length
         inv_freq = self._frequencies(real, cache is not None) if self.dynamic else self.inv_freq
-        cos, sin = rope_tables(positions, inv_freq, self.rope_factor, at_least_float32(x).dtype)
+        cos, sin = rope_tables(positions, inv_freq, self.rope_factor, at_least_float32(x).dtype, self.axes)
         for block in self.layers:
             if trace is not None:
                 trace.hidden_states.append(x)
@@ -478,6 +508,7 @@ class Qwen3(nn.Module):
         input_ids: Tensor,
         *,
         attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
         cache: KVCache | None = None,
         trace: Trace | None = None,
         logits_to_keep: int | None = None,
@@ -487,6 +518,9 @@ class Qwen3(nn.Module):
         attention_mask (b, t): 1 or True for a token, 0 or False for padding, of the *new* tokens only.
         A token's logits are what they are without the padding, wherever that stands; a pad's own logits
         mean nothing, so pad on the left where the last position counts.
+        position_ids: where the new tokens stand, if not where they count: (b, t), or (3, b, t) of time,
+        height and width for a config with an mrope_section (`mrope.py` makes them). They say nothing of
+        who may look where: that is the order of the tokens. With a cache, give them in every call.
         cache: appended to; call again with the next tokens alone, one or many.
         trace: filled with hidden states, attention weights and routing.
         logits_to_keep: only the last so many positions get logits (the head is large).
@@ -496,7 +530,9 @@ class Qwen3(nn.Module):
         if logits_to_keep is not None:
             logits_to_keep = require_whole("logits_to_keep", logits_to_keep, 1, ", or None for all")
             _require_kept(logits_to_keep, attention_mask)
-        x = self.model(input_ids, attention_mask=attention_mask, cache=cache, trace=trace)
+        x = self.model(
+            input_ids, attention_mask=attention_mask, position_ids=position_ids, cache=cache, trace=trace
+        )
         if logits_to_keep is not None:
             x = x[:, -logits_to_keep:]
         return self.head(x)
@@ -574,14 +610,20 @@ def causal_mask(real: Tensor, start: int) -> Tensor:
 
 
 def rope_tables(
-    positions: Tensor, inv_freq: Float64Array, factor: float, dtype: torch.dtype
+    positions: Tensor,
+    inv_freq: Float64Array,
+    factor: float,
+    dtype: torch.dtype,
+    axes: NDArray[np.int64] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """`rope.cos_sin` as tensors: cos and sin (b, t, d/2) of positions (b, t), times YaRN's factor.
+    """`rope.cos_sin` as tensors: cos and sin (b, t, d/2) of positions (b, t), times YaRN's factor; or
+    `mrope.mrope_cos_sin` of positions (3, b, t), of which pair j turns by that of its own axis, axes[j].
 
     Angles are formed in float64 and rounded once, at the end: position 30,000 times a float32
     frequency is already off by 0.002 radians. (MPS has no float64 and uses float32.)
     """
     wide = torch.float32 if positions.device.type == "mps" else torch.float64
     turns = torch.as_tensor(inv_freq, dtype=wide, device=positions.device)
-    angles = positions[..., None].to(wide) * turns  # (b, t, d/2)
+    turned_by = positions[..., None] if positions.dim() == 2 else positions[axes].movedim(0, -1)
+    angles = turned_by.to(wide) * turns  # (b, t, d/2)
     return (angles.cos() * factor).to(dtype), (angles.sin() * factor).to(dtype)

@@ -43,6 +43,8 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "yarn": (*YARN_BOUNDS, "truncate"),
 }
 """What a `rope_scaling` of each type may say besides its type; all of it must be said but for YaRN's."""
+AXES = ("mrope_section", "mrope_interleaved")
+"""What it may say beside any of them, which slows no pair: whose position a pair turns by (`mrope.py`)."""
 
 
 def default_frequencies(head_dim: int, theta: float) -> Float64Array:
@@ -154,7 +156,7 @@ def scaling_problem(scaling: Mapping[str, Any], max_position_embeddings: int) ->
         return f"rope_type {quoted(kind)} in rope_scaling is not supported; use one of {known}, or none."
     given = {key: value for key, value in scaling.items() if value is not None}
     for name in given:
-        if name not in ("rope_type", "type", "rope_theta", *SETTINGS[kind]):
+        if name not in ("rope_type", "type", "rope_theta", *AXES, *SETTINGS[kind]):
             others = [repr(other) for other, names in SETTINGS.items() if name in names]
             hint = f", or use {' or '.join(others)}" if others else ""
             return f"{name} in rope_scaling does nothing with rope_type {kind!r}; remove it{hint}."

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "qwen3_ref"
 ROOMS = {
     "store": "errors files progress hub fingerprint shipped checkpoint quantized",
-    "": "arrays facts rope context/chunks config memory cluster numpy_ref moe cache context/dual_chunk "
+    "": "arrays facts rope mrope context/chunks config memory cluster numpy_ref moe cache context/dual_chunk "
     "context/specification fast/products fast/blocks fast/choose model context/stretch tokenizer chat calls "
     "reply",
     "decode": "sampling speculative budget profile generation tools dialogue",

@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 
 from qwen3_ref.arrays import require_whole
 from qwen3_ref.config import Qwen3Config
-from qwen3_ref.rope import ntk_theta
+from qwen3_ref.rope import AXES, ntk_theta
 from qwen3_ref.store.errors import quoted
 
 Method = Literal["plain", "linear", "ntk", "by-parts", "yarn", "dynamic", "dual-chunk"]
@@ -34,14 +34,16 @@ def stretched(
     dual-chunk: Dual Chunk Attention with the official proportions, chunk_size `original` and local_size a
     32nd of it. scaled: whether the logits of the last two methods with a scale, yarn and dual-chunk, get it.
 
-    What the config said of this before is replaced. Raises ConfigError for a factor below 1, ValueError for
-    another method or length.
+    What the config said of this before is replaced; which pair turns by which axis (M-RoPE) stays.
+    Raises ConfigError for a factor below 1, ValueError for another method or length.
     """
     if method not in get_args(Method):
         raise ValueError(f"method is {quoted(method)}; it must be one of {', '.join(get_args(Method))}.")
     length = config.max_position_embeddings if original is None else require_whole("original", original, 1)
+    axes = {name: value for name, value in (config.rope_scaling or {}).items() if name in AXES}
+    kept_axes = {"rope_type": "default"} | axes if axes else None
     config = replace(
-        config, max_position_embeddings=length, rope_scaling=None, dual_chunk_attention_config=None
+        config, max_position_embeddings=length, rope_scaling=kept_axes, dual_chunk_attention_config=None
     )
     if method in ("plain", "ntk", "dual-chunk"):
         theta = ntk_theta(config.head_dim, config.rope_theta, factor)  # judges the factor of all three
@@ -60,7 +62,7 @@ def stretched(
         scaling |= {"rope_type": "llama3", "low_freq_factor": 1.0, "high_freq_factor": 32.0}
     if method == "yarn" and not scaled:
         scaling["attention_factor"] = 1.0
-    return replace(config, rope_scaling=scaling)
+    return replace(config, rope_scaling=scaling | axes)
 
 
 def for_length(config: Qwen3Config, length: int, original: int) -> Qwen3Config:

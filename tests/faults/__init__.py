@@ -15,6 +15,7 @@ def _catalogue() -> tuple[list[Fault], list[Fault]]:
     from tests.faults import (
         arguments,
         attention_and_experts,
+        axes,
         balancing,
         decoding,
         drafting,
@@ -58,6 +59,7 @@ def _catalogue() -> tuple[list[Fault], list[Fault]]:
     faults += quantizing.FAULTS
     faults += drafting.FAULTS
     faults += quicker.FAULTS
+    faults += axes.FAULTS
     return faults, equivalent.FAULTS
 
 

@@ -13,8 +13,8 @@ FAULTS = [
         rows="measured",
         words="RoPE turns queries and keys alike, and their product depends on the distance alone.",
         module="model",
-        right="positions = token_positions(real, start)\n",
-        wrong="positions = token_positions(real, start) + 1\n",
+        right="positions = token_positions(real, start) if",
+        wrong="positions = token_positions(real, start) + 1 if",
     ),
     Fault(
         name="padded_rows_start_late",

@@ -234,8 +234,8 @@ ROPE = [
         rows="11",
         words="cos and sin in the dtype of the model",
         module="model",
-        right="self.rope_factor, at_least_float32(x).dtype)",
-        wrong="self.rope_factor, x.dtype)",
+        right="self.rope_factor, at_least_float32(x).dtype, self.axes)",
+        wrong="self.rope_factor, x.dtype, self.axes)",
         by=("rope_in_sixteen_bits",),
     ),
     Fault(

@@ -38,7 +38,7 @@ FAULTS = [
         rows="own",
         words="a setting of YaRN in a linear rope_scaling is passed over in silence",
         module="rope",
-        right='if name not in ("rope_type", "type", "rope_theta", *SETTINGS[kind]):',
+        right='if name not in ("rope_type", "type", "rope_theta", *AXES, *SETTINGS[kind]):',
         wrong="if False:",
         by=("test_rope:test_scaling_that_cannot_be",),
     ),
