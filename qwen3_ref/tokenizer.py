@@ -290,6 +290,23 @@ class Tokenizer:
                 f"{path} normalises or splits text in another way than Qwen3 (NFC and its own pattern), "
                 f"so its ids would differ; load it with the tokenizers library."
             )
+        return cls.from_tables(names, pairs, added, special, source=path)
+
+    @classmethod
+    def from_tables(
+        cls,
+        names: dict[str, int],
+        pairs: Sequence[Any],
+        added: dict[str, int],
+        special: Collection[str],
+        *,
+        source: object,
+    ) -> Tokenizer:
+        """From the tables that files hold: ids by GPT-2's printable names, merges of such names (a pair, or
+        two with a space between), added tokens by their own text. `source` is named in errors.
+
+        Raises ValueError for what is no byte-level vocabulary with all its merges.
+        """
         try:
             split = [p.split(" ") if isinstance(p, str) else p for p in pairs]
             if wrong := [pair for pair in split if not isinstance(pair, list) or len(pair) != 2]:
@@ -305,7 +322,7 @@ class Tokenizer:
             _require_token_ids([*vocab.values(), *added.values()])
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(
-                f"{path} is no byte-level vocabulary with all its merges ({reason(error)}); "
+                f"{source} is no byte-level vocabulary with all its merges ({reason(error)}); "
                 f"fetch it again."
             ) from None
         return cls(vocab, merges, added, special)

@@ -15,7 +15,7 @@ from qwen3_ref.store.files import write_atomically
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "qwen3_ref"
 ROOMS = {
-    "store": "errors files progress hub fingerprint shipped checkpoint quantized",
+    "store": "errors files progress hub fingerprint shipped checkpoint quantized gguf",
     "": "arrays facts rope mrope context/chunks config memory cluster numpy_ref moe cache context/dual_chunk "
     "context/specification fast/products fast/blocks fast/choose model context/stretch tokenizer chat calls "
     "reply",
@@ -27,6 +27,7 @@ ROOMS = {
     "recipes/sft recipes/grpo recipes/general_rl recipes/distill run stages export",
     "measure": "names work statistics study accuracy table spread experts rows card balance_study qk_norm "
     "order messages quantization long_context modes pruned packing new_skill rewards arms decisions",
+    "engines": "targets source gguf folder llama export",
     "course": "compare subject ports checks/judge checks/* plots/style plots/*",
     "commands": "common slash * line",
 }

@@ -217,6 +217,12 @@ WRONG: list[tuple[str, int, str]] = [
     ("measure spread --run empty", 1, "one run has no spread; give --run two directories or more"),
     ("measure spread --run empty file", 1, "empty/s1/summary.json is not there"),
     ("measure table --rnu .", 2, "did you mean --run"),
+    ("export qwen3-nano --to gguf", 2, "required: --out"),
+    ("export qwen3-nano --to gguff --out new", 2, "did you mean gguf"),
+    ("export qwen3-nano --to hf --type q8_0 --out new", 2, "hf takes bf16, f16, f32"),
+    ("export file --to hf --out new", 1, "file is no GGUF file"),
+    ("export empty --to hf --out new", 1, "there is no empty/config.json"),
+    ("export Qwen3-8B --to gguf --out new", 1, "`python -m qwen3_ref fetch Qwen3-8B` downloads it"),
 ]
 
 

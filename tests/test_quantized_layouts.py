@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ import torch
 from safetensors.torch import save_file
 
 from qwen3_ref.config import Qwen3Config
+from qwen3_ref.engines.export import open_source
+from qwen3_ref.engines.gguf import place_of, plans
 from qwen3_ref.model import Qwen3
 from qwen3_ref.numpy_ref import NumpyQwen3
 from qwen3_ref.store.errors import CheckpointError
@@ -320,3 +323,18 @@ def test_codes_without_their_settings_are_refused(tmp_path: Path) -> None:
         (tmp_path / "config.json").write_text(json.dumps(values), encoding="utf-8")
         with pytest.raises(CheckpointError, match="it must be an object with a quant_method"):
             Qwen3.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("layout", ["fp8", "gptq", "awq"])
+@pytest.mark.parametrize("moe", [False, True])
+def test_they_go_into_gguf(layout: str, moe: bool, tmp_path: Path) -> None:
+    """What an export writes is the numbers that their codes stand for."""
+    config = MOE if moe else DENSE
+    model = written(tmp_path, config, layout)
+    nano = open_source("qwen3-nano")
+    source = replace(nano, config=config, weights=open_weights(tmp_path))
+    planned = {plan.name: plan for plan in plans(source, "f32")}
+    for name, tensor in model.named_official_tensors():
+        place, expert = place_of(name)
+        values = planned[place].values()
+        assert np.array_equal(values if expert is None else values[expert], tensor.numpy()), name
