@@ -64,6 +64,11 @@ _ROPE_KEYS = ("rope_type", "rope_theta", *BOUNDS, "truncate", *AXES)
 # Written as architectures by whoever saved the decoder without its head: the tensors are the same.
 _HEADLESS = {"qwen3": "Qwen3Model", "qwen3_moe": "Qwen3MoeModel"}
 _ARCHITECTURES = {"qwen3": "Qwen3ForCausalLM", "qwen3_moe": "Qwen3MoeForCausalLM"}
+# Text parts of multimodal models, whose tensors are those of a text model.
+_TEXT_PARTS = {
+    "qwen3_vl_text": "qwen3", "qwen3_vl_moe_text": "qwen3_moe", "qwen3_omni_moe_text": "qwen3_moe",
+}  # fmt: skip
+_MROPE_KEYS = ("mrope_section", "mrope_interleaved", "interleaved")
 _MOE_FIELDS = ("num_experts", "num_experts_per_tok", "moe_intermediate_size", "norm_topk_prob")
 _SIZES = (
     "vocab_size",
@@ -173,18 +178,42 @@ class Qwen3Config:
     def named(cls, name: str) -> Qwen3Config:
         """The official configuration of a checkpoint such as "Qwen3-8B" (with or without "Qwen/").
 
-        Raises ConfigError for a name that is not an open-weight Qwen3 text model.
+        Of one that also sees or hears, such as "Qwen3-VL-8B-Instruct", its text backbone's: what the
+        package cannot run of it, `facts.backbones()` says. Raises ConfigError for any other name.
         """
         if not isinstance(name, str):
             raise ConfigError(f"the name is {quoted(name)}; give a checkpoint's, such as 'Qwen3-8B'.")
         models = facts.official_models()
         short = name.removeprefix("Qwen/")
+        if short in facts.backbones():
+            source = f"the official config of {short}"
+            return cls.from_text_part(facts.backbones()[short]["config"], source=source)
         if short not in models:
             hint = facts.suggestion(name)
             raise ConfigError(f"{quoted(name)} is not an official Qwen3 checkpoint; {hint}.")
         if models[short].get("config") is None:
             raise ConfigError(f"the weights of {short} were never published, nor its config.json.")
         return cls.from_dict(models[short]["config"], source=f"the official config of {short}")
+
+    @classmethod
+    def from_text_part(cls, values: Mapping[str, Any], *, source: str = "the text part") -> Qwen3Config:
+        """From the text part of a multimodal config.json (`text_config`), with the tie_word_embeddings that
+        stands beside it: the text model that it is as long as nothing but text is read.
+
+        Its three-fold positions (`mrope_section`) are equal on text, which makes them plain RoPE, so they
+        are left out. Raises ConfigError as `from_dict`, and for another model_type.
+        """
+        model_type = values.get("model_type")
+        if model_type not in _TEXT_PARTS:
+            raise ConfigError(
+                f"model_type in {source} is {quoted(model_type)}; known text parts are "
+                f"{' and '.join(map(repr, _TEXT_PARTS))}."
+            )
+        scaling = {k: v for k, v in (values.get("rope_scaling") or {}).items() if k not in _MROPE_KEYS}
+        if scaling == {"rope_type": "default"}:
+            scaling = {}
+        plain = {**values, "model_type": _TEXT_PARTS[model_type], "rope_scaling": scaling or None}
+        return cls.from_dict(plain, source=source)
 
     @classmethod
     def from_pretrained(cls, directory: str | os.PathLike[str]) -> Qwen3Config:

@@ -31,6 +31,14 @@ def official_models() -> dict[str, dict[str, Any]]:
     return models
 
 
+def backbones() -> dict[str, dict[str, Any]]:
+    """Text backbones of checkpoints that also see or hear, by name: `config` (the text part of
+    config.json), `config_status`, `keys_not_seen`, `not_here` (what of the checkpoint this package cannot
+    run), `repo`, `kind`, `released`."""
+    found: dict[str, dict[str, Any]] = _load("models.json")["backbones"]
+    return found
+
+
 def known_names() -> list[str]:
     """Every name that stands for a checkpoint: the official ones whose weights were published, and the
     nano family's."""
@@ -42,16 +50,22 @@ def suggestion(name: str) -> str:
 
     `name` may be a hub name ("qwen/qwen3-8b"), somebody's copy, a path or a web address, in any case.
     """
-    small = {known.lower(): known for known in known_names()}
+    small = {known.lower(): known for known in [*known_names(), *backbones()]}
     parts = [part for part in re.split(r"[/\\?#\s]+", name[:1000].lower()) if part]
     wanted = "-".join(parts) if len(parts) == 2 and parts[0].startswith("qwen3") else ""  # "Qwen3 8B"
     for part in [wanted, *parts, *(f"qwen3-{part}" for part in parts)]:
         if part in small:
             return f"did you mean {small[part]}"
+    for part in parts:  # by its letters "qwen3-vl" is nearer to names of text models
+        kinds = {"vl", "omni"} & set(part.split("-"))
+        seeing = [name for name in small if kinds & set(name.split("-"))]
+        if seeing:
+            near = difflib.get_close_matches(part[:100], seeing, n=3, cutoff=0)
+            return f"did you mean {', '.join(small[match] for match in near)}"
     for part in reversed(parts):  # of an owner and a name, the name
         if near := difflib.get_close_matches(part[:100], small, n=3, cutoff=0.5):
             return f"did you mean {', '.join(small[match] for match in near)}"
-    return f"known: {', '.join(small.values())}"
+    return f"known: {', '.join(known_names())}"
 
 
 def way_out(name_or_dir: str | os.PathLike[str], otherwise: str) -> str:
@@ -62,7 +76,7 @@ def way_out(name_or_dir: str | os.PathLike[str], otherwise: str) -> str:
         return otherwise
     hint = suggestion(name)
     official = name.removeprefix("Qwen/")
-    if hint == f"did you mean {official}":
+    if hint == f"did you mean {official}" and official in official_models():
         return f'`official.snapshots.find_official("{official}")` gives the directory of its snapshot'
     return hint if hint.startswith("did you mean ") else otherwise
 
@@ -83,6 +97,19 @@ def technical_report() -> dict[str, Any]:
     """Tables and figures of the Qwen3 technical report (arXiv 2505.09388), under the report's names,
     such as `figure_2_thinking_budget` and `table_23_ruler`."""
     return _load("technical_report.json")
+
+
+def ledger() -> list[dict[str, Any]]:
+    """What is said about Qwen3, claim by claim, as `official.ledger.Claim` has it; `python -m qwen3_ref
+    ledger` shows it, and runs what computes it."""
+    claims: list[dict[str, Any]] = _load("ledger.json")["claims"]
+    return claims
+
+
+def ledger_sources() -> dict[str, str]:
+    """The keys of a claim's sources, in words."""
+    sources: dict[str, str] = _load("ledger.json")["sources"]
+    return sources
 
 
 def nano_hashes(name: str) -> dict[str, str]:

@@ -21,7 +21,7 @@ ROOMS = {
     "reply",
     "decode": "sampling speculative budget profile generation tools dialogue",
     "quantize": "rounding calibrated model kv_cache",
-    "official": "snapshots verify",
+    "official": "snapshots verify variants ledger",
     "tasks": "calculator numbers problems documents make_numbers",
     "train": "errors names lock state loop seeds corpus queries rollout recipes/pretrain recipes/balance "
     "recipes/sft recipes/grpo recipes/general_rl recipes/distill run stages export",

@@ -108,8 +108,8 @@ def test_torch_is_loaded_only_where_it_is_needed() -> None:
 
 def test_help_is_short_and_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, "--help")
-    assert code == 0 and len([line for line in out.splitlines() if line.strip()]) <= 13
-    for command in ("info", "fetch", "verify", "chat", "train", "evaluate", "measure"):
+    assert code == 0 and len([line for line in out.splitlines() if line.strip()]) <= 16
+    for command in ("info", "plan", "ledger", "fetch", "verify", "chat", "train", "evaluate", "measure"):
         assert re.search(rf"^  {command} .{{20,}}", out, re.MULTILINE)
         assert run(capsys, command, "--help")[0] == 0
 

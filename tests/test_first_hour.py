@@ -135,7 +135,12 @@ WRONG: list[tuple[str, int, str]] = [
     ("plan Qwen3-8B --gpus 8xH100 --mesh dp=8 --serve", 2, "--mesh is of training and --serve is not"),
     ("plan empty --gpus 8xH100", 1, "there is no empty/config.json"),
     ("plan Qwen3-8B --gpu 8xH100", 2, "--gpus"),
+    ("info Qwen3-VL-9B", 2, "did you mean Qwen3-VL-"),
+    ("info --variants Qwen3-8B", 2, "--variants is about all of the family"),
+    ("ledger swordfish", 2, "no claim has 'swordfish'; groups are architecture, tokenizer"),
+    ("ledger z-loss --compute", 2, "nothing here computes z-loss"),
     ("fetch", 2, "NAME"),
+    ("fetch Qwen3-VL-8B-Instruct", 2, "cannot be run here, for want of the vision tower"),
     ("fetch Qwen3-9B", 2, "did you mean Qwen3-8B"),
     ("fetch Qwen3-8B Qwen3-4B", 2, "unrecognized arguments: Qwen3-4B"),
     ("fetch qwen3-nano", 2, "comes with the package"),
@@ -334,7 +339,7 @@ def test_json_of_the_family_and_of_one() -> None:
     """The numbers of the table, as numbers; the same keys whatever the model, all of them documented."""
     code, out, err = run("info", "--json")
     family = json.loads(out)
-    assert (code, err) == (0, "") and [one["name"] for one in family] == OPEN
+    assert (code, err) == (0, "") and [one["name"] for one in family] == [*OPEN, *facts.backbones()]
     one = json.loads(run("info", "--json", "Qwen/Qwen3-8B")[1])
     nano = json.loads(run("info", "qwen3-nano", "--json")[1])
     assert one == family[OPEN.index("Qwen3-8B")]

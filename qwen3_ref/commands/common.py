@@ -16,7 +16,7 @@ from rich.padding import Padding
 from rich.text import Text
 
 from qwen3_ref.config import ConfigError, Qwen3Config
-from qwen3_ref.facts import known_names, official_models, suggestion
+from qwen3_ref.facts import backbones, known_names, official_models, suggestion
 from qwen3_ref.official.snapshots import download_bytes, find_official, official_name
 from qwen3_ref.store.checkpoint import CheckpointError
 from qwen3_ref.store.shipped import local_directory
@@ -114,7 +114,7 @@ def official(name: str) -> str:
     try:
         return official_name(name)
     except ConfigError as error:
-        known = name.removeprefix("Qwen/") in official_models()  # but never published
+        known = name.removeprefix("Qwen/") in {**official_models(), **backbones()}  # but not for this
         raise Misuse(str(error) if known else f"there is no checkpoint {name!r}; {hint}.") from None
 
 

@@ -1,9 +1,13 @@
 """Shapes, parameters, memory and work of a model.
 
+Of a checkpoint that also sees or hears, its text backbone. --variants: how the April models, Instruct-2507,
+Thinking-2507 and Coder differ.
+
 --json prints an object (of the whole family: a list of them) with these keys, null where nothing is
 known; later versions may add keys, none goes or changes its meaning:
 
   name, repo, kind, released      as published; of any other checkpoint: as asked for, nulls
+  not_here                        what of the checkpoint this package cannot run, null if nothing
   directory                       where the checkpoint lies on this machine
   config_status, config_sha256    "verified" or "unverified" against the official file, and its hash
   config                          the fields of config.json
@@ -34,6 +38,7 @@ from qwen3_ref import facts, memory
 from qwen3_ref.commands.common import NAME_OR_DIR, Misuse, local, narrow, official, stacked, unit
 from qwen3_ref.config import Qwen3Config
 from qwen3_ref.official.snapshots import find_official
+from qwen3_ref.official.variants import differences
 
 _LENGTHS = (4_096, 32_768, 131_072)
 _SEEN = (0, 32_768)  # tokens before the one whose work is counted
@@ -45,16 +50,20 @@ def _short(number: float) -> str:
     return f"{number / 1e9:.3g}B" if number >= 1e9 else f"{number / 1e6:.3g}M"
 
 
+def _known() -> dict[str, dict[str, Any]]:
+    """Every checkpoint whose config is known: the text models, then those with a text backbone."""
+    open_ones = {name: model for name, model in facts.official_models().items() if model["config"]}
+    return open_ones | facts.backbones()
+
+
 def _family() -> list[tuple[str, ...]]:
-    """Every official open-weight checkpoint, a cell for each of _HEADINGS."""
+    """Every checkpoint of _known, a cell for each of _HEADINGS."""
     rows: list[tuple[str, ...]] = []
-    for name, model in facts.official_models().items():
-        if model["config"] is None:
-            continue
+    for name, model in _known().items():
         c = Qwen3Config.named(name)
         rows.append(
             (
-                name + ("" if model["config_status"] == "verified" else " *"),
+                name + _marks(model),
                 _short(c.num_parameters()),
                 _short(c.num_active_parameters()) if c.is_moe else "",
                 str(c.num_hidden_layers),
@@ -64,6 +73,12 @@ def _family() -> list[tuple[str, ...]]:
             )
         )
     return rows
+
+
+def _marks(model: dict[str, Any]) -> str:
+    """What stands behind a name: of a config seen in copies only, and of a model that is not whole here."""
+    marks = ("" if model["config_status"] == "verified" else "*") + ("+" if model.get("not_here") else "")
+    return f" {marks}" if marks else ""
 
 
 def _print_family(out: Console) -> None:
@@ -80,6 +95,27 @@ def _print_family(out: Console) -> None:
         out.print(table)
     out.print("total, active: parameters; experts: all / used by a token; bytes: bf16.")
     out.print("* config seen in copies only, not proved against the official file.")
+    out.print("+ more than a text model, and not all of it is here: `info NAME` says what is missing.")
+
+
+def _print_variants(out: Console, as_json: bool) -> None:
+    """How the four kinds of post-trained checkpoints differ."""
+    rows = differences()
+    if as_json:
+        print(json.dumps(rows, indent=1, ensure_ascii=False))
+        return
+    names = list(next(iter(rows.values())))
+    if out.width < 120:
+        for heading, cells in rows.items():
+            stacked(out, heading, [f"{name}: {cell}" for name, cell in cells.items()])
+        return
+    table = Table(box=box.SIMPLE, pad_edge=False, show_lines=False)
+    table.add_column("", style="bold")
+    for name in names:
+        table.add_column(name)
+    for heading, cells in rows.items():
+        table.add_row(heading, *(Text(cell) for cell in cells.values()))
+    out.print(table)
 
 
 def _on(config: Qwen3Config, card: memory.Card, kind: str) -> dict[str, Any]:
@@ -160,12 +196,13 @@ def _record(
     name: str, config: Qwen3Config, directory: Path | None, card: memory.Card | None
 ) -> dict[str, Any]:
     """What `--json` prints of one model; the keys stand in the help."""
-    model = facts.official_models().get(name, {})
+    model = _known().get(name, {})
     return {
         "name": name,
         "repo": model.get("repo"),
         "kind": model.get("kind"),
         "released": model.get("released"),
+        "not_here": model.get("not_here"),
         "directory": None if directory is None else str(directory),
         "config_status": model.get("config_status"),
         "config_sha256": (model.get("config_proof") or {}).get("sha256"),
@@ -190,18 +227,27 @@ def _record(
     }
 
 
+def _snapshot(name: str) -> Path | None:
+    """Where an official checkpoint lies; one that cannot be run here is not looked for."""
+    return find_official(name) if name in facts.official_models() else None
+
+
 def command(args: argparse.Namespace, out: Console) -> int:
     """The table of the family, or of one model."""
     try:
         card = None if args.gpu is None else memory.card(args.gpu)
     except ValueError as error:
         raise Misuse(f"--gpu: {error}") from None
+    if args.variants:
+        if args.model is not None or args.gpu is not None:
+            raise Misuse("--variants is about all of the family; leave the name and --gpu out.")
+        _print_variants(out, args.json)
+        return 0
     if args.model is None:
         if card is not None and not args.json:
             raise Misuse("--gpu asks about one model; name it, or add --json for the whole family.")
         if args.json:
-            open_ones = [name for name, model in facts.official_models().items() if model["config"]]
-            named = [(name, Qwen3Config.named(name), find_official(name)) for name in open_ones]
+            named = [(name, Qwen3Config.named(name), _snapshot(name)) for name in _known()]
             print(json.dumps([_record(*one, card) for one in named], indent=1))
         else:
             _print_family(out)
@@ -212,22 +258,27 @@ def command(args: argparse.Namespace, out: Console) -> int:
         source = f"as found in {directory / 'config.json'}"
         record = _record(args.model, config, directory, card) if args.json else {}
     else:
-        title = official(args.model)
-        config, model = Qwen3Config.named(title), facts.official_models()[title]
+        short = args.model.removeprefix("Qwen/")
+        title = short if short in facts.backbones() else official(args.model)
+        config, model = Qwen3Config.named(title), _known()[title]
         proof = (model.get("config_proof") or {}).get("sha256")
         source = f"official config of {model['repo']}, {model['config_status']}"
         source += f" (sha256 {proof[:12]}...)" if proof else ""
-        found = find_official(title)
+        found = _snapshot(title)
         record = _record(title, config, found, card) if args.json else {}
-        title += f": {model['kind']}, {model['released']}"
-        source += f"\nOn disk: {found or 'no'}"
+        if title in facts.backbones():
+            source = source.replace("config", "config, its text part")
+        source += f"\nOn disk: {found or 'no'}" if title in facts.official_models() else ""
+        source += f"\nNot here: {model['not_here']}" if model.get("not_here") else ""
+        title += f": {model['kind']}" + (f", {model['released']}" if model["released"] else "")
     if args.json:
         print(json.dumps(record, indent=1))
         return 0
     out.print(Text(f"\n{title}", style="bold"), soft_wrap=True)
     _print_model(out, config, card)
     for line in f"Source: {source}".splitlines():
-        if narrow(out):  # a path is not broken, so that it can be copied, and stands on a line of its own
+        # A path is not broken, so that it can be copied, and stands on a line of its own.
+        if narrow(out) or line.startswith("Not here"):
             line = textwrap.fill(line, out.width, break_long_words=False, break_on_hyphens=False)
         out.print(Text(line), soft_wrap=True)
     return 0
@@ -239,4 +290,5 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "model", nargs="?", metavar="NAME_OR_DIR", help=f"{NAME_OR_DIR}; absent: the whole family"
     )
     parser.add_argument("--gpu", metavar="NAME", help=f"on this card: {', '.join(memory.cards())}")
+    parser.add_argument("--variants", action="store_true", help="how 2504, 2507 and Coder differ")
     parser.add_argument("--json", action="store_true", help="for programs: see above")

@@ -28,6 +28,7 @@ Qwen3, explained by running it. Commands (each has its own --help):
   info                 the family of official checkpoints, in one table
   info NAME_OR_DIR     one model: shapes, parameters, memory, work per token
   plan NAME_OR_DIR     how to split it over cards: memory, traffic, what does not fit and why
+  ledger [WORDS]       what is said about Qwen3: true, false, and what computes it
   fetch NAME           download an official checkpoint into the hub cache
   verify NAME_OR_DIR   check a checkpoint against the published numbers
   chat NAME_OR_DIR     talk to a model in the terminal
@@ -39,7 +40,7 @@ Qwen3, explained by running it. Commands (each has its own --help):
 NAME is such as Qwen3-0.6B; it is looked for in $QWEN3_WEIGHTS, then in the hub cache. The nano
 family comes with the package: qwen3-nano, qwen3-nano-base, qwen3-nano-moe, qwen3-nano-student.
 """
-COMMANDS = ("info", "plan", "fetch", "verify", "chat", "train", "evaluate", "measure", "export")
+COMMANDS = ("info", "plan", "ledger", "fetch", "verify", "chat", "train", "evaluate", "measure", "export")
 # What the system says when an output takes no more: no room (also by quota or by size), or a bad device.
 _OUTPUT = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF}
 

@@ -18,14 +18,21 @@ _FILES += ["merges.txt", "*.safetensors*"]
 
 
 def official_name(name: str) -> str:
-    """"Qwen3-8B" for "Qwen3-8B" or "Qwen/Qwen3-8B". Raises ConfigError, with near names, for others."""
+    """"Qwen3-8B" for "Qwen3-8B" or "Qwen/Qwen3-8B". Raises ConfigError, with near names, for others, and
+    for a checkpoint of which only the text backbone's shape is known."""
     if name in NANO:
         raise ConfigError(
             f"{name} is no official model but comes with the package; "
             f'`store.shipped.find_nano("{name}")` gives its directory.'
         )
     Qwen3Config.named(name)
-    return name.removeprefix("Qwen/")
+    short = name.removeprefix("Qwen/")
+    if short in facts.backbones():
+        raise ConfigError(
+            f"{short} cannot be run here, for want of {facts.backbones()[short]['not_here']}; run it with "
+            f"transformers (`info {short}` shows its text backbone)."
+        )
+    return short
 
 
 def find_official(name: str) -> Path | None:

@@ -22,6 +22,7 @@ def _catalogue() -> tuple[list[Fault], list[Fault]]:
         dual_chunk,
         equivalent,
         family,
+        family_and_ledger,
         files,
         first_hour,
         forward,
@@ -51,6 +52,7 @@ def _catalogue() -> tuple[list[Fault], list[Fault]]:
     faults += stages.FAULTS
     faults += arguments.FAULTS
     faults += family.FAULTS
+    faults += family_and_ledger.FAULTS
     faults += reach.FAULTS
     faults += long_context.FAULTS
     faults += dual_chunk.FAULTS
