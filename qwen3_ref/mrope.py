@@ -1,4 +1,4 @@
-"""M-RoPE: positions of three axes (time, height, width) for images, video and sound, and nothing else.
+"""Positions of time, height and width for pictures, video and sound (M-RoPE): which, and who turns by them.
 
 A token of text has one position, a patch of a picture has a row and a column, and a sound a time. M-RoPE
 gives every token three positions, and each rotating pair turns by one of them: `pair_axes` says by which.
