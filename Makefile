@@ -12,7 +12,7 @@ export PYTHONDONTWRITEBYTECODE :=
 # Tests never touch the network; in the lab, `fetch` may.
 unit course notebooks figures: export HF_HUB_OFFLINE := 1
 
-.PHONY: lab test course check lint unit notebooks figures clean
+.PHONY: lab test course check lint unit notebooks figures test-book test-live clean
 .NOTPARALLEL:
 
 # Jupyter wants to hear from root, who is alone in a container, that it is meant. LAB holds more options:
@@ -41,6 +41,18 @@ course: .venv/ready
 notebooks figures: .venv/ready
 	$(BIN)/python tests/execute_notebooks.py
 
+# The live pages: qwen3.js in node against PyTorch, and the pages in Chromium. Where there is no node or no
+# Chromium, those tests say "not checked".
+test-book: test-live
+test-live: .venv/ready .venv-live/ready
+	$(BIN)/python -m pytest -p no:nbval -rs book/live/tests/test_live_model.py
+	.venv-live/bin/python -m pytest -rs book/live/tests/test_live_pages.py
+
+.venv-live/ready: book/live/tests/requirements.txt
+	$(PYTHON) -m venv .venv-live
+	.venv-live/bin/pip install --quiet --requirement book/live/tests/requirements.txt
+	@touch .venv-live/ready
+
 .venv/ready: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "error: Python " + \
 	    sys.version.split()[0] + " is too old: 3.11 or newer is needed; try make PYTHON=python3.12")'
@@ -52,5 +64,5 @@ notebooks figures: .venv/ready
 	@touch .venv/ready
 
 clean:
-	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-live build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
