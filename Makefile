@@ -13,6 +13,7 @@ export PYTHONDONTWRITEBYTECODE :=
 unit course notebooks figures: export HF_HUB_OFFLINE := 1
 
 .PHONY: lab test course check lint unit notebooks figures test-book test-live clean
+.PHONY: lab test course check lint unit notebooks figures test-engines clean
 .NOTPARALLEL:
 
 # Jupyter wants to hear from root, who is alone in a container, that it is meant. LAB holds more options:
@@ -36,6 +37,11 @@ unit: .venv/ready
 course: .venv/ready
 	QWEN3_FIGURES=check $(BIN)/python -m pytest -n 2 --dist loadscope --nbval --nbval-current-env \
 	    --nbval-cell-timeout=300 notebooks
+
+# The same tokens from transformers, llama.cpp, ONNX Runtime and CTranslate2? What is not installed here is
+# put into the user's cache; what cannot be is "not checked", and a difference fails.
+test-engines: .venv/ready
+	$(BIN)/python -m qwen3_ref engines light --install
 
 # Execute every notebook in a clean kernel and write it back, byte-stable; figures are drawn on the way.
 notebooks figures: .venv/ready

@@ -227,6 +227,10 @@ WRONG: list[tuple[str, int, str]] = [
     ("export qwen3-nano --to hf --type q8_0 --out new", 2, "hf takes bf16, f16, f32"),
     ("export file --to hf --out new", 1, "file is no GGUF file"),
     ("export empty --to hf --out new", 1, "there is no empty/config.json"),
+    ("engines lama.cpp", 2, "did you mean llama.cpp"),
+    ("engines --install", 2, "say which engines"),
+    ("engines onnxruntime --type q8_0", 2, "none of these engines has weights of type q8_0"),
+    ("engines llama.cpp --model Qwen3-8B", 1, "fetch Qwen3-8B"),
     ("export Qwen3-8B --to gguf --out new", 1, "`python -m qwen3_ref fetch Qwen3-8B` downloads it"),
 ]
 

@@ -36,11 +36,14 @@ Qwen3, explained by running it. Commands (each has its own --help):
   evaluate NAME_OR_DIR accuracy by thinking budget, on test problems
   measure ROW          what each training stage changed, for the measured table
   export NAME_OR_DIR   write a checkpoint for another engine: llama.cpp, Ollama, vLLM, MLX, ...
+  engines [NAME...]    the same checkpoint in llama.cpp, ONNX Runtime and others: the same tokens?
 
 NAME is such as Qwen3-0.6B; it is looked for in $QWEN3_WEIGHTS, then in the hub cache. The nano
 family comes with the package: qwen3-nano, qwen3-nano-base, qwen3-nano-moe, qwen3-nano-student.
 """
-COMMANDS = ("info", "plan", "ledger", "fetch", "verify", "chat", "train", "evaluate", "measure", "export")
+COMMANDS = (
+    "info", "plan", "ledger", "fetch", "verify", "chat", "train", "evaluate", "measure", "export", "engines",
+)  # fmt: skip
 # What the system says when an output takes no more: no room (also by quota or by size), or a bad device.
 _OUTPUT = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF}
 

@@ -20,6 +20,7 @@ def _catalogue() -> tuple[list[Fault], list[Fault]]:
         decoding,
         drafting,
         dual_chunk,
+        engines,
         equivalent,
         family,
         family_and_ledger,
@@ -62,6 +63,7 @@ def _catalogue() -> tuple[list[Fault], list[Fault]]:
     faults += drafting.FAULTS
     faults += quicker.FAULTS
     faults += axes.FAULTS
+    faults += engines.FAULTS
     return faults, equivalent.FAULTS
 
 
