@@ -68,7 +68,6 @@ _ARCHITECTURES = {"qwen3": "Qwen3ForCausalLM", "qwen3_moe": "Qwen3MoeForCausalLM
 _TEXT_PARTS = {
     "qwen3_vl_text": "qwen3", "qwen3_vl_moe_text": "qwen3_moe", "qwen3_omni_moe_text": "qwen3_moe",
 }  # fmt: skip
-_MROPE_KEYS = ("mrope_section", "mrope_interleaved", "interleaved")
 _MOE_FIELDS = ("num_experts", "num_experts_per_tok", "moe_intermediate_size", "norm_topk_prob")
 _SIZES = (
     "vocab_size",
@@ -198,10 +197,11 @@ class Qwen3Config:
     @classmethod
     def from_text_part(cls, values: Mapping[str, Any], *, source: str = "the text part") -> Qwen3Config:
         """From the text part of a multimodal config.json (`text_config`), with the tie_word_embeddings that
-        stands beside it: the text model that it is as long as nothing but text is read.
+        stands beside it: the text model that it is. On text its three-fold positions (`mrope_section`) are
+        equal, which makes them plain RoPE; with others the model takes them (`mrope.py`).
 
-        Its three-fold positions (`mrope_section`) are equal on text, which makes them plain RoPE, so they
-        are left out. Raises ConfigError as `from_dict`, and for another model_type.
+        Omni's file has "interleaved" for mrope_interleaved. Raises ConfigError as `from_dict`, and for
+        another model_type.
         """
         model_type = values.get("model_type")
         if model_type not in _TEXT_PARTS:
@@ -209,9 +209,9 @@ class Qwen3Config:
                 f"model_type in {source} is {quoted(model_type)}; known text parts are "
                 f"{' and '.join(map(repr, _TEXT_PARTS))}."
             )
-        scaling = {k: v for k, v in (values.get("rope_scaling") or {}).items() if k not in _MROPE_KEYS}
-        if scaling == {"rope_type": "default"}:
-            scaling = {}
+        scaling = dict(values.get("rope_scaling") or {})
+        if "interleaved" in scaling:
+            scaling["mrope_interleaved"] = scaling.pop("interleaved")
         plain = {**values, "model_type": _TEXT_PARTS[model_type], "rope_scaling": scaling or None}
         return cls.from_dict(plain, source=source)
 

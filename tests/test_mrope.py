@@ -415,15 +415,20 @@ ROPE = {"rope_theta": 1e4, **scaling(SMALL)}
 
 
 @functools.cache
-def towers(moe: bool = False) -> tuple[Any, Qwen3]:
-    """transformers' text part of Qwen3-VL, and our Qwen3, with the same hardened weights."""
+def towers(name: str = "qwen3_vl") -> tuple[Any, Qwen3]:
+    """transformers' text part of a model, and our Qwen3, with the same hardened weights."""
+    moe = name != "qwen3_vl"
     left_out = ("bos_token_id", "eos_token_id", "pad_token_id", "tie_word_embeddings")
     settings: dict[str, Any] = {k: v for k, v in (MOE if moe else DENSE).items() if k not in left_out}
     settings["rope_parameters"] = dict(ROPE)
-    text = transformers.Qwen3VLMoeTextConfig if moe else transformers.Qwen3VLTextConfig
+    text, tower = {
+        "qwen3_vl": (transformers.Qwen3VLTextConfig, vl.Qwen3VLTextModel),
+        "qwen3_vl_moe": (transformers.Qwen3VLMoeTextConfig, vl_moe.Qwen3VLMoeTextModel),
+        "qwen3_omni_moe": (transformers.Qwen3OmniMoeTextConfig, omni.Qwen3OmniMoeThinkerTextModel),
+    }[name]
     config: Any = text(**settings)
     config._attn_implementation = "eager"
-    official: Any = (vl_moe.Qwen3VLMoeTextModel if moe else vl.Qwen3VLTextModel)(config)
+    official: Any = tower(config)
     official = official.float().eval()
     harden(official)
     settings |= {"model_type": "qwen3_moe" if moe else "qwen3", "tie_word_embeddings": True}
@@ -442,10 +447,10 @@ def rows(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, list[Layout]]:
     return ids, torch.from_numpy(np.stack([layout.ids for layout in layouts], axis=1)), layouts
 
 
-@pytest.mark.parametrize("moe", [False, True])
+@pytest.mark.parametrize("name", ["qwen3_vl", "qwen3_vl_moe", "qwen3_omni_moe"])
 @torch.no_grad()
-def test_text_tower_is_that_of_qwen3_vl(moe: bool) -> None:
-    official, ours = towers(moe)
+def test_text_tower_is_the_official_one(name: str) -> None:
+    official, ours = towers(name)
     ids, positions, _ = rows()
     want = official(input_ids=ids, position_ids=positions).last_hidden_state
     got = ours.model(ids, position_ids=positions)

@@ -63,7 +63,7 @@ FAULTS = [
         module="mrope",
         right='pair_axes(section, scaling.get("mrope_interleaved") or False)',
         wrong="pair_axes(section, False)",
-        by=("fresh test_mrope:test_text_tower_is_that_of_qwen3_vl[False]",),
+        by=("fresh test_mrope:test_text_tower_is_the_official_one[qwen3_vl]",),
     ),
     Fault(
         name="mrope_all_pairs_turn_by_time",
@@ -72,7 +72,7 @@ FAULTS = [
         module="model",
         right="positions[axes].movedim(0, -1)",
         wrong="positions[0][..., None]",
-        by=("test_mrope:test_text_tower_is_that_of_qwen3_vl[False]",),
+        by=("test_mrope:test_text_tower_is_the_official_one[qwen3_vl]",),
     ),
     Fault(
         name="patch_merge_forgotten",
@@ -109,6 +109,15 @@ FAULTS = [
         right="start = block.max() + dtype(1)",
         wrong="start = block.max()",
         by=("test_mrope:test_an_image_by_hand",),
+    ),
+    Fault(
+        name="text_behind_the_longer_side",
+        rows="own",
+        words="text goes on behind the longer side of a frame, though its time reached farther",
+        module="mrope",
+        right="start = block.max() + dtype(1)",
+        wrong="start = block[1:].max() + dtype(1)",
+        by=("test_mrope:test_a_video_of_the_older_models_by_hand",),
     ),
     Fault(
         name="picture_counts_from_zero",

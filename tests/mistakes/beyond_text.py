@@ -178,13 +178,13 @@ NEXT: list[Mistake] = [
 
 def line(
     frames: int, tokens: int, seconds: float, sound: int, *, rate: float = 13, cut: Any = None,
-    first: int = 0, each: int | None = None, late: bool = False, step: float = 1.0,
+    first: int = 0, each: int | None = None, late: bool = False, a_second: float = 13,
 ) -> Any:  # fmt: skip
     """Merged by time, with a choice of slips."""
     cut = cut or (lambda t: t)
     video = [(cut(f * seconds * rate), 0) for f in range(frames) for _ in range(each or tokens)]
     begin = video[-1][0] + 1 if late else 0
-    heard = [(begin + k * step, 1) for k in range(sound)]
+    heard = [(begin + k * 13 / a_second, 1) for k in range(sound)]
     both = sorted(video + heard, key=lambda p: (p[0], p[1] if first == 0 else -p[1]))
     return np.array(both, dtype=float).T
 
@@ -235,7 +235,7 @@ ONE_LINE: list[Mistake] = [
     ("0 is video and 1 is sound", lambda *a: [line(*a)[0], 1 - line(*a)[1]]),
     ("not behind it", lambda *a: line(*a, late=True)),
     ("no pieces of two seconds", in_pieces),
-    ("one step apart", lambda *a: line(*a, step=13 / 12.5)),
+    ("one step apart", lambda *a: line(*a, a_second=12.5)),
 ]
 
 MISTAKES: dict[str, list[Mistake]] = {
