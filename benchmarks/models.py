@@ -9,6 +9,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from qwen3_ref.config import Qwen3Config
 
@@ -53,6 +54,19 @@ def made(config: Qwen3Config, directory: Path) -> Path:
     directory.mkdir(parents=True, exist_ok=True)
     Qwen3(config, dtype=torch.bfloat16).save_pretrained(directory)
     return directory
+
+
+def seeded(directory: Path) -> Any:
+    """Such a checkpoint as a `Source` of exports, with a tokenizer that knows hardly more than bytes."""
+    from qwen3_ref.decode.profile import Profile
+    from qwen3_ref.engines.source import Source
+    from qwen3_ref.store.quantized import open_weights
+    from qwen3_ref.tokenizer import Tokenizer
+
+    config = Qwen3Config.from_pretrained(directory)
+    tokenizer = Tokenizer.train(["seeded"], config.vocab_size)
+    weights = open_weights(directory)
+    return Source("seeded", config, weights, tokenizer, Profile.of(tokenizer), {}, directory)
 
 
 def matrices(config: Qwen3Config) -> int:

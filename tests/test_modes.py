@@ -13,7 +13,7 @@ from qwen3_ref.chat import encode_chat
 from qwen3_ref.decode.profile import Profile
 from qwen3_ref.measure import modes
 from qwen3_ref.reply import Reply
-from qwen3_ref.tasks.calculator import CALCULATOR
+from qwen3_ref.tasks.calculator import BARE
 from qwen3_ref.tasks.problems import FAMILIES, TEST_SEED, is_correct, make_problems
 from tests.helpers import TOKENIZER
 
@@ -72,9 +72,9 @@ def test_how_long_a_reply_may_be_and_what_is_offered() -> None:
 
 def test_the_control_of_a_tool_is_a_prompt_as_long_that_offers_none() -> None:
     talk = [{"role": "user", "content": "1+1"}]
-    found = modes.as_long(StandIn(), talk, [CALCULATOR])
+    found = modes.as_long(StandIn(), talk, [BARE])
     offered, prose = (
-        encode_chat(TOKENIZER, said, tools=t) for said, t in ((talk, [CALCULATOR]), (found, None))
+        encode_chat(TOKENIZER, said, tools=t) for said, t in ((talk, [BARE]), (found, None))
     )
     longest = max(len(TOKENIZER.encode(" " + word)) for word in modes.PROSE)
     assert len(offered) <= len(prose) < len(offered) + longest and len(prose) > 3 * len(

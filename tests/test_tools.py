@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from qwen3_ref.chat import Message, Template, encode_chat
+from qwen3_ref.chat import Message, Template, encode_chat, render_chat
 from qwen3_ref.decode import tools
 from qwen3_ref.decode.generation import Generated
 from qwen3_ref.decode.profile import Profile
@@ -129,9 +129,23 @@ def test_an_interrupt_is_no_error_of_a_tool() -> None:
         run_call([Tool(stop, {"name": "stop"})], {"name": "stop", "arguments": {}})
 
 
+def test_a_schema_may_have_a_wrapper_or_none() -> None:
+    """Both forms name the tool and judge its arguments; the prompt has either as it is."""
+    bare = {"name": "plus", "parameters": {"properties": {"x": {"type": "integer"}}, "required": ["x"]}}
+    for schema in (bare, {"type": "function", "function": bare}):
+        tool = Tool(lambda x: x + 1, schema)
+        assert tool.name == "plus"
+        assert run_call([tool], {"name": "plus", "arguments": {"x": 1}}) == "2"
+        assert run_call([tool], {"name": "plus", "arguments": {}}) == "error: plus needs the argument x."
+        assert json.dumps(schema) in render_chat([{"role": "user", "content": "Hi"}], tools=[tool.schema])
+    assert CALCULATOR_TOOL.schema["type"] == "function" and CALCULATOR_TOOL.name == "calculator"
+
+
 def test_no_tool_without_a_name_or_twice_of_one() -> None:
     with pytest.raises(ValueError, match="schema has no name"):
         Tool(_weather, {"function": {"name": "weather"}})
+    with pytest.raises(ValueError, match="schema has no name"):
+        Tool(_weather, {"type": "function", "function": {"parameters": {}}})
     with pytest.raises(ValueError, match="function is a str"):
         Tool("weather", {"name": "weather"})  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="two tools are called 'weather'"):

@@ -38,7 +38,8 @@ _TYPES: dict[str, tuple[type, ...]] = {
 @dataclass(frozen=True)
 class Tool:
     """A function and how a model knows it: `schema` has `name`, `description` and `parameters`, a JSON
-    schema of an object whose properties are the function's arguments.
+    schema of an object whose properties are the function's arguments; or, which is the form of OpenAI's
+    interface, it is {"type": "function", "function": ...} around that. The prompt has it as it is given.
 
     Raises ValueError for a schema without a name, or what cannot be called.
     """
@@ -49,13 +50,22 @@ class Tool:
     def __post_init__(self) -> None:
         if not callable(self.function):
             raise ValueError(f"a tool's function is a {type(self.function).__name__}; give a function.")
-        if not isinstance(self.schema, dict) or not isinstance(self.schema.get("name"), str):
-            raise ValueError("a tool's schema has no name; give {'name': ..., 'parameters': {...}}.")
+        if not isinstance(self.schema, dict) or not isinstance(self.definition.get("name"), str):
+            raise ValueError(
+                "a tool's schema has no name; give {'type': 'function', 'function': {'name': ..., "
+                "'parameters': {...}}}."
+            )
+
+    @property
+    def definition(self) -> Json:
+        """The schema without a wrapper: name, description and parameters."""
+        inner = self.schema.get("function") if self.schema.get("type") == "function" else None
+        return inner if isinstance(inner, dict) else self.schema
 
     @property
     def name(self) -> str:
         """By which it is called."""
-        return str(self.schema["name"])
+        return str(self.definition["name"])
 
 
 def run_call(tools: Sequence[Tool], call: Json) -> str:
@@ -83,7 +93,7 @@ def run_call(tools: Sequence[Tool], call: Json) -> str:
 
 def _misfit(tool: Tool, arguments: Any) -> str | None:
     """What is wrong with a call's arguments, in one sentence, or None."""
-    schema = tool.schema.get("parameters") or {}
+    schema = tool.definition.get("parameters") or {}
     properties = schema.get("properties") or {}
     if not isinstance(arguments, dict):
         return f"{tool.name} takes an object of arguments."

@@ -65,12 +65,13 @@ def place_of(name: str) -> tuple[str, int | None]:
 # -- writing -------------------------------------------------------------------------------------------
 
 
-def write(source: Source, folder: Path, kind: str, name: str | None = None) -> Path:
+def write(source: Source, folder: Path, kind: str, *, head: str | None = None) -> Path:
     """Write NAME-KIND.gguf into a folder; returns its path.
 
-    Every matrix is stored in `kind`, but for the head (a tied embedding too), which types of fewer than
-    8 bits leave in Q8_0, as llama.cpp's own quantiser does. Raises CheckpointError for what GGUF or
-    llama.cpp has no place for, and as `write_gguf` does.
+    Every matrix is stored in `kind`, but for the head (a tied embedding too), which has the type `head`: if
+    it is not given Q8_0 beside types of fewer bits, as llama.cpp's own quantiser has it where rows are no
+    multiple of 256. Raises CheckpointError for what GGUF or llama.cpp has no place for, and as `write_gguf`
+    does.
     """
     if problem := unsupported(source.config):
         raise CheckpointError(f"{problem} ({source.place}).")
@@ -79,9 +80,9 @@ def write(source: Source, folder: Path, kind: str, name: str | None = None) -> P
             f"the tokenizer of {source.place} has ids up to {source.tokenizer.ids[-1]:,}, and its embedding "
             f"{source.config.vocab_size:,} rows; take both from one checkpoint."
         )
-    path = folder / f"{name or source.name}-{kind}.gguf"
+    path = folder / f"{source.name}-{kind}.gguf"
     arch = ARCHITECTURES[source.config.model_type]
-    write_gguf(path, arch, plans(source, kind), partial(_describe, source=source, kind=kind))
+    write_gguf(path, arch, plans(source, kind, head), partial(_describe, source=source, kind=kind))
     return path
 
 
@@ -99,21 +100,22 @@ def unsupported(c: Qwen3Config) -> str | None:
     return None
 
 
-def plans(source: Source, kind: str) -> list[Plan]:
+def plans(source: Source, kind: str, head: str | None = None) -> list[Plan]:
     """What is written, in order: names, types, shapes, and where the values come from."""
     c = source.config
+    head = head or ("q8_0" if kind.startswith(("q4", "q5")) else kind)
     found: list[Plan] = []
     stacks: dict[str, list[str]] = {}
     shapes = c.tensor_shapes()
     for name, shape in shapes.items():
         place, expert = place_of(name)
         if expert is None:
-            found.append(Plan(place, _kind(c, place, shape, kind), shape, partial(source.matrix, name)))
+            found.append(Plan(place, _kind(c, place, shape, kind, head), shape, partial(source.matrix, name)))
         else:
             stacks.setdefault(place, []).append(name)
     for place, names in stacks.items():
         shape = (len(names), *shapes[names[0]])
-        found.append(Plan(place, _kind(c, place, shape, kind), shape, partial(_stack, source, names)))
+        found.append(Plan(place, _kind(c, place, shape, kind, head), shape, partial(_stack, source, names)))
     for plan in found:
         _require_rows(c, plan)
     return found
@@ -124,12 +126,12 @@ def _stack(source: Source, names: Sequence[str]) -> np.ndarray[Any, np.dtype[np.
     return np.stack([source.matrix(name) for name in names], axis=0)
 
 
-def _kind(c: Qwen3Config, place: str, shape: tuple[int, ...], kind: str) -> str:
+def _kind(c: Qwen3Config, place: str, shape: tuple[int, ...], kind: str, head: str) -> str:
     """The type that a tensor is stored in."""
     if len(shape) == 1 or place.endswith("ffn_gate_inp.weight"):
         return "F32"
-    head = "token_embd.weight" if c.tie_word_embeddings else "output.weight"
-    return "Q8_0" if place == head and kind.startswith(("q4", "q5")) else kind.upper()
+    last = "token_embd.weight" if c.tie_word_embeddings else "output.weight"
+    return (head if place == last else kind).upper()
 
 
 def _require_rows(c: Qwen3Config, plan: Plan) -> None:

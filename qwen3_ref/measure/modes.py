@@ -25,7 +25,7 @@ from qwen3_ref.official.snapshots import find_official
 from qwen3_ref.reply import Reply, parse_reply
 from qwen3_ref.store.files import read_json, write_atomically
 from qwen3_ref.store.shipped import local_directory
-from qwen3_ref.tasks.calculator import CALCULATOR, CALCULATOR_TOOL
+from qwen3_ref.tasks.calculator import BARE, CALCULATOR_TOOL
 from qwen3_ref.tasks.problems import FAMILIES, TEST_SEED, Problem, is_correct, make_problems
 from qwen3_ref.tokenizer import Tokenizer
 
@@ -113,7 +113,7 @@ def conversations(count: int, flags: Sequence[str]) -> list[list[Message]]:
 
 def tool_cells(asker: Asker, count: int) -> dict[str, list[bool]]:
     """Arithmetic with a calculator: what each step of a call does, and what the offer alone costs."""
-    sums, tools = make_problems("arithmetic", "test", count, seed=TEST_SEED), [CALCULATOR]
+    sums, tools = make_problems("arithmetic", "test", count, seed=TEST_SEED), [BARE]
     asked: list[list[Message]] = [
         [{"role": "user", "content": f"calculate {problem.prompt} /no_think"}] for problem in sums
     ]
@@ -142,7 +142,7 @@ def behind_prose(asker: Asker, count: int) -> list[bool]:
     """Which of the sums of `tool_cells` are answered right by thinking behind a system turn as long as that
     of the tool, which offers none."""
     sums = make_problems("arithmetic", "test", count, seed=TEST_SEED)
-    talks = [as_long(asker, [{"role": "user", "content": p.prompt}], [CALCULATOR]) for p in sums]
+    talks = [as_long(asker, [{"role": "user", "content": p.prompt}], [BARE]) for p in sums]
     return [is_correct(p, r.content) for p, r in zip(sums, asker.replies(talks, 110), strict=True)]
 
 

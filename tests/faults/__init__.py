@@ -22,6 +22,7 @@ def _catalogue() -> tuple[list[Fault], list[Fault]]:
         dual_chunk,
         engines,
         equivalent,
+        exports,
         family,
         family_and_ledger,
         files,
@@ -62,6 +63,7 @@ def _catalogue() -> tuple[list[Fault], list[Fault]]:
     faults += quantizing.FAULTS
     faults += drafting.FAULTS
     faults += quicker.FAULTS
+    faults += exports.FAULTS
     faults += axes.FAULTS
     faults += engines.FAULTS
     return faults, equivalent.FAULTS

@@ -23,7 +23,7 @@ from typing import Any
 from qwen3_ref.chat import Json, Message, encode_chat
 from qwen3_ref.model import Qwen3
 from qwen3_ref.reply import parse_reply
-from qwen3_ref.tasks.calculator import CALCULATOR, run_tool
+from qwen3_ref.tasks.calculator import BARE, run_tool
 from qwen3_ref.tasks.problems import FAMILIES, Problem, is_correct, make_problems
 from qwen3_ref.tokenizer import Tokenizer
 from qwen3_ref.train.queries import END, Query, Sample
@@ -204,7 +204,7 @@ def tool_call(problem: Problem) -> Task:
         "tool": lambda sample: tool_reward(sample, expression),
     }
     ideal = {"role": "assistant", "reasoning_content": "", "content": "", "tool_calls": [call]}
-    return Task(messages, rewards, ideal, (CALCULATOR,))
+    return Task(messages, rewards, ideal, (BARE,))
 
 
 def make_tasks(
