@@ -10,7 +10,7 @@ A mesh has four sizes, whose product is the number of ranks (one a card):
   tp    ranks with the same rows that share every matrix: columns, rows, heads, vocabulary
 
 To everything but the experts a rank of `ep` is one more rank of `fsdp` (or, where fsdp is 1, of `dp`).
-Sizes are those of `train/parallel.py`, which is PyTorch's own engine; of what an engine adds (buffers,
+Sizes are those of the room `parallel`, which is PyTorch's own engine; of what an engine adds (buffers,
 fragments) `memory.USABLE` leaves room. GB is 10^9 bytes.
 
 Sources: arXiv 1910.02054 (ZeRO), 1909.08053 (tensor parallelism), 2205.05198 (activations), 2304.11277
@@ -184,7 +184,7 @@ class Held:
     gradients: int
     optimizer: int
     gathered: int
-    """What FSDP has whole for a moment; without it, a copy of the weights in 16 bits if these multiply."""
+    """What is whole for a moment: slices put together, or copies in 16 bits if these multiply."""
     activations: int
 
     @property
@@ -237,8 +237,8 @@ def held(
     s, c = SIZES[precision], config
     rest, experts, block, of_block = local(c, mesh)
     kept = math.ceil(rest / mesh.shards) + math.ceil(experts / mesh.fsdp)
-    gathered = 0 if s == 4 else 2 * (rest + experts)
-    if mesh.fsdp > 1:
+    gathered = 0
+    if mesh.fsdp > 1 or s == 2:
         root = parameters(c)["vocabulary"][0] // mesh.tp + c.hidden_size
         gathered = 2 * s * root + (3 * s + 4) * (block + of_block)
     layer = block_activations(c, mesh, precision)

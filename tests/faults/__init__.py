@@ -17,6 +17,7 @@ def _catalogue() -> tuple[list[Fault], list[Fault]]:
         attention_and_experts,
         axes,
         balancing,
+        cluster,
         decoding,
         drafting,
         dual_chunk,
@@ -66,6 +67,7 @@ def _catalogue() -> tuple[list[Fault], list[Fault]]:
     faults += exports.FAULTS
     faults += axes.FAULTS
     faults += engines.FAULTS
+    faults += cluster.FAULTS
     return faults, equivalent.FAULTS
 
 
