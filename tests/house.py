@@ -23,6 +23,7 @@ ROOMS = {
     "quantize": "rounding calibrated model kv_cache",
     "official": "snapshots verify variants ledger",
     "tasks": "calculator numbers problems documents make_numbers",
+    "parallel": "processes layers plan traffic warm",
     "train": "errors names lock state loop seeds corpus queries rollout recipes/pretrain recipes/balance "
     "recipes/sft recipes/grpo recipes/general_rl recipes/distill run stages export",
     "measure": "names work statistics study accuracy table spread experts rows card balance_study qk_norm "

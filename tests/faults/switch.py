@@ -51,6 +51,10 @@ class Fault:
         return right, wrong
 
 
+ON: list[Fault] = []
+"""Those that are on now: processes that a test starts have to switch them on too."""
+
+
 @contextmanager
 def switched_on(fault: Fault, *others: Fault) -> Iterator[None]:
     """Run the package with one fault in it, or with several, no two in one function.
@@ -81,9 +85,12 @@ def switched_on(fault: Fault, *others: Fault) -> Iterator[None]:
         for statement in constants.values():
             exec(compile(ast.Module([statement], []), "<fault>", "exec"), vars(module))
         forget(module)
+        ON.append(fault)
         with switched_on(*others) if others else nullcontext():
             yield
     finally:
+        if fault in ON:
+            ON.remove(fault)
         for name, function in functions.items():
             function.__code__ = old_codes[name]
         vars(module).update(old_constants)
