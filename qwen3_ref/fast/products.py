@@ -11,9 +11,10 @@ weight for many tokens, so its time is arithmetic over what the processor can do
 - **int4**: 0 to 15 for each weight, a scale s and a middle m for each 32 inputs of a row, w' = (q - 8) s + m;
   activations stay bfloat16.
 
-Shapes: O outputs, I inputs. Sources: PyTorch's operators `quantized::linear_dynamic` (FBGEMM's kernel on
-x86) and `aten::_weight_int4pack_mm_for_cpu`; int8 by rows and channels as in LLM.int8()
-(arXiv 2208.07339) section 3.1, without its outliers.
+Shapes: O outputs, I inputs. Sources: PyTorch's operators
+`quantized::linear_with_input_q_dq_qweight_dq_output_fp32` (FBGEMM's kernel on x86) and
+`aten::_weight_int4pack_mm_for_cpu`; int8 by rows and channels as in LLM.int8() (arXiv 2208.07339) section
+3.1, without its outliers.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ Precision = Literal["float32", "float16", "bfloat16", "int8", "int4"]
 GROUP = 32
 """Inputs that share a scale and a middle in int4."""
 _INT4_ROWS = 16  # the kernel wants outputs in multiples of so many
-_ROWS = 4096  # converted in one go: a head of 151,936 rows needs no float32 copy of itself
+_ROWS = 1024  # converted in one go: no matrix needs a float32 copy of itself
 
 
 def dtype_of(precision: Precision) -> torch.dtype:
@@ -61,9 +62,9 @@ class Plain(nn.Module):
 class Int8(nn.Module):
     """y = x W^T with W in 8 bits by output channel and x in 8 bits by row; sums in 32-bit integers.
 
-    The kernel takes one range for all the rows it is given, from their least to their largest value. So each
-    row is divided by its own largest, and two columns that hold 1 and -1 (with weights of 0) are added: the
-    range is [-1, 1] whoever the neighbours are.
+    The kernel takes one scale for all the rows it is given. So each row is divided by its own largest value
+    first, and the scale is that of numbers from -1 to 1, whoever the neighbours are. Codes of activations are
+    unsigned: 128 stands for 0.
     """
 
     reduced: bool | None = None  # whether activations get 7 bits, found out once
@@ -72,13 +73,13 @@ class Int8(nn.Module):
         """weight (O, I), any float."""
         super().__init__()
         self.shape = tuple(weight.shape)
-        q = torch.zeros(self.shape[0], self.shape[1] + len(_ENDS), dtype=torch.int8)
+        q = torch.empty(self.shape, dtype=torch.int8)
         scale = torch.empty(self.shape[0])
         for rows in torch.arange(self.shape[0]).split(_ROWS):
             part = slice(int(rows[0]), int(rows[-1]) + 1)
             w = weight.detach()[part].float()
             scale[part] = w.abs().amax(dim=1).clamp_min(1e-30) / 127
-            q[part, : self.shape[1]] = (w / scale[part, None]).round()
+            q[part] = (w / scale[part, None]).round()
         self.nbytes = q.nbytes + scale.nbytes
         if Int8.reduced is None:
             Int8.reduced = _saturates()
@@ -86,19 +87,17 @@ class Int8(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., I) -> (..., O), in the dtype of x."""
-        ends, scale = scaled(x)
-        y: Tensor = torch.ops.quantized.linear_dynamic(ends, self.packed, bool(Int8.reduced))
-        return y.mul_(scale).to(x.dtype)
+        largest = x.abs().amax(dim=-1, keepdim=True).float().clamp_min_(1e-30)
+        y = _multiplied(x / largest, self.packed, 63 if Int8.reduced else 127)
+        return y.mul_(largest).to(x.dtype)
 
 
-_ENDS = (1.0, -1.0)
-
-
-def scaled(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows within [-1, 1] and the range's ends: (..., I) -> (..., I + 2) float32; and scales (..., 1)."""
-    scale = x.abs().amax(dim=-1, keepdim=True).float().clamp_min_(1e-30)
-    ends = torch.tensor(_ENDS).expand(*x.shape[:-1], 2)
-    return torch.cat([x / scale, ends], dim=-1), scale
+def _multiplied(x: Tensor, packed: Any, steps: int) -> Tensor:
+    """The product with x (..., I) from -1 to 1, rounded to so many steps on either side of 0."""
+    y: Tensor = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32(
+        x, 1 / steps, steps + 1, packed
+    )
+    return y
 
 
 def _packed(q: Tensor, scale: Tensor) -> Any:
@@ -114,9 +113,7 @@ def _saturates() -> bool:
     """Whether the processor adds pairs of products in 16 bits (x86 without VNNI), where 2 * 255 * 127 does
     not fit; with activations of 7 bits they do."""
     packed = _packed(torch.full((16, 64), 127, dtype=torch.int8), torch.ones(16))
-    x = torch.ones(1, 64)
-    y: Tensor = torch.ops.quantized.linear_dynamic(x, packed, False)
-    return not torch.allclose(y, torch.full((1, 16), 64 * 127.0), rtol=0.02)
+    return not torch.allclose(_multiplied(torch.ones(1, 64), packed, 127), torch.tensor(64 * 127.0))
 
 
 class Int4(nn.Module):
@@ -126,8 +123,12 @@ class Int4(nn.Module):
         """weight (O, I), any float."""
         super().__init__()
         self.shape = tuple(weight.shape)
-        parts = [self._codes(part) for part in weight.detach().split(_ROWS)]
-        self.codes, grid = torch.cat([codes for codes, _ in parts]), torch.cat([grid for _, grid in parts])
+        outputs = self.shape[0] + -self.shape[0] % _INT4_ROWS
+        self.codes = torch.empty(outputs, self.shape[1] // 2, dtype=torch.uint8)
+        grid = torch.empty(outputs, self.shape[1] // GROUP, 2, dtype=torch.bfloat16)
+        for i, part in enumerate(weight.detach().split(_ROWS)):
+            codes, its_grid = self._codes(part)
+            self.codes[i * _ROWS :][: len(codes)], grid[i * _ROWS :][: len(codes)] = codes, its_grid
         self.grid = grid.transpose(0, 1).contiguous()  # (I / 32, O, 2)
         self.nbytes = self.codes.nbytes + self.grid.nbytes
 
