@@ -83,6 +83,7 @@ def test_a_text_part_by_hand() -> None:
     yarn = {"rope_type": "yarn", "factor": 3.0, "original_max_position_embeddings": 262_144}
     values["rope_scaling"] = {"mrope_section": [24, 20, 20], "mrope_interleaved": True, **yarn}
     assert Qwen3Config.from_text_part(values).rope_scaling == values["rope_scaling"]
+    assert Qwen3Config.from_text_part(values).context_length == 3 * 262_144
     with pytest.raises(ConfigError, match="model_type in the text part is 'qwen3'; known text parts are"):
         Qwen3Config.from_text_part({**values, "model_type": "qwen3"})
     with pytest.raises(ConfigError, match="hidden_size is missing in here"):

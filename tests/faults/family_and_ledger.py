@@ -104,12 +104,12 @@ FAULTS = [
         "test_ledger:test_judging[44.0]",
     ),
     own(
-        "text_part_keeps_no_yarn",
-        "YaRN of a model that sees is dropped together with its three axes",
+        "omni_in_sections",
+        "Omni's word for interleaved axes is not understood, and they turn in blocks",
         "config",
-        'if scaling == {"rope_type": "default"}:',
-        'if "rope_type" in scaling:',
-        "test_variants:test_a_text_part_by_hand",
+        'scaling["mrope_interleaved"] = scaling.pop("interleaved")',
+        'scaling.pop("interleaved")',
+        "test_variants:test_a_backbone_is_the_text_model_of_its_size[Qwen3-Omni-30B-A3B-Instruct]",
     ),
     own(
         "fetch_a_model_that_sees",
