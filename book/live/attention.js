@@ -86,7 +86,7 @@ begin(async (app) => {
     node("p", { class: "note" }, "A line of three dashes parts a question from the thought about it; without one, the text is " +
       "read as it stands."),
     node("h2", {}, "Choose a token"),
-    node("p", { class: "note" }, "Point at one, or move with the arrow keys. The darker a token below, the more of the head's " +
+    node("p", { class: "note" }, "Point at one, or move with the arrow keys. The stronger a token's colour below, the more of the head's " +
       "attention it has; the framed one is the token chosen. A token never looks at what comes after it."),
     line, said, heads);
   text.input.value = sample("retrieval");

@@ -139,7 +139,7 @@ begin(async (app) => {
     run.textContent = done < drawnFrom.length ? `Run ${Math.min(RUN, drawnFrom.length - done)} more` : "All done";
     told.textContent = `${done} problems, each answered at ${BUDGETS.length} budgets; this browser wrote about ` +
       `${Math.round(rate).toLocaleString("en")} tokens a second, reading the problems included.`;
-    run.dataset.rate = String(Math.round(rate));
+    run.dataset.tokens = String(tokens);
   }
 
   function draw() {

@@ -208,7 +208,8 @@ export function interval(right, n) {
 /** A chart of lines in SVG. `series`: [{name, points: [[x, y, low?, high?]], dashed?}]; ticks: [[value, words]].
     It is decoration to a screen reader, which has `label` and whatever table stands beside it. */
 export function chart({ label, x, y, xTicks, yTicks, xName, yName, series }) {
-  const [W, H, left, bottom, top, right] = [640, 320, 66, 46, 12, 26];
+  const W = Math.min(640, Math.max(300, document.documentElement.clientWidth - 40)); // letters keep their size
+  const [H, left, bottom, top, right] = [W < 480 ? 260 : 320, 66, 46, 12, 26];
   const px = (value) => left + (value - x[0]) / (x[1] - x[0]) * (W - left - right);
   const py = (value) => H - bottom - (value - y[0]) / (y[1] - y[0]) * (H - bottom - top);
   const line = (points) => points.map((p, i) => `${i ? "L" : "M"}${px(p[0]).toFixed(1)} ${py(p[1]).toFixed(1)}`).join("");
@@ -245,11 +246,14 @@ export function chart({ label, x, y, xTicks, yTicks, xName, yName, series }) {
   return drawn;
 }
 
-/** A table from rows of cells, the first row and the first cell of each being headings. */
+/** A table from rows of cells, the first row and the first cell of each being headings. Its caption stays where it
+    is when a wide one is scrolled. */
 export function table(caption, [head, ...rows]) {
-  return node("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": caption },
-    node("table", {}, node("caption", {}, caption),
-      node("thead", {}, node("tr", {}, head.map((cell) => node("th", { scope: "col" }, cell)))),
-      node("tbody", {}, rows.map(([first, ...cells]) =>
-        node("tr", {}, node("th", { scope: "row" }, first), cells.map((cell) => node("td", {}, cell)))))));
+  const id = fresh("caption");
+  return node("div", {}, node("p", { class: "note", id }, caption),
+    node("div", { class: "scroll", tabindex: "0", role: "region", "aria-labelledby": id },
+      node("table", { "aria-labelledby": id },
+        node("thead", {}, node("tr", {}, head.map((cell) => node("th", { scope: "col" }, cell)))),
+        node("tbody", {}, rows.map(([first, ...cells]) =>
+          node("tr", {}, node("th", { scope: "row" }, first), cells.map((cell) => node("td", {}, cell))))))));
 }

@@ -92,28 +92,28 @@ begin(async (app) => {
 
   // -- domains -----------------------------------------------------------------------------------------
   const which = choice("Routers", [["trained", "as trained"], ["random", "control: drawn anew"],
-    ["exchanged", "control: experts exchanged"]], { onchange: () => attempt(domains) });
+    ["exchanged", "control: experts exchanged"]], { onchange: drawDomains });
   const shown = choice("Layer", layers.map((l) => [String(l), `layer ${l + 1} of ${L}`]), { onchange: drawDomains });
   const traffic = node("div", { id: "traffic" }), losses = node("div", { "aria-live": "polite" });
-  let counts = null;
   const known = new Map();
 
+  const kinds = { trained: () => model, random: () => randomRouters(model, 1),
+                  exchanged: () => exchangedExperts(model, 1) };
+  const names = { trained: "as trained", random: "drawn anew", exchanged: "exchanged" };
+
   async function domains() {
-    const kind = which.get();
-    if (!known.has(kind)) {
-      const subject = { trained: () => model, random: () => randomRouters(model, 1),
-                        exchanged: () => exchangedExperts(model, 1) }[kind]();
-      const texts = DOMAINS.map(([key]) => tokenizer.encode(sample(key)));
-      const length = Math.min(EACH_DOMAIN, ...texts.map((t) => t.length)), reads = [];
+    const texts = DOMAINS.map(([key]) => tokenizer.encode(sample(key)));
+    const length = Math.min(EACH_DOMAIN, ...texts.map((t) => t.length));
+    for (const [kind, make] of Object.entries(kinds)) {
+      const subject = make(), reads = [];
       for (const t of texts) {
         reads.push(read(subject, t.slice(0, length)));
         await breathe();
       }
-      known.set(kind, { counts: count(reads, E), losses: reads.map((r) => r.loss), length });
+      known.set(kind, { counts: count(reads, E), losses: reads.map((r) => r.loss) });
+      drawDomains();
     }
-    ({ counts } = known.get(kind));
-    const names = { trained: "as trained", random: "drawn anew", exchanged: "exchanged" };
-    const columns = [...known], { length } = known.get(kind);
+    const columns = [...known];
     losses.replaceChildren(
       table(`Nats a token, ${length} tokens of each domain`, [["routers", ...columns.map(([key]) => names[key])],
         ...DOMAINS.map(([, words], g) => [words, ...columns.map(([, found]) => found.losses[g].toFixed(2))])]),
@@ -121,11 +121,11 @@ begin(async (app) => {
         ["routers", ...columns.map(([key]) => names[key])],
         ...layers.map((l) => [`layer ${l + 1}`, ...columns.map(([, found]) =>
           specialisation(found.counts)[l].toFixed(2))])]));
-    drawDomains();
   }
 
   function drawDomains() {
-    const l = Number(shown.get());
+    const l = Number(shown.get()), counts = known.get(which.get())?.counts;
+    if (!counts) return;
     traffic.replaceChildren(table(`Layer ${l + 1}: of each domain's choices, the share that each expert gets`, [
       ["", ...Array.from({ length: E }, (_, e) => String(e))],
       ...DOMAINS.map(([, words], g) => {
@@ -138,7 +138,7 @@ begin(async (app) => {
   app.replaceChildren(
     samples, node("div", { class: "controls" }, text.box, marked.box), remark,
     node("p", { class: "note" }, `Under each token, a line for each of the ${L} layers: the two experts of ${E} that take ` +
-      "it. The darker, the greater its share. Press a token to see all sixteen."),
+      "it. The stronger the colour, the greater its share. Press a token to see all sixteen."),
     grid, summary, detail,
     node("h2", {}, "By domain, and beside its controls"),
     node("p", {}, "Experts that prefer a domain are no sign of training: domains differ in their tokens, and a router " +

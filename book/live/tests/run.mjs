@@ -74,6 +74,12 @@ const does = {
       return job.budgets.map((budget) => one.answer(one.under(budget)));
     });
   },
+  lookUp: async (job) => {
+    const { lookUp } = await import(pathToFileURL(`${job.live}/lookup.js`));
+    return lookUp(model(job), tokenizer(job), job.list);
+  },
+  makeList: async (job) => (await import(pathToFileURL(`${job.live}/lookup.js`)))
+    .makeList(tokenizer(job), job.length, job.seed),
   memory: async (job) => {
     const sums = await import(pathToFileURL(`${job.folder}/sums.js`));
     const { CARDS, MODELS } = await import(pathToFileURL(`${job.folder}/models.js`));

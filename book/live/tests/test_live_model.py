@@ -33,6 +33,7 @@ from qwen3_ref.model import Qwen3, Trace
 from qwen3_ref.rope import frequencies
 from qwen3_ref.tasks.problems import FAMILIES, TEST_SEED, make_problems
 from qwen3_ref.tokenizer import Tokenizer, byte_to_unicode
+from qwen3_ref.train.recipes import pretrain
 
 NAMES = ("qwen3-nano", "qwen3-nano-base", "qwen3-nano-student", "qwen3-nano-moe")
 CLOSE = 1e-3
@@ -221,7 +222,7 @@ def test_every_character_is_cut_as_the_library_cuts_it() -> None:
 
 def eager(folder: Path) -> Tokenizer:
     """A tokenizer that merges whatever stands together, so that a cut in a wrong place shows."""
-    letters = ["1", "2", "3", "4", "a", "b", "'", "ſ", "s", "S", " ", "\n", "\u0085", "\ufeff", "!", "٣", "٤"]
+    letters = ["1", "2", "3", "4", "a", "b", "ſ", "s", "S", "'", " ", "\n", "\u0085", "\ufeff", "!", "٣", "٤"]
     pieces = [letter.encode() for letter in letters]
     joins = [(bytes([piece[0]]), piece[1:]) for piece in pieces if len(piece) == 2]
     joins += [(b"\xef", b"\xbb"), (b"\xef\xbb", b"\xbf")]
@@ -398,6 +399,40 @@ def test_yarn_frequencies() -> None:
         given = (config[n] for n in ("head_dim", "rope_theta", "rope_scaling", "max_position_embeddings"))
         turns, factor = frequencies(*given)
         assert np.allclose(answer["turns"], turns, rtol=1e-12) and abs(answer["factor"] - factor) < 1e-12
+
+
+@pytest.mark.parametrize("changes", [{}, {"rope_scaling": YARN | {"factor": 4.0}}], ids=["plain", "yarn"])
+def test_looking_up_is_the_packages(changes: dict[str, Any]) -> None:
+    """Which of 20 questions behind a list of 1,300 tokens, 1,024 having been trained, are answered."""
+    name = "qwen3-nano-base"
+    model, tokenizer = pytorch(name)
+    if changes:
+        changes["rope_scaling"]["original_max_position_embeddings"] = 1024
+    (one,) = pretrain.haystacks(tokenizer, 1300, 1, "test", TEST_SEED)
+    config = model.config.to_dict() | {"max_position_embeddings": 2048} | changes
+    longer = Qwen3(Qwen3Config.from_dict(config))
+    longer.load_state_dict(model.state_dict())
+    wanted = pretrain.look_up(longer, tokenizer, one, one.asked)
+    asked = [{"key": key, "value": value} for key, value in one.asked]
+    (found,) = ask({
+        "does": "lookUp", "live": str(LIVE), "folder": str(NANOS / name), "changes": changes,
+        "list": {"lines": one.lines, "asked": asked},
+    })  # fmt: skip
+    assert found == wanted and len(found) == 20 and any(found)
+
+
+def test_the_lists_of_the_page_hold_what_they_ask() -> None:
+    tokenizer = pytorch("qwen3-nano-base")[1]
+    for length in (512, 3072):
+        job = {"does": "makeList", "live": str(LIVE), "folder": str(NANOS / "qwen3-nano-base")}
+        (found, again) = ask(job | {"length": length, "seed": 1}, job | {"length": length, "seed": 2})
+        assert found != again
+        lines = found["lines"]
+        assert length - 30 < len(tokenizer.encode("\n".join(lines))) <= length
+        for one in found["asked"]:
+            line = f"{one['key']}={one['value']}"
+            assert [other for other in lines if other[:3] == line[:3]] == [line]
+            assert abs(lines.index(line) / (len(lines) - 1) - one["depth"]) < 0.06
 
 
 @functools.cache
