@@ -12,8 +12,8 @@ export PYTHONDONTWRITEBYTECODE :=
 # Tests never touch the network; in the lab, `fetch` may.
 unit course notebooks figures: export HF_HUB_OFFLINE := 1
 
-.PHONY: lab test course check lint unit notebooks figures test-book test-live clean
-.PHONY: lab test course check lint unit notebooks figures test-engines clean
+.PHONY: lab test course check lint unit notebooks figures test-engines book test-book test-live test-site students \
+    check-student slides clean
 .NOTPARALLEL:
 
 # Jupyter wants to hear from root, who is alone in a container, that it is meant. LAB holds more options:
@@ -47,17 +47,37 @@ test-engines: .venv/ready
 notebooks figures: .venv/ready
 	$(BIN)/python tests/execute_notebooks.py
 
-# The live pages: qwen3.js in node against PyTorch, and the pages in Chromium. Where there is no node or no
-# Chromium, those tests say "not checked".
-test-book: test-live
-test-live: .venv/ready .venv-live/ready
-	$(BIN)/python -m pytest -p no:nbval -rs book/live/tests/test_live_model.py
-	.venv-live/bin/python -m pytest -rs book/live/tests/test_live_pages.py
+# The course to read, in build/book. The book has an environment of its own: it reads notebooks and source as
+# text, and what it needs for that no reader of the notebooks does. (.venv has the official merges, which one
+# of the live pages shows.)
+book: .venv/ready .venv-book/ready
+	.venv-book/bin/python book/build.py build/book
 
-.venv-live/ready: book/live/tests/requirements.txt
-	$(PYTHON) -m venv .venv-live
-	.venv-live/bin/pip install --quiet --requirement book/live/tests/requirements.txt
-	@touch .venv-live/ready
+# In Chromium and node where there are any; without, those tests say "not checked".
+test-book: test-live
+
+# qwen3.js in node against PyTorch, and the live pages in Chromium.
+test-live: .venv/ready .venv-book/ready
+	$(BIN)/python -m pytest -p no:nbval -rs book/live/tests/test_live_model.py
+	.venv-book/bin/python -m pytest -rs book/live/tests/test_live_pages.py
+
+test-site: book
+	.venv-book/bin/python -m pytest -c book/tests/pytest.ini --rootdir book/tests book/tests
+
+# For a class: see TEACHING.md.
+students: .venv/ready
+	$(BIN)/python -m qwen3_ref.course.students write
+
+check-student: .venv/ready
+	@$(BIN)/python -m qwen3_ref.course.students check $(NOTEBOOK)
+
+slides: .venv/ready
+	$(BIN)/python tests/execute_notebooks.py --slides
+
+.venv-book/ready: book/requirements.lock
+	$(PYTHON) -m venv .venv-book
+	.venv-book/bin/pip install --quiet --requirement book/requirements.lock
+	@touch .venv-book/ready
 
 .venv/ready: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "error: Python " + \
@@ -70,5 +90,5 @@ test-live: .venv/ready .venv-live/ready
 	@touch .venv/ready
 
 clean:
-	rm -rf .venv .venv-live build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-book build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -6,6 +6,9 @@ run, and whatever depends on the machine or the moment is left out.
 `--snapshot` proves instead that lessons run on an official snapshot: those that name their model at the
 top are executed with an official name there, for which a small random model with the official tokenizer is
 put on disk. Nothing is written. It takes minutes for each, so it is no part of `make test`.
+
+`--captions` runs nothing: it puts the captions of figures/captions.toml under the figures of notebooks that
+have run. `--slides` runs them and draws their figures large (`make slides`); they stay as they are.
 """
 
 from __future__ import annotations
@@ -114,11 +117,53 @@ def run_official(path: Path) -> float:
     return time.monotonic() - start
 
 
+def run(path: Path) -> float:
+    """Run one notebook and leave the file alone; returns seconds."""
+    import nbformat
+    from nbclient import NotebookClient
+
+    start = time.monotonic()
+    where = {"metadata": {"path": str(path.parent)}}
+    NotebookClient(
+        nbformat.read(path, as_version=4), timeout=300, kernel_name="python3", resources=where
+    ).execute()
+    return time.monotonic() - start
+
+
+def caption(path: Path) -> int:
+    """Put the captions of today under the figures of a notebook that has run; returns how many changed."""
+    from qwen3_ref.course.plots.style import caption_of
+
+    notebook, changed = json.loads(path.read_text(encoding="utf-8")), 0
+    for cell in notebook["cells"]:
+        outputs = cell.get("outputs", [])
+        for picture, below in zip(outputs, outputs[1:], strict=False):
+            if "image/png" in picture.get("data", {}) and "text/markdown" in below.get("data", {}):
+                name, alt = re.fullmatch(
+                    r"(?s)\[(\w+)\] (.*)", "".join(picture["data"]["text/plain"])
+                ).groups()  # type: ignore[union-attr]
+                new = caption_of(name, alt)
+                changed += "".join(below["data"]["text/markdown"]) != new
+                below["data"]["text/markdown"] = [new]
+    if changed:
+        temporary = path.with_name(path.name + ".tmp")
+        text = json.dumps(notebook, indent=1, sort_keys=True, ensure_ascii=False)
+        temporary.write_text(text + "\n", encoding="utf-8")
+        os.replace(temporary, path)
+    return changed
+
+
 def main(names: list[str]) -> int:
     """Execute the named notebooks, or all; 1 if any failed."""
     work: Callable[[Path], float] = execute
-    paths = [Path(name) for name in names if name != "--snapshot"]
+    paths = [Path(name) for name in names if not name.startswith("--")]
     paths = paths or sorted((ROOT / "notebooks").rglob("*.ipynb"))
+    if "--captions" in names:
+        print(f"{sum(map(caption, paths))} captions are new.")
+        return 0
+    if "--slides" in names:
+        os.environ["QWEN3_FIGURES"] = "slides"
+        return run_all([path for path in paths if path.parent.name != "solutions"], run)
     with tempfile.TemporaryDirectory() as folder:
         if "--snapshot" in names:
             work = run_official

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from qwen3_ref import facts
 from qwen3_ref.config import Qwen3Config
@@ -23,6 +24,26 @@ def save(data: dict[str, object]) -> None:
     figure, ((axes,),) = style.new_figure()
     axes.plot([1, 2, 3])
     style.save_figure("one", figure, data, alt="A straight line from 1 to 3.", made_from="test")
+
+
+def test_a_caption_is_a_number_and_what_to_see(folder: Path) -> None:
+    """The number is the place among the captions of the lesson; without a caption name and alt text serve."""
+    assert style.caption_of("03_b", "A line.") == "**Figure 03_b.** A line."
+    folder.mkdir()
+    text = '00_z = "One."\n03_a = "Two."\n03_b = "Look at the line."\n'
+    (folder / "captions.toml").write_text(text, encoding="utf-8")
+    assert style.caption_of("03_b", "A line.") == "**Figure 3.2.** Look at the line."
+    assert style.caption_of("00_z", "A line.") == "**Figure 0.1.** One."
+    assert style.caption_of("04_c", "A line.") == "**Figure 04_c.** A line."
+
+
+def test_slides_are_wide(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(style, "SLIDES", folder / "slides")
+    monkeypatch.setenv("QWEN3_FIGURES", "slides")
+    save({"y": [1.0]})
+    assert [path.name for path in folder.rglob("*") if path.is_file()] == ["one.png"]
+    with Image.open(folder / "slides" / "one.png") as picture:
+        assert picture.width == 1920
 
 
 def test_modes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

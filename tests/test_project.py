@@ -14,7 +14,9 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from qwen3_ref.course.plots.style import caption_of
 from tests.house import MARKED, PACKAGE, floors, imports, table
+from tests.teaching import table as lesson_table
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -65,6 +67,11 @@ def test_no_test_file_imports_another() -> None:
 def test_the_readme_has_the_map() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert MARKED.findall(text) == [table()], "run `python -m tests.house`"
+
+
+def test_the_teachers_know_every_lesson() -> None:
+    text = (ROOT / "TEACHING.md").read_text(encoding="utf-8")
+    assert lesson_table() in text, "run `python -m tests.teaching`"
 
 
 def test_the_specification_needs_no_torch() -> None:
@@ -127,9 +134,11 @@ def test_notebook_gates(path: Path) -> None:
             assert output.get("name") != "stderr", f"{where} writes to stderr: {output['text']}"
             if "image/png" in output.get("data", {}):
                 alt = output["metadata"].get("image/png", {}).get("alt", "")
-                captions = ["".join(o.get("data", {}).get("text/markdown", "")) for o in cell["outputs"]]
-                said = any(alt in caption for caption in captions)
-                assert len(alt) > 20 and said, f"{where} shows a picture without words: use save_figure"
+                assert len(alt) > 20, f"{where} shows a picture without words: use save_figure"
+                name = "".join(output["data"]["text/plain"]).split("]")[0].removeprefix("[")
+                below = ["".join(o.get("data", {}).get("text/markdown", "")) for o in cell["outputs"]]
+                remedy = "run `python tests/execute_notebooks.py --captions`"
+                assert caption_of(name, alt) in below, f"{where} has another caption under {name}: {remedy}"
             text = "".join(output.get("text", [])) + "".join(output.get("data", {}).get("text/plain", []))
             if "nbval-ignore-output" not in cell["metadata"].get("tags", []):
                 bad = MACHINE.search(text)
@@ -187,6 +196,19 @@ def test_exercises_are_blank_and_solved(path: Path) -> None:
         verdicts.append(found)
     assert 3 <= len(verdicts[0]) <= 5 and list(verdicts[0]) == list(verdicts[1])
     assert set(verdicts[0].values()) == {"not written yet"} and set(verdicts[1].values()) == {"ok"}
+
+
+def test_captions_are_of_figures_in_the_order_of_the_lessons() -> None:
+    """A caption says what to see; it is another text than the one for those who cannot see."""
+    shown = []
+    for path in NOTEBOOKS:
+        for cell in code_cells(path):
+            shown += re.findall(r"""save_figure\(\s*["'](\w+)["']""", "".join(cell["source"]))
+    captions = tomllib.loads((ROOT / "figures" / "captions.toml").read_text(encoding="utf-8"))
+    assert list(captions) == [name for name in shown if name in captions]
+    for name, caption in captions.items():
+        alt = json.loads((ROOT / "figures" / f"{name}.json").read_text(encoding="utf-8"))["alt"]
+        assert 40 <= len(caption) <= 220 and caption.endswith((".", "?")) and caption != alt, name
 
 
 def test_every_figure_has_its_numbers() -> None:

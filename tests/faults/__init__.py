@@ -17,6 +17,7 @@ def _catalogue() -> tuple[list[Fault], list[Fault]]:
         attention_and_experts,
         axes,
         balancing,
+        classroom,
         cluster,
         decoding,
         drafting,
@@ -68,6 +69,7 @@ def _catalogue() -> tuple[list[Fault], list[Fault]]:
     faults += axes.FAULTS
     faults += engines.FAULTS
     faults += cluster.FAULTS
+    faults += classroom.FAULTS
     return faults, equivalent.FAULTS
 
 

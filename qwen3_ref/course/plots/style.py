@@ -6,6 +6,7 @@ import io
 import json
 import math
 import os
+import tomllib
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
@@ -44,6 +45,7 @@ STYLE: dict[Any, Any] = {
 }
 matplotlib.rcParams.update(STYLE)  # once, for every figure: matplotlib reads it when a label is set
 FIGURES = Path(__file__).resolve().parents[3] / "figures"
+SLIDES = FIGURES.parent / "build" / "slides"
 Drawing = tuple[Figure, dict[str, Any]]
 
 
@@ -66,19 +68,20 @@ def save_figure(
 ) -> None:
     """Show a figure in the notebook and keep it: figures/<name>.png and, beside it, <name>.json.
 
-    data: the plotted numbers. alt: what the picture shows, for those who cannot see it, and its
-    caption. made_from: the model or source, and the seed, behind the numbers. within: what may change
-    with the processor, in the numbers' unit (16-bit products, or differences near rounding).
+    data: the plotted numbers. alt: what the picture shows, for those who cannot see it. made_from: the
+    model or source, and the seed, behind the numbers. within: what may change with the processor, in the
+    numbers' unit (16-bit products, or differences near rounding). The line under it is `caption_of` it.
 
     The environment variable QWEN3_FIGURES decides what happens to the files: "write" (`make
     notebooks`) replaces them, "check" (`make course`) recomputes the numbers and raises ValueError
-    where one differs from the JSON by more than 0.2% and `within`, and by default they are left alone, so
-    that playing with a notebook changes nothing.
+    where one differs from the JSON by more than 0.2% and `within`, "slides" (`make slides`) draws a large
+    one into build/slides, and by default they are left alone, so that playing with a notebook changes
+    nothing.
     """
     record = {"alt": alt, "made_from": made_from, "data": rounded(data)}
     mode = os.environ.get("QWEN3_FIGURES", "")
-    if mode not in ("", "write", "check"):
-        raise ValueError(f"QWEN3_FIGURES is {mode!r}; it must be 'write', 'check' or unset.")
+    if mode not in ("", "write", "check", "slides"):
+        raise ValueError(f"QWEN3_FIGURES is {mode!r}; it must be 'write', 'check', 'slides' or unset.")
     target = FIGURES / f"{name}.json"
     if mode == "check":
         if not target.exists():
@@ -96,6 +99,11 @@ def save_figure(
     if mode == "write":
         write_atomically(FIGURES / f"{name}.png", buffer.getvalue())
         write_atomically(target, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    if mode == "slides":
+        large = io.BytesIO()
+        figure.savefig(large, format="png", dpi=1920 / figure.get_figwidth())
+        SLIDES.mkdir(parents=True, exist_ok=True)
+        write_atomically(SLIDES / f"{name}.png", large.getvalue())
     from IPython.core.getipython import get_ipython
 
     if get_ipython() is not None:
@@ -103,8 +111,20 @@ def save_figure(
 
         bundle = {"image/png": buffer.getvalue(), "text/plain": f"[{name}] {alt}"}
         display(bundle, raw=True, metadata={"image/png": {"alt": alt}})
-        # No notebook viewer reads that metadata to a blind reader yet, so the words are a caption too.
-        display(Markdown(f"**Figure {name}.** {alt}"))
+        # No notebook viewer reads that metadata to a blind reader yet: the caption has to do without it.
+        display(Markdown(caption_of(name, alt)))
+
+
+def caption_of(name: str, alt: str) -> str:
+    """The line under a figure, in Markdown: its number in its lesson and what to see in it, both from
+    figures/captions.toml; for a figure that is not in there its name and `alt`."""
+    file = FIGURES / "captions.toml"
+    captions = tomllib.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    if name not in captions:
+        return f"**Figure {name}.** {alt}"
+    lesson = name.partition("_")[0]
+    place = [key for key in captions if key.partition("_")[0] == lesson].index(name) + 1
+    return f"**Figure {int(lesson)}.{place}.** {captions[name]}"
 
 
 def rounded(value: Any, digits: int = 4) -> Any:
