@@ -163,11 +163,15 @@ def _require(config: Qwen3Config, mesh: Mesh, precision: str) -> None:
         raise ValueError(f"the mesh {mesh} does not fit: {reason}")
 
 
-def local(config: Qwen3Config, mesh: Mesh) -> tuple[int, int, int, int]:
+def local(config: Qwen3Config, mesh: Mesh, one_kv_head: bool = False) -> tuple[int, int, int, int]:
     """Parameters that a rank works with, before FSDP slices them: of all that is not experts, of experts;
-    the same of the largest block. KV heads are copied where there are fewer of them than tp."""
+    the same of the largest block. Where there are fewer KV heads than tp, every rank has k_proj and v_proj
+    whole, as `parallel` trains them, or with one_kv_head the one that its query heads read, as engines do
+    that serve."""
     of_rank = {"vocabulary": mesh.tp, "heads": mesh.tp, "forward": mesh.tp, "whole": 1}
-    of_rank |= {"kv": min(mesh.tp, config.num_key_value_heads), "experts": mesh.tp * mesh.ep}
+    copied = mesh.tp > config.num_key_value_heads
+    few = config.num_key_value_heads if one_kv_head else 1
+    of_rank |= {"kv": few if copied else mesh.tp, "experts": mesh.tp * mesh.ep}
     found = parameters(config)
     rest, block = (
         sum(found[kind][i] // by for kind, by in of_rank.items() if kind != "experts") for i in (0, 1)
@@ -312,6 +316,8 @@ def traffic(
     passes = 3 if checkpointing else 2  # forward, backward, and forward once more
     add("heads and columns", "all-reduce", m.tp, 1, 2 * passes * c.num_hidden_layers * stream, False)
     add("embedding and head", "all-reduce", m.tp, 1, 2 * stream, False)
+    if m.tp > c.num_key_value_heads:
+        add("gradients of KV heads", "all-reduce", m.tp, 1, s * parameters(c)["kv"][0], False)
     sparse = sum(map(c.is_sparse_layer, range(c.num_hidden_layers)))
     picks = (c.num_experts_per_tok or 0) * stream * sparse
     add("tokens to experts and back", "all-to-all", m.ep, m.tp, 2 * passes * picks, False)
@@ -475,7 +481,7 @@ def serving(
         if reason is not None:
             found.append(Serving(kind, n, count // n, False, 0, 0, 0, 0, 0.0, reason))
             continue
-        rest, experts, _, _ = local(c, Mesh(tp=n))
+        rest, experts, _, _ = local(c, Mesh(tp=n), one_kv_head=True)
         doubled = 2 * (rest + experts) - 2 * c.num_parameters() / n  # norms, routers, KV heads on each card
         weights = round(weight_bytes(c, kind) / n + doubled)
         text = round(kv_bytes(c, tokens, 1, cache) * max(1, n / c.num_key_value_heads) / n)

@@ -30,7 +30,7 @@ ROOMS = {
     "order messages quantization long_context modes pruned packing new_skill rewards arms decisions",
     "engines": "targets source gguf folder llama export catalog environments peer worker questions verdict "
     "survey report graph client runners/stepping runners/texts runners/*",
-    "course": "compare subject ports students checks/judge checks/* plots/style plots/*",
+    "course": "compare subject ports students ranks checks/judge checks/* plots/style plots/*",
     "commands": "common slash * line",
 }
 """From the ground up, in reading order: "" is the core, the others are rooms. A file imports only from

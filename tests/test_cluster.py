@@ -108,13 +108,16 @@ def test_who_holds_what() -> None:
 
 
 def test_kv_heads_are_copied_where_tp_is_more() -> None:
-    """235B has four: on eight ranks each is held twice, on four once."""
+    """235B has four: cut by four ranks, and whole on each of eight, which add their gradients up; or, to
+    serve, one on each."""
     kv = 94 * 2 * 4 * 128 * 4096
     assert cluster.parameters(BIG)["kv"][0] == kv
-    for tp, mine in ((2, kv // 2), (4, kv // 4), (8, kv // 4)):
-        rest = cluster.local(BIG, Mesh(tp=tp))[0]
-        others = cluster.local(replace(BIG, num_key_value_heads=64), Mesh(tp=tp))[0]
-        assert rest - mine == others - 16 * kv // tp
+    for tp, mine, one in ((2, kv // 2, kv // 2), (4, kv // 4, kv // 4), (8, kv, kv // 4)):
+        others = cluster.local(replace(BIG, num_key_value_heads=64), Mesh(tp=tp))[0] - 16 * kv // tp
+        assert cluster.local(BIG, Mesh(tp=tp))[0] == others + mine
+        assert cluster.local(BIG, Mesh(tp=tp), one_kv_head=True)[0] == others + one
+    assert "gradients of KV heads" not in moved(BIG, Mesh(tp=4))
+    assert moved(BIG, Mesh(tp=8))["gradients of KV heads"] == 2 * kv * 2 * 7 // 8
 
 
 def test_experts_have_slices_and_copies_of_their_own() -> None:

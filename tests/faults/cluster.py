@@ -25,7 +25,7 @@ FAULTS = [
     fault("weights_gathered_once", "FSDP keeps what it has gathered until the backward pass",
           'm.tp, s * (rest - root), True', 'm.tp, 0 * (rest - root), True', "ddp_and_fsdp_by_hand"),
     fault("kv_heads_cut", "more ranks than KV heads hold half a head each",
-          '{"kv": min(mesh.tp, config.num_key_value_heads)', '{"kv": mesh.tp',
+          '{"kv": few if copied else mesh.tp', '{"kv": mesh.tp',
           "kv_heads_are_copied_where_tp_is_more"),
     fault("norms_cut", "norms and routers are split by tp",
           '"forward": mesh.tp, "whole": 1', '"forward": mesh.tp, "whole": mesh.tp', "who_holds_what"),
