@@ -24,8 +24,8 @@ ROOMS = {
     "official": "snapshots verify variants ledger",
     "tasks": "calculator numbers problems documents make_numbers",
     "parallel": "processes layers plan traffic warm",
-    "train": "errors names lock state loop seeds corpus queries rollout recipes/pretrain recipes/balance "
-    "recipes/sft recipes/grpo recipes/general_rl recipes/distill run stages export",
+    "train": "errors names lock state loop parallel seeds corpus queries rollout recipes/pretrain "
+    "recipes/balance recipes/sft recipes/grpo recipes/general_rl recipes/distill run stages export",
     "measure": "names work statistics study accuracy table spread experts rows card balance_study qk_norm "
     "order messages quantization long_context modes pruned packing new_skill rewards arms decisions",
     "engines": "targets source gguf folder llama export catalog environments peer worker questions verdict "

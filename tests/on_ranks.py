@@ -5,10 +5,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 from torch.distributed.tensor import DTensor
@@ -19,6 +21,10 @@ from qwen3_ref.model import Qwen3
 from qwen3_ref.parallel.plan import Ranks, parallelize
 from qwen3_ref.parallel.processes import RankFailed, run_ranks
 from qwen3_ref.parallel.traffic import CountTraffic
+from qwen3_ref.train import parallel
+from qwen3_ref.train.errors import TrainingError
+from qwen3_ref.train.loop import Plan, cross_entropy, on_ranks
+from qwen3_ref.train.recipes import balance
 from tests.faults.switch import ON, Fault, switched_on
 
 
@@ -130,3 +136,49 @@ def counted(rank: int, config: Qwen3Config, mesh: str, rows: int) -> dict[str, i
         loss = F.cross_entropy(model(ids[:, :-1]).flatten(0, 1), ids[:, 1:].flatten())
         loss.backward()
     return dict(traffic.bytes)
+
+
+PLAN = Plan(steps=4, learning_rate=1e-2, warmup=2, clip=0.5, log_every=1, save_every=2)
+WEIGHTS = balance.Weights("global", 0.1, 0.01)
+
+
+def text_loss(model: Qwen3, number: int) -> tuple[Tensor, dict[str, float]]:
+    """Of five rows with different numbers of targets; experts are balanced over all tokens."""
+    ids = torch.randint(48, (5, 9), generator=torch.Generator().manual_seed(100 + number))
+    if model.config.is_moe:
+        if on_ranks(model):
+            return balance._on_ranks(model, ids, WEIGHTS, 5)
+        lm, logits = balance._forward(model, ids)
+        return WEIGHTS.total(lm, balance.balancing_loss(logits, 2), logits), {}
+    targets = ids[:, 1:].clone()
+    for row in range(5):
+        targets[row, :row] = -100
+    if on_ranks(model):
+        return parallel.token_loss(model, ids[:, :-1], targets), {}
+    return cross_entropy(model(ids[:, :-1]), targets), {}
+
+
+def trained(
+    rank: int, mesh: str, config: Qwen3Config, folder: Path, ends: list[int | None]
+) -> dict[str, Tensor]:
+    """The weights after PLAN, taken up again after each of `ends`."""
+    for end in ends:
+        model, ranks = hardened(config), Ranks(Mesh.of(mesh))
+        parallel.train_on_ranks(model, PLAN, text_loss, folder, ranks, stop_at=end)
+    return {name: p.detach() for name, p in model.named_parameters()}
+
+
+def left_alone(rank: int, folder: Path) -> str:
+    """Rank 1 goes away in the fourth step; what rank 0 says of it."""
+
+    def loss(model: Qwen3, number: int) -> tuple[Tensor, dict[str, float]]:
+        if rank == 1 and number == 3:
+            dist.destroy_process_group()
+            raise KeyboardInterrupt
+        return text_loss(model, number)
+
+    try:
+        parallel.train_on_ranks(hardened(tiny()), PLAN, loss, folder, Ranks(Mesh(dp=2)))
+    except TrainingError as error:
+        return str(error)
+    return "nothing"

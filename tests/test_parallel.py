@@ -2,15 +2,33 @@
 
 from __future__ import annotations
 
+import csv
+import re
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from qwen3_ref import cluster
 from qwen3_ref.cluster import Mesh
+from qwen3_ref.parallel.plan import Ranks
 from qwen3_ref.parallel.processes import RankFailed, run_ranks
-from tests.on_ranks import Step, counted, one_rank, spawn, step, tiny
+from qwen3_ref.train import loop, parallel
+from tests.on_ranks import (
+    PLAN,
+    Step,
+    counted,
+    hardened,
+    left_alone,
+    one_rank,
+    spawn,
+    step,
+    text_loss,
+    tiny,
+    trained,
+)
 
 MOE, ONE_KV = tiny(moe=True), tiny(num_key_value_heads=1, tie_word_embeddings=False)
 RECOMPUTE: dict[str, Any] = {"checkpointing": True}
@@ -55,6 +73,52 @@ def test_bytes_are_those_computed(mesh: str, config: Any) -> None:
         right[part.collective] += part.bytes
     for found in spawn(2, counted, config, mesh, 2):
         assert Counter(found) == right
+
+
+@pytest.mark.parametrize(("mesh", "config"), [("dp=2", tiny()), ("tp=2", tiny()), ("ep=2", MOE)])
+def test_training_equals_one_rank(mesh: str, config: Any, tmp_path: Path) -> None:
+    """Clipped AdamW steps on rows of uneven lengths, with balanced experts: weights, log, and what is saved;
+    stopped half way and taken up again, to the bit."""
+    alone = hardened(config)
+    loop.train(alone, PLAN, text_loss, tmp_path / "one")
+    whole, again = (
+        spawn(2, trained, mesh, config, tmp_path / name, ends)
+        for name, ends in (("whole", [None]), ("again", [2, None]))
+    )
+    for name, right in alone.named_parameters():
+        for found in whole:
+            assert float((found[name] - right).abs().max()) < 1e-10, name
+        assert torch.equal(whole[0][name], again[0][name]), name
+    with (tmp_path / "one" / "log.csv").open() as one, (tmp_path / "again" / "log.csv").open() as two:
+        for mine, theirs in zip(csv.DictReader(one), csv.DictReader(two), strict=True):
+            assert mine == {name: theirs[name] for name in mine}
+    saved = dict(parallel.saved_weights(tmp_path / "whole").named_parameters())
+    for name, right in alone.named_parameters():
+        assert float((saved[name] - right).abs().max()) < 1e-6, name
+
+
+def test_saved_on_two_ranks_goes_on_with_one(tmp_path: Path) -> None:
+    """Of experts, which the two had in parts."""
+    spawn(2, trained, "ep=2", MOE, tmp_path / "state", [2])
+    (one,) = spawn(1, trained, "dp=1", MOE, tmp_path / "state", [None])
+    alone = hardened(MOE)
+    loop.train(alone, PLAN, text_loss, tmp_path / "one")
+    for name, right in alone.named_parameters():
+        assert float((one[name] - right).abs().max()) < 1e-10, name
+
+
+def test_a_rank_that_is_left_says_so(tmp_path: Path) -> None:
+    said = spawn(2, left_alone, tmp_path)[0]
+    assert re.fullmatch(
+        r"rank 0 has lost another rank \(.*\); the state of step 2 in .* is intact; the same command goes on "
+        r"from there\.",
+        said,
+    ), said
+
+
+def test_ranks_that_are_not_there_are_asked_for() -> None:
+    with pytest.raises(ValueError, match="the mesh dp=2 has 2 ranks and there are 1; start 2"):
+        Ranks(Mesh(dp=2))
 
 
 def fails(rank: int) -> None:

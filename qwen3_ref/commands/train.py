@@ -14,8 +14,10 @@ import argparse
 import contextlib
 import json
 import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -24,6 +26,9 @@ from qwen3_ref.store.progress import on_terminal
 from qwen3_ref.train.errors import Interrupted, TrainingError
 from qwen3_ref.train.lock import only_process
 from qwen3_ref.train.names import ALL, EXTRA_NAMES, FAMILY, STAGE_NAMES, require_stage
+
+if TYPE_CHECKING:
+    from qwen3_ref.parallel.plan import Ranks
 
 LOGS = Path(__file__).resolve().parents[1] / "data" / "nano" / "logs"
 """Of the run that made the shipped weights."""
@@ -46,6 +51,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of pre-training and fine-tuning (auto: bf16 where the device multiplies in it, else fp32)",
     )
     parser.add_argument("--device", default="cpu", help="where PyTorch computes: cpu (the default), or cuda")
+    parser.add_argument(
+        "--parallel",
+        metavar="MESH",
+        help="train on several ranks, as in dp=2,tp=2 (dp, fsdp, ep and tp, whose product is how many): "
+        "torchrun --nproc-per-node 4 -m qwen3_ref train nano --stage s1 --parallel dp=2,tp=2",
+    )
+    parser.add_argument(
+        "--official",
+        type=Path,
+        metavar="DIRECTORY",
+        help="train nothing: write the weights of the --stage's state, saved on several ranks, to DIRECTORY "
+        "in the official layout",
+    )
     parser.add_argument("--allow-other-text", action="store_true", help="if the sources changed")
 
 
@@ -64,6 +82,18 @@ def command(args: argparse.Namespace, out: Console) -> int:
         require_stage(args.stage, ALL, FAMILY)
     except TrainingError as error:
         raise Misuse(str(error)) from None
+    if args.official is not None:
+        from qwen3_ref.train.parallel import saved_weights
+
+        saved_weights(args.out / args.stage).save_pretrained(args.official)
+        print(f"{args.stage}: {args.official}")
+        return 0
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if args.parallel is not None:
+        return _on_ranks(args, world)
+    if world > 1:
+        way = f"say how they share the work, such as --parallel dp={world}"
+        raise Misuse(f"torchrun has started {world} processes; {way}.")
     with only_process(args.out), _progress_in_lines():
         print(
             f"train nano: stage {args.stage}, into {args.out}. Ctrl-C saves every finished step, and a "
@@ -74,7 +104,42 @@ def command(args: argparse.Namespace, out: Console) -> int:
     return 0
 
 
-def _train(args: argparse.Namespace) -> None:
+def _on_ranks(args: argparse.Namespace, world: int) -> int:
+    """One rank's part of it. The first one speaks, writes and holds the directory."""
+    from qwen3_ref.cluster import Mesh
+
+    try:
+        mesh = Mesh.of(args.parallel)
+    except ValueError as error:
+        raise Misuse(str(error)) from None
+    if args.stage in (ALL, FAMILY):
+        raise Misuse("--parallel trains one stage at a time; name it with --stage, such as s1.")
+    if mesh.ranks != world:
+        start = f"torchrun --nproc-per-node {mesh.ranks} -m qwen3_ref train nano --parallel {mesh}"
+        raise Misuse(f"the mesh {mesh} has {mesh.ranks} ranks and there are {world}; start it with {start}.")
+    import torch.distributed as dist
+
+    from qwen3_ref.parallel.plan import Ranks
+
+    rank = int(os.environ["RANK"]) if world > 1 else 0
+    if world == 1:
+        os.environ |= {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+    kind = "cuda" if args.device.startswith("cuda") else "cpu"
+    dist.init_process_group("nccl" if kind == "cuda" else "gloo")
+    with contextlib.ExitStack() as stack:
+        if rank:
+            nowhere = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
+            stack.enter_context(contextlib.redirect_stdout(nowhere))
+        else:
+            stack.enter_context(only_process(args.out))
+            stack.enter_context(_progress_in_lines())
+            print(f"train nano: stage {args.stage} on {world} ranks, {mesh}, into {args.out}.", flush=True)
+        _train(args, Ranks(mesh, kind))
+    dist.destroy_process_group()
+    return 0
+
+
+def _train(args: argparse.Namespace, ranks: Ranks | None = None) -> None:
     import torch
 
     from qwen3_ref.cache import require_device
@@ -88,7 +153,11 @@ def _train(args: argparse.Namespace) -> None:
     asked = args.precision, "as asked for"
     precision, why = precision_here(device) if args.precision == "auto" else asked
     print(f"precision {precision}: {why}", flush=True)
-    run = Run(args.out, args.seed, args.scale, precision, args.allow_other_text, device)
+    run = Run(args.out, args.seed, args.scale, precision, args.allow_other_text, device, ranks)
+    if ranks is not None:
+        if ranks.rank == 0:
+            _ = run.tokenizer  # learned once, where nobody has it yet
+        ranks.wait()
     names = STAGE_NAMES if args.stage == ALL else [args.stage] if args.stage != FAMILY else []
     done = [name for name in names if args.stage == ALL and (run.out / name / "summary.json").exists()]
     if len(names) > 1:
@@ -108,6 +177,8 @@ def _train(args: argparse.Namespace) -> None:
                 f"stopped while {stage.name} was made ready or measured; finished steps are kept, and "
                 f"the same command goes on."
             ) from None
+        if ranks is not None:
+            ranks.wait()
         seconds = json.loads((run.out / stage.name / "summary.json").read_text("utf-8"))["seconds"]
         print(f"{stage.name}: {run.out / stage.name / 'model'} after {seconds:.0f} s", flush=True)
     if args.stage in (ALL, FAMILY):

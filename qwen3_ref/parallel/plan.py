@@ -58,10 +58,8 @@ class Ranks:
         self.mesh, self.rank = mesh, dist.get_rank()
         sizes = (mesh.copies, mesh.shards, mesh.tp)
         self.dense = init_device_mesh(device, sizes, mesh_dim_names=("copies", "shards", "tp"))
-        self.experts = self.dense
-        if mesh.ep > 1 or mesh.tp > 1:
-            sizes4, names = (mesh.dp, mesh.fsdp, mesh.ep, mesh.tp), ("dp", "fsdp", "ep", "tp")
-            self.experts = init_device_mesh(device, sizes4, mesh_dim_names=names)
+        sizes4, names = (mesh.dp, mesh.fsdp, mesh.ep, mesh.tp), ("dp", "fsdp", "ep", "tp")
+        self.experts = init_device_mesh(device, sizes4, mesh_dim_names=names)
         groups = init_device_mesh(device, (mesh.data, mesh.tp), mesh_dim_names=("data", "tp"))
         self.data = groups["data"]
         self.tp = self.dense["tp"]
@@ -91,6 +89,10 @@ class Ranks:
         if self.mesh.data > 1:
             dist.all_reduce(value, group=self.data.get_group())
         return value
+
+    def wait(self) -> None:
+        """Until every rank is here."""
+        dist.barrier()
 
     @contextmanager
     def split_logits(self) -> Iterator[None]:
@@ -145,7 +147,7 @@ def parallelize(
     if mesh.tp > 1:
         _split_tensors(model, ranks.tp)
         _split_head(model, ranks)
-    if mesh.tp > 1 or mesh.ep > 1:
+    if config.is_moe:
         for block in model.model.layers:
             if isinstance(block.mlp, SparseMoe):
                 split = SplitExperts(block.mlp.experts, ranks.experts["ep", "tp"])

@@ -78,6 +78,11 @@ class Plan:
         return self.learning_rate * (self.floor + (1 - self.floor) * (1 + math.cos(math.pi * done)) / 2)
 
 
+def on_ranks(model: object) -> bool:
+    """Whether a model lies on several ranks (`parallel.plan`, whose import takes seconds)."""
+    return hasattr(model, "ranks")
+
+
 def make_optimizer(model: Qwen3, plan: Plan) -> torch.optim.AdamW:
     """AdamW; matrices decay, norm gains do not."""
     parameters = list(model.parameters())

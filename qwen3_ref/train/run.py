@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -19,6 +19,9 @@ from qwen3_ref.train.errors import TrainingError
 from qwen3_ref.train.loop import Plan, StepLoss, train
 from qwen3_ref.train.recipes import pretrain
 from qwen3_ref.train.state import weights_hash
+
+if TYPE_CHECKING:
+    from qwen3_ref.parallel.plan import Ranks
 
 Precision = Literal["fp32", "bf16"]
 _BF16 = ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")
@@ -48,6 +51,7 @@ class Run:
     scale: all step counts times this, for a quick look (the weights are then other ones); at most 10,
     since the problems end. seed: 0 to 2**32 - 1.
     precision: of pre-training and fine-tuning; reinforcement learning is in float32.
+    ranks: on which a model is trained, if on several; every one of them has the same run.
     device: where PyTorch computes. The random numbers are drawn on the CPU, and are the same everywhere.
     """
 
@@ -57,6 +61,7 @@ class Run:
     precision: Precision = "bf16"
     allow_other_text: bool = False
     device: str = "cpu"
+    ranks: Ranks | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.scale <= 10:  # NaN is neither
@@ -102,4 +107,9 @@ class Run:
     def train(self, stage: str, model: Qwen3, plan: Plan, step_loss: StepLoss, data: object) -> None:
         """The shared loop, in the stage's directory; data: what it learns from, the same on resuming."""
         about = {"stage": stage, "seed": self.seed, "start": weights_hash(model), "data": fingerprint(data)}
+        if self.ranks is not None:
+            from qwen3_ref.train.parallel import train_on_ranks
+
+            train_on_ranks(model, plan, step_loss, self.out / stage, self.ranks, about=about)
+            return
         train(model, plan, step_loss, self.out / stage, about=about)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import platform
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -23,6 +24,7 @@ from qwen3_ref.store.files import write_atomically
 from qwen3_ref.tasks.problems import FAMILIES
 from qwen3_ref.train import queries, rollout, seeds
 from qwen3_ref.train.corpus import PACKAGES
+from qwen3_ref.train.errors import TrainingError
 from qwen3_ref.train.loop import Plan, StepLoss
 from qwen3_ref.train.names import require_stage
 from qwen3_ref.train.recipes import balance, distill, general_rl, grpo, pretrain, sft
@@ -270,6 +272,10 @@ def run_stage(run: Run, name: str) -> None:
     Raises TrainingError, in a sentence, for an unknown stage or one whose forerunner has not run.
     """
     stage = find_stage(name)
+    if run.ranks is not None and not isinstance(stage.plan, Plan):
+        raise TrainingError(
+            f"{name} learns from replies that it draws, which one process does; run it without --parallel."
+        )
     folder = run.out / name
     spent = folder / "seconds.json"  # of the calls before this one, if the stage was stopped
     before = json.loads(spent.read_text("utf-8")) if spent.exists() else [0.0, 0.0]
@@ -283,6 +289,8 @@ def run_stage(run: Run, name: str) -> None:
         if folder.is_dir():
             write_atomically(spent, json.dumps([time.monotonic() - wall, time.process_time() - cpu]))
         raise
+    if run.ranks is not None and run.ranks.rank:
+        return  # the first rank writes
     model.save_pretrained(folder / "model")
     run.tokenizer.save_pretrained(folder / "model")
     summary = {
@@ -290,6 +298,7 @@ def run_stage(run: Run, name: str) -> None:
         "seed": run.seed,
         "scale": run.scale,
         "precision": run.precision,
+        **({} if run.ranks is None else {"mesh": str(run.ranks.mesh)}),
         "seconds": round(time.monotonic() - wall, 1),
         "cpu_seconds": round(time.process_time() - cpu, 1),
         "threads": torch.get_num_threads(),
@@ -300,5 +309,6 @@ def run_stage(run: Run, name: str) -> None:
         **measured,
     }
     write_atomically(folder / "summary.json", json.dumps(summary, indent=1) + "\n")
-    for left in (spent, folder / STATE):
+    for left in (spent, folder / STATE, folder / "state.json"):
         left.unlink(missing_ok=True)
+    shutil.rmtree(folder / "state", ignore_errors=True)  # of several ranks

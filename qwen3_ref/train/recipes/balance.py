@@ -22,11 +22,11 @@ import torch.distributed as dist
 from torch import Tensor
 
 from qwen3_ref.arrays import at_least_float32
-from qwen3_ref.model import Qwen3, Trace
+from qwen3_ref.model import Qwen3, SparseMoe, Trace
 from qwen3_ref.moe import best, load_balancing_loss, require_layers
 from qwen3_ref.moe import z_loss as router_z_loss
 from qwen3_ref.tokenizer import Tokenizer
-from qwen3_ref.train.loop import StepLoss, cross_entropy
+from qwen3_ref.train.loop import StepLoss, cross_entropy, on_ranks
 from qwen3_ref.train.recipes.pretrain import Mix, Streams, make_rows
 
 Balancing = Literal["none", "micro", "global"]
@@ -190,6 +190,8 @@ def balanced_loss(
 
     def loss(model: Qwen3, step: int) -> tuple[Tensor, dict[str, float]]:
         rows = make_rows(mix, tokenizer, streams, seed, step).to(model.device)
+        if on_ranks(model):
+            return _on_ranks(model, rows, weights, parts)
         lm, logits = _forward(model, rows)
         balance = balancing_loss(logits, _top_k(model), parts if balancing == "micro" else 1)
         return weights.total(lm, balance, logits), {
@@ -203,6 +205,47 @@ def balanced_loss(
 
 
 # -- the global batch, in parts and on several ranks -------------------------------------------------
+
+
+def _on_ranks(
+    model: Qwen3, rows: Tensor, weights: Weights, parts: int
+) -> tuple[Tensor, dict[str, float]]:
+    """This rank's share of the loss on the global batch, rows (b, t + 1), and numbers of the whole of it.
+    Tokens count alike, wherever they lie; ranks with the same rows count once."""
+    from qwen3_ref.parallel.plan import ranks_of
+    from qwen3_ref.train.parallel import token_loss
+
+    ranks, top_k, logits = ranks_of(model), _top_k(model), list[Tensor]()
+    assert ranks is not None
+    if weights.balancing == "micro" and parts != len(rows):
+        way = "take one a row"
+        raise ValueError(f"{parts} micro-batches of {len(rows)} rows are not split over ranks; {way}.")
+    # Heard at the routers: FSDP hands a block copies of what it is called with, a Trace too.
+    hooks = [
+        block.mlp.gate.register_forward_hook(lambda gate, given, out: logits.append(out))
+        for block in model.model.layers
+        if isinstance(block.mlp, SparseMoe)
+    ]
+    try:
+        lm = token_loss(model, rows[:, :-1], rows[:, 1:])
+    finally:
+        for hook in hooks:
+            hook.remove()
+    mine = len(logits[0])
+    picks = ranks.sum(count_picks(logits, top_k))
+    shares = top_k * picks / picks.sum(-1, keepdim=True)
+    own = balancing_loss(logits, top_k, mine) if weights.balancing == "micro" else None
+    balance = balancing_loss(logits, top_k, shares=shares) if own is None else own
+    balance = balance * mine / len(rows)
+    total = lm if weights.balancing == "none" else lm + weights.coefficient * balance
+    if weights.z_loss:
+        total = total + weights.z_loss * router_z_loss(logits) * mine / len(rows)
+    return total, {
+        "tokens": float(rows[:, 1:].numel()),
+        "lm_loss": float(ranks.sum(lm)),
+        "balancing_loss": float(ranks.sum(balance)),
+        **imbalance(picks),
+    }
 
 
 class GlobalShares:

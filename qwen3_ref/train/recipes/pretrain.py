@@ -31,7 +31,7 @@ from qwen3_ref.tasks.documents import look_up_document
 from qwen3_ref.tasks.problems import make_problems
 from qwen3_ref.tokenizer import Tokenizer
 from qwen3_ref.train.corpus import DOMAINS, VOCAB_SIZE, Corpus, held_out
-from qwen3_ref.train.loop import Plan, StepLoss, cross_entropy
+from qwen3_ref.train.loop import Plan, StepLoss, cross_entropy, on_ranks
 
 Streams = dict[str, Tensor]
 
@@ -218,6 +218,10 @@ def next_token_loss(mix: Mix, tokenizer: Tokenizer, streams: Streams, seed: int)
 
     def loss(model: Qwen3, step: int) -> tuple[Tensor, dict[str, float]]:
         rows = make_rows(mix, tokenizer, streams, seed, step).to(model.device)
+        if on_ranks(model):
+            from qwen3_ref.train.parallel import token_loss
+
+            return token_loss(model, rows[:, :-1], rows[:, 1:]), {"tokens": float(rows[:, 1:].numel())}
         return cross_entropy(model(rows[:, :-1]), rows[:, 1:]), {"tokens": float(rows[:, 1:].numel())}
 
     return loss

@@ -25,7 +25,7 @@ from qwen3_ref.model import Qwen3
 from qwen3_ref.reply import Reply, parse_reply
 from qwen3_ref.tasks.problems import FAMILIES, Problem, is_correct
 from qwen3_ref.tokenizer import Tokenizer
-from qwen3_ref.train.loop import IGNORE, Plan, StepLoss, cross_entropy
+from qwen3_ref.train.loop import IGNORE, Plan, StepLoss, cross_entropy, on_ranks
 from qwen3_ref.train.queries import MAX_REPLY
 from qwen3_ref.train.seeds import problems, seed, seeded
 
@@ -114,6 +114,10 @@ def reply_loss(examples: Sequence[Example], tokenizer: Tokenizer, rows: int, see
         inputs, targets = collate([examples[j] for j in batches(epoch)[i]], pad)
         device = model.device
         inputs, targets = inputs.to(device), targets.to(device)
+        if on_ranks(model):
+            from qwen3_ref.train.parallel import token_loss
+
+            return token_loss(model, inputs, targets), {"tokens": float(inputs.numel())}
         return cross_entropy(model(inputs), targets), {"tokens": float(inputs.numel())}
 
     return loss
