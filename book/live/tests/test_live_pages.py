@@ -314,3 +314,107 @@ def test_the_source_opened_from_disk_says_what_to_do(browser: Browser) -> None:
     assert visit.page.locator("#app img").is_visible()
     assert "needs JavaScript" in (visit.page.locator(".still").text_content() or "")
     visit.context.close()
+
+
+def test_the_controls_of_every_other_page(browser: Browser, built: Path) -> None:
+    """Sliders, buttons and arrow keys change what is shown, and what is shown is right."""
+
+    def text(page: Page, place: str) -> str:
+        return page.locator(place).first.text_content() or ""
+
+    visit = open_built(browser, built, "sampling")
+    page = visit.ready()
+    assert "1,280 of 1,280 tokens may come" in text(page, "#summary")
+    page.get_by_label("top-k").fill("5")
+    assert text(page, "#summary").startswith("5 of 1,280")
+    page.get_by_label("Temperature").focus()
+    page.keyboard.press("Home")
+    assert "greedy" in text(page, "output >> nth=0") and text(page, "#summary").startswith("1 of 1,280")
+    said = page.locator(".token.answer")
+    page.get_by_role("button", name="As the model says").click()
+    drawn = []
+    for _ in range(2):  # the same seed, the same text
+        page.get_by_role("button", name="Start again").click()
+        page.get_by_role("button", name="Draw twenty").click()
+        page.wait_for_selector(".token.answer")
+        drawn.append(said.all_text_contents())
+    assert drawn[0] == drawn[1] and drawn[0]
+    page.get_by_role("button", name="Take one back").click()
+    assert said.all_text_contents() == drawn[0][:-1]
+    page.get_by_label("The model is given").select_option("text")
+    page.get_by_label("Its text").fill("")
+    page.wait_for_selector("#trouble:visible")
+    page.get_by_label("Its text").fill("Return the")
+    page.wait_for_selector("#trouble", state="hidden")
+    visit.close(built.as_uri())
+
+    visit = open_built(browser, built, "attention")
+    page = visit.ready()
+    first = text(page, "#said")
+    page.locator(".pick button[tabindex='0']").focus()
+    page.keyboard.press("ArrowLeft")
+    assert text(page, "#said") != first
+    page.keyboard.press("Home")
+    assert "No other token" in text(page, "#said"), "the first token sees itself alone"
+    assert page.locator(".heads li").count() == 16
+    visit.close(built.as_uri())
+
+    visit = open_built(browser, built, "routing")
+    page = visit.ready()
+    page.get_by_label("The text that it reads").fill("12+34=46")
+    assert page.locator(".route").count() == 8 and page.locator(".route").first.locator("i").count() == 8
+    page.locator(".route").first.focus()
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("Enter")
+    assert "Token 2" in text(page, "#detail")
+    expert = text(page, ".route >> nth=1 >> i >> nth=0")
+    page.get_by_label("Mark where").select_option(f"0:{expert}")
+    assert page.locator(".route.here").count() >= 1
+    visit.close(built.as_uri())
+
+    visit = open_built(browser, built, "rope")
+    page = visit.ready()
+    before = page.locator(".hand.now").evaluate_all("all => all.map(one => one.getAttribute('transform'))")
+    page.get_by_label("Position of the token").fill("3000")
+    after = page.locator(".hand.now").evaluate_all("all => all.map(one => one.getAttribute('transform'))")
+    assert len(after) == 32 and before != after
+    page.get_by_label("Method").select_option("plain")
+    assert "32 of 32 pairs" in text(page, "p.note:has(.tone1)")
+    page.get_by_label("Length of the list").select_option("512")
+    page.locator("#ask").click()
+    page.wait_for_selector("tbody td", timeout=200_000)
+    assert re.search(r"\d+ of 18 values found, as trained, in a list of 512 tokens", text(page, "#result"))
+    visit.close(built.as_uri())
+
+    visit = open_built(browser, built, "memory")
+    page = visit.ready()
+    assert text(page, "#need").startswith("21.4 GB: weights 16.4 GB, KV cache 4.8 GB")
+    page.get_by_label("Tokens in each text").focus()
+    page.keyboard.press("End")
+    assert text(page, "#need").startswith("55.2 GB")
+    page.get_by_label("Model", exact=True).select_option("Qwen3-235B-A22B")
+    assert text(page, "tbody tr >> nth=0 >> td >> nth=1") == "does not fit"
+    visit.close(built.as_uri())
+
+    visit = open_built(browser, built, "sizes")
+    page = visit.ready()
+    page.locator(".step").first.focus()
+    for _ in range(2):
+        page.keyboard.press("ArrowDown")
+    assert "queries" in text(page, ".panel h2") and "11 × 4 × 64" in text(page, "#shape")
+    page.get_by_label("Shapes of").select_option("Qwen3-8B")
+    assert "11 × 32 × 128" in text(page, "#shape") and "4,096 × 4,096" in text(page, "#shape")
+    page.keyboard.press("Tab")
+    visit.close(built.as_uri())
+
+    visit = open_built(browser, built, "tokenizer")
+    page = visit.ready()
+    assert text(page, "#summary").startswith("6 tokens for 43 bytes")
+    page.get_by_label("Size of the vocabulary", exact=True).focus()
+    page.keyboard.press("Home")
+    assert text(page, "#summary").startswith("43 tokens for 43 bytes")
+    page.keyboard.press("End")
+    page.locator(".pick button").nth(1).focus()
+    page.keyboard.press("ArrowRight")
+    assert page.locator(".pick button[aria-pressed=true]").text_content() == "·is"
+    visit.close(built.as_uri())
