@@ -54,7 +54,7 @@ book: .venv/ready .venv-book/ready
 	.venv-book/bin/python book/build.py build/book
 
 # In Chromium and node where there are any; without, those tests say "not checked".
-test-book: test-live
+test-book: test-live test-site
 
 # qwen3.js in node against PyTorch, and the live pages in Chromium.
 test-live: .venv/ready .venv-book/ready
