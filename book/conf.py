@@ -67,7 +67,7 @@ def paragraph(text: str) -> str:
         return "::\n\n" + "\n".join(f"   {line}" for line in lines)
     parts = re.split(r"(`[^`]+`)", text)
     words = [re.sub(r"([\\*|])|_(?=\W|$)", lambda m: "\\" + m[0], part) for part in parts[::2]]
-    names = [f"`{part}`" for part in parts[1::2]]
+    names = [f"\\ `{part}`\\ " for part in parts[1::2]]  # a name may touch what follows it
     return "".join(a + b for a, b in zip(words, [*names, ""], strict=True))
 
 
