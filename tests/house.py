@@ -27,7 +27,7 @@ ROOMS = {
     "train": "errors names lock state loop parallel seeds corpus queries rollout recipes/pretrain "
     "recipes/balance recipes/sft recipes/grpo recipes/general_rl recipes/distill run stages export",
     "measure": "names work statistics study accuracy table spread experts rows card balance_study qk_norm "
-    "order messages quantization long_context modes pruned packing new_skill rewards arms decisions",
+    "order sight messages quantization long_context modes pruned packing new_skill rewards arms decisions",
     "engines": "targets source gguf folder llama export catalog environments peer worker questions verdict "
     "survey report graph client runners/stepping runners/texts runners/*",
     "course": "compare subject ports students ranks checks/judge checks/* plots/style plots/*",

@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -41,6 +42,7 @@ from qwen3_ref.mrope import (
     time_text,
 )
 from qwen3_ref.numpy_ref import rotate
+from qwen3_ref.quantize.kv_cache import QuantizedKVCache
 from qwen3_ref.rope import cos_sin, default_frequencies, frequencies
 from tests.helpers import DENSE, MOE, harden, token_ids
 from tests.parity import ATOL, refused
@@ -540,6 +542,20 @@ def test_text_is_as_it_was() -> None:
     )
     moved = ours(ids, position_ids=(counted + 1000).expand(3, 2, 30))
     assert (moved - want).abs().max() < 1e-3, "only distances count"
+
+
+@torch.no_grad()
+def test_the_quicker_model_takes_them_too(tmp_path: Path) -> None:
+    """With its parts joined, and with a cache of 8 bits that remembers that positions were given."""
+    _, ours = towers()
+    ours.save_pretrained(tmp_path / "model")
+    quick = Qwen3.from_pretrained(tmp_path / "model", precision="float32")
+    ids, positions, _ = rows()
+    assert (quick(ids, position_ids=positions) - ours(ids, position_ids=positions)).abs().max() < 2e-4
+    cache = QuantizedKVCache(ours.config, 2, 40)
+    got = quick(ids, position_ids=positions, cache=cache)
+    assert (got - quick(ids, position_ids=positions)).abs().max() < 0.2
+    refused("give position_ids again", quick, ids[:, :1], cache=cache.select([1, 0]))
 
 
 # -- DeepStack -------------------------------------------------------------------------------------------

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from qwen3_ref.course.plots.style import (
     BLUE,
     GREEN,
-    GREY,
     ORANGE,
     PINK,
     RED,
@@ -147,9 +146,9 @@ def sight(
 ) -> Drawing:
     """Right answers about pictures by arm, a mark a seed; shapes seen in training, and others."""
     figure, grid = new_figure(1, 2, figsize=(8.4, 3.2), sharey=True)
-    titles = {"seen": "pictures of shapes that training had", "unseen": "of three shapes that it had not"}
+    titles = {"seen": "pictures of shapes that training had", "unseen": "of two shapes that it had not"}
     for panel, (name, title) in zip(grid[0], titles.items(), strict=True):
-        for line, (values, colour) in enumerate(zip(cells.values(), (GREY, SKY, PINK, BLUE), strict=True)):
+        for line, (values, colour) in enumerate(zip(cells.values(), (BLUE, SKY, PINK, ORANGE), strict=True)):
             one = np.array(values[name])
             panel.plot(one, line + np.linspace(-0.16, 0.16, len(one)), "o", color=colour, ms=6)
             panel.plot([one.mean()] * 2, [line - 0.3, line + 0.3], color=colour, lw=2.5)
@@ -158,6 +157,7 @@ def sight(
         panel.set(xlim=(0, 1.03), ylim=(len(cells) - 0.5, -0.5), xlabel="right answers, share")
         panel.set_yticks(range(len(cells)), list(cells))
         panel.set_title(title, fontsize=9.5, weight="normal")
+    headline(figure, "Rows and columns as positions, dealt out: what was learned holds for other shapes")
     grid[0][0].text(chance - 0.01, len(cells) - 0.55, "guessing", fontsize=8, ha="right", rotation=90)
     grid[0][0].text(ceiling["seen"] + 0.01, len(cells) - 0.55, "not knowing where", fontsize=8, rotation=90)
     return figure, {
