@@ -123,7 +123,9 @@ def study(path: Path, seeds: Sequence[int], steps: int = STEPS, count: int = 400
     """Every arm with every seed, and how far the interleaved one is above the others, of the same seed. What
     is done is kept in the file, and not done again. Raises ValueError for a file of other settings."""
     settings = {"steps": steps, "batch": BATCH, "questions": count, "seeds": list(seeds)}
-    found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"settings": settings}
+    found: dict[str, Any] = {"settings": settings}
+    if path.exists():
+        found = json.loads(path.read_text(encoding="utf-8"))
     if found["settings"] != settings:
         raise ValueError(f"{path} is of other settings; choose another file, or delete it.")
     cells = found.setdefault("cells", {arm: {"seen": [], "unseen": []} for arm in ARMS})
