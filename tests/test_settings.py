@@ -31,8 +31,8 @@ FILES = [
     if not (name := path.relative_to(PACKAGE).as_posix()).startswith("course/plots/")
     and name != "__main__.py"
 ]
-LEFT_OUT = {"HELP", "T", "_FULL", "_OUTPUT"}
-"""A text for people, a variable of types, and numbers that are the system's own."""
+LEFT_OUT = {"HELP", "ROOT", "T", "_FULL", "_OUTPUT"}
+"""A text for people, the folder of the checkout, a variable of types, and numbers of the system's own."""
 
 
 def constants(module: ModuleType, tree: ast.Module) -> Iterator[tuple[str, Any]]:
