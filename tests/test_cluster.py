@@ -185,6 +185,35 @@ def test_activations_are_what_autograd_keeps(moe: bool, dtype: torch.dtype) -> N
     assert counted == pytest.approx(2 * tokens * cluster.block_activations(c, Mesh(), name), rel=0.001)
 
 
+# -- against ranks ------------------------------------------------------------------------------------
+# What `course.ranks.train` counted on gloo with four rows of 32 tokens in float64: bytes of weights that a
+# rank keeps, and those that it sends in a step. (Lesson 21 counts some of them anew each time.)
+COUNTED: dict[str, tuple[str, int, dict[str, int]]] = {
+    "dp=2": ("", 9_188_352, {"all-reduce": 9_188_352}),
+    "fsdp=4": ("", 2_297_088, {"all-gather": 12_798_720, "reduce-scatter": 6_891_264}),
+    "fsdp=2,tp=2": (
+        "", 2_300_416, {"all-gather": 4_272_640, "all-reduce": 1_179_648, "reduce-scatter": 2_300_416}
+    ),
+    "tp=4": ("", 3_093_504, {"all-reduce": 5_111_808}),  # of two KV heads
+    "fsdp=2,ep=2": ("-moe", 4_279_552, {"all-gather": 12_110_592, "reduce-scatter": 6_547_200}),
+    "ep=2,tp=2": ("-moe", 5_452_800, {"all-reduce": 3_486_720}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("sizes", COUNTED)
+def test_what_ranks_kept_and_sent(sizes: str) -> None:
+    """To the byte; the all-to-all within a fifteenth, since rows go where routers send them."""
+    kind, weights, counted = COUNTED[sizes]
+    c, mesh = Qwen3Config.from_pretrained(f"qwen3-nano{kind}"), Mesh.of(sizes)
+    assert 2 * cluster.held(c, mesh, 32, precision="fp32").weights == weights
+    found = dict.fromkeys(counted, 0) | {"all-to-all": 0}
+    for t in cluster.traffic(c, mesh, 32, rows=4 // mesh.data, precision="fp32"):
+        found[t.collective] = found.get(t.collective, 0) + 2 * t.bytes
+    rows = found.pop("all-to-all")
+    assert found == counted
+    assert rows == 0 or abs({"fsdp=2,ep=2": 512_000, "ep=2,tp=2": 1_116_160}[sizes] / rows - 1) < 1 / 15
+
+
 # -- plans ---------------------------------------------------------------------------------------------
 
 
