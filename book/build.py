@@ -216,6 +216,8 @@ def index_page(pages: Pages) -> None:
     trees, contents = [], []
     for part, numbers in PARTS.items():
         found = [path for path in lessons() if number(path) in numbers]
+        if not found:
+            continue
         trees.append(toctree([f"lessons/{path.stem}" for path in found], part))
         contents += [f"### {part}", ""]
         for path in found:

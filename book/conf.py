@@ -24,7 +24,12 @@ myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence", "attrs_inline"
 myst_heading_anchors = 3
 # In `source/` a page shows a file as it is, so that its lines are no headings.
 # Constants that our modules import from each other are no objects to autoapi.
-suppress_warnings = ["myst.header", "misc.highlighting_failure", "autoapi.python_import_resolution"]
+suppress_warnings = [
+    "myst.header",
+    "misc.highlighting_failure",
+    "autoapi.python_import_resolution",
+    "ref.python",  # a type is searched by its last name, and two classes may share one
+]
 source_suffix = {".rst": "restructuredtext", ".md": "myst-nb", ".ipynb": "myst-nb"}
 
 exclude_patterns = ["files/*"]
