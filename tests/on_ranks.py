@@ -17,6 +17,7 @@ from torch.distributed.tensor import DTensor
 
 from qwen3_ref.cluster import Mesh
 from qwen3_ref.config import Qwen3Config
+from qwen3_ref.decode.generation import generate
 from qwen3_ref.model import Qwen3
 from qwen3_ref.parallel.plan import Ranks, parallelize
 from qwen3_ref.parallel.processes import RankFailed, run_ranks
@@ -138,6 +139,7 @@ def counted(rank: int, config: Qwen3Config, mesh: str, rows: int) -> dict[str, i
     return dict(traffic.bytes)
 
 
+PROMPTS = [[3, 1, 4, 1, 5], [9, 2]]
 PLAN = Plan(steps=4, learning_rate=1e-2, warmup=2, clip=0.5, log_every=1, save_every=2)
 WEIGHTS = balance.Weights("global", 0.1, 0.01)
 
@@ -182,3 +184,9 @@ def left_alone(rank: int, folder: Path) -> str:
     except TrainingError as error:
         return str(error)
     return "nothing"
+
+
+def greedy(rank: int, mesh: str, config: Qwen3Config) -> list[list[int]]:
+    """What a model on ranks says to two prompts of different lengths."""
+    model = parallelize(hardened(config), Mesh.of(mesh), training=False)
+    return [list(ids) for ids in generate(model, PROMPTS, max_new_tokens=12)]

@@ -13,13 +13,16 @@ import torch
 
 from qwen3_ref import cluster
 from qwen3_ref.cluster import Mesh
+from qwen3_ref.decode.generation import generate
 from qwen3_ref.parallel.plan import Ranks
 from qwen3_ref.parallel.processes import RankFailed, run_ranks
 from qwen3_ref.train import loop, parallel
 from tests.on_ranks import (
     PLAN,
+    PROMPTS,
     Step,
     counted,
+    greedy,
     hardened,
     left_alone,
     one_rank,
@@ -114,6 +117,13 @@ def test_a_rank_that_is_left_says_so(tmp_path: Path) -> None:
         r"from there\.",
         said,
     ), said
+
+
+@pytest.mark.parametrize(("mesh", "config"), [("tp=2", ONE_KV), ("ep=2", MOE)])
+def test_generates_what_one_rank_does(mesh: str, config: Any) -> None:
+    """Greedily, in one batch, with a cache of each rank's own heads."""
+    right = [list(ids) for ids in generate(hardened(config), PROMPTS, max_new_tokens=12)]
+    assert spawn(2, greedy, mesh, config) == [right, right]
 
 
 def test_ranks_that_are_not_there_are_asked_for() -> None:

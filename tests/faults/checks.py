@@ -116,7 +116,7 @@ def caught_by(fault: Fault, *others: Fault) -> str | None:
 
 
 NOT_IN_A_PASS = frozenset(
-    "fast tokenizer chat calls reply decode official tasks train measure engines course commands".split()
+    "fast tokenizer chat calls reply decode official tasks parallel train measure engines course commands".split()
 )
 """What no comparison of logits runs."""
 
