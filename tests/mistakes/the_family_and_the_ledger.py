@@ -204,7 +204,7 @@ SCORES: list[Mistake] = [
     ("not those it loses", lambda r, a, b: [ahead(r, a, b)[0], ahead(r, a, b)[1] - ahead(r, a, b)[0]]),
     ("not points ahead",
      lambda r, a, b: [sum(max(x - y, 0.0) for x, y in both(r, a, b)), len(both(r, a, b))]),
-    ("should be", lambda r, a, b: [ahead(r, a, b)[0] + 1, ahead(r, a, b)[1]]),
+    ("should be", lambda r, a, b: [ahead(r, a, b)[0] + 0.5, ahead(r, a, b)[1]]),
 ]  # fmt: skip
 
 

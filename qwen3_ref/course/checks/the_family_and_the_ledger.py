@@ -32,15 +32,15 @@ def active_parameters(answer: Answer) -> Verdict:
         def make(tied: bool) -> Made:
             kv = int(rng.integers(1, 3))
             c = {
-                "hidden_size": int(rng.integers(8, 14)),
-                "moe_intermediate_size": int(rng.integers(3, 6)),
-                "num_experts": int(rng.integers(6, 10)),
-                "num_experts_per_tok": int(rng.integers(2, 4)),
-                "num_hidden_layers": int(rng.integers(2, 4)),
-                "num_attention_heads": kv * int(rng.integers(2, 4)),
+                "hidden_size": int(rng.integers(2, 7)),
+                "moe_intermediate_size": int(rng.integers(1, 4)),
+                "num_experts": int(rng.integers(8, 30)),
+                "num_experts_per_tok": int(rng.integers(2, 6)),
+                "num_hidden_layers": int(rng.integers(3, 7)),
+                "num_attention_heads": kv * int(rng.integers(2, 5)),
                 "num_key_value_heads": kv,
-                "head_dim": 2 * int(rng.integers(4, 8)),
-                "vocab_size": int(rng.integers(20, 40)),
+                "head_dim": 2 * int(rng.integers(2, 8)),
+                "vocab_size": int(rng.integers(10, 120)),
                 "tie_word_embeddings": tied,
             }
             every = count(c, chosen=c["num_experts"])
@@ -159,6 +159,7 @@ def verdicts(answer: Answer) -> Verdict:
                     (f"{big:.0f}", big + rng.uniform(0.1, 0.4)),  # true, rounded
                     (f"{big:.0f}", big - rng.uniform(0.1, 0.4)),  # true, though a cut says no
                     (f"{big:.1f}", big + rng.uniform(0.2, 0.4)),  # its decimal makes it imprecise
+                    (f"{big:.1f}", big + rng.uniform(0.07, 0.12)),  # and so, off by less than 1/8
                     (f"{big:.0f}", big * rng.uniform(0.89, 0.94)),  # imprecise
                     (f"{big:.0f}", big / rng.uniform(0.877, 0.887)),  # imprecise by the right number alone
                     (f"{big:.0f}", big * rng.uniform(0.876, 0.886)),  # false by the right number alone
