@@ -219,9 +219,13 @@ export function chart({ label, x, y, xTicks, yTicks, xName, yName, series }) {
     drawn.append(node("svg:line", { x1: left, x2: W - right, y1: py(value), y2: py(value), class: "grid" }),
       words([left - 8, py(value) + 5], text, { "text-anchor": "end" }));
   }
-  for (const [value, text] of xTicks) {
-    drawn.append(node("svg:line", { x1: px(value), x2: px(value), y1: H - bottom, y2: H - bottom + 5, class: "axis" }),
-      words([px(value), H - bottom + 20], text, { "text-anchor": "middle" }));
+  let free = Infinity; // from the right: a label that would run into the next one is left out
+  for (const [value, text] of [...xTicks].reverse()) {
+    drawn.append(node("svg:line", { x1: px(value), x2: px(value), y1: H - bottom, y2: H - bottom + 5, class: "axis" }));
+    const half = 4.5 * text.length;
+    if (px(value) + half > free) continue;
+    free = px(value) - half - 3;
+    drawn.append(words([px(value), H - bottom + 20], text, { "text-anchor": "middle" }));
   }
   drawn.append(node("svg:line", { x1: left, x2: W - right, y1: H - bottom, y2: H - bottom, class: "axis" }),
     words([(left + W - right) / 2, H - 6], xName, { "text-anchor": "middle", class: "name" }),
