@@ -31,6 +31,8 @@ ROOMS = {
     "engines": "targets source gguf folder llama export catalog environments peer worker questions verdict "
     "survey report graph client runners/stepping runners/texts runners/*",
     "course": "compare subject ports students ranks checks/judge checks/* plots/style plots/*",
+    "survey report graph budgets client runners/stepping runners/texts runners/*",
+    "course": "compare subject ports checks/judge checks/* plots/style plots/*",
     "commands": "common slash * line",
 }
 """From the ground up, in reading order: "" is the core, the others are rooms. A file imports only from

@@ -25,6 +25,7 @@ from qwen3_ref.cache import KVCache
 from qwen3_ref.commands.line import main
 from qwen3_ref.decode.profile import Profile
 from qwen3_ref.engines import client, environments, report
+from qwen3_ref.engines.budgets import Cut, measured, our_way, plain, problems, taken_apart, two_calls
 from qwen3_ref.engines.catalog import CATALOG, LIGHT, Engine, engine_of
 from qwen3_ref.engines.graph import Graph, empty_cache
 from qwen3_ref.engines.peer import Peer, PeerError
@@ -277,6 +278,67 @@ def test_the_graph_is_the_model(name: str) -> None:
             torch.testing.assert_close(logits, model(new, cache=cache)[:, -1], atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(keys[:, :, :, :40], cache.keys[:, :, :, :40], atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(values, cache.values, atol=1e-4, rtol=1e-4)
+
+
+# -- budgets -----------------------------------------------------------------------------------------------
+
+OPEN, CLOSE = 100, 101
+
+
+@pytest.mark.parametrize(
+    ("reply", "cut"),
+    [
+        ([OPEN, 1, 2, 3, CLOSE, 7, END], Cut((1, 2, 3, CLOSE), 4, (7, END), 0)),  # free
+        ([OPEN, 1, 2, CLOSE, 8, END], Cut((1, 2, CLOSE), 2, (8, END), 0)),
+        ([OPEN, 1, 2, 50, CLOSE, 8], Cut((1, 2, 50, CLOSE), 2, (8,), 0)),  # with a text before the mark
+        ([OPEN, CLOSE, 1, 2, 3, CLOSE, 7, END], Cut((CLOSE,), 0, (7, END), 1)),  # thought on behind it
+        ([OPEN, 1, 2], None),
+        ([7, END], None),
+        ([], None),
+    ],
+)
+def test_a_cut_thought_is_taken_apart(reply: list[int], cut: Cut | None) -> None:
+    found = taken_apart(reply, [OPEN, 1, 2, 3, CLOSE, 7, END], OPEN, CLOSE)
+    assert found == cut
+    if cut:
+        assert cut.forced == cut.thought[cut.same :]
+
+
+def test_budgets_by_hand() -> None:
+    """A way that counts the opening mark, forces an id and the mark, and refuses 0: its numbers are found,
+    also where the model would have said the forced id itself."""
+    ours = student()
+    marks = [ours.tokenizer.control_tokens[name] for name in ("<think>", "</think>")]
+    (end,) = ours.tokenizer.encode("\n")
+    asked = problems(1)
+    free = [
+        [marks[0], 20, 21, 23, end, 24, 25, 26, marks[1], 30 + i, ours.ends[0]] for i in range(len(asked))
+    ]
+
+    def way(question: str, budget: int | None) -> list[int] | None:
+        whole = free[[p.prompt for p in asked].index(question)]
+        if budget is None or budget > 8:
+            return whole
+        return None if budget == 0 else [*whole[:budget], end, marks[1], whole[-2], marks[1], ours.ends[0]]
+
+    rows = {row["budget"]: row for row in measured("made up", way, ours, asked)}
+    assert rows[0] == {"way": "made up", "budget": 0, "problems": 5, "refused": True}
+    assert (rows[4]["cut"], rows[4]["own"], rows[4]["thought_on"]) == (5, [3, 3], 5)
+    assert (rows[8]["cut"], rows[8]["own"]) == (5, [7, 7])
+    assert (rows[16]["cut"], rows[16]["own"], rows[16]["right"]) == (0, None, 0)
+    assert {rows[b]["forced"] for b in (4, 8, 16, 32, None)} == {"\n</think>"}
+    assert "refused" in plain(list(rows.values())) and "none" in plain(list(rows.values()))
+
+
+def test_our_budget_counts_what_the_model_chose() -> None:
+    """Ours: the ids inside the marks; two calls: one fewer, since `<think>` counts, and no budget of 0."""
+    ours = student()
+    asked = problems(1)[:2]
+    rows = {row["budget"]: row for row in measured("ours", our_way(ours), ours, asked)}
+    twice = {row["budget"]: row for row in measured("two", two_calls(ours), ours, asked)}
+    assert rows[4]["own"] == [4, 4] and twice[4]["own"] == [3, 3] and twice[0]["refused"]
+    assert rows[0]["own"] == [0, 0] and rows[4]["forced"] == twice[4]["forced"] == "\n</think>"
+    assert rows[None]["right"] == twice[None]["right"]
 
 
 # -- the client --------------------------------------------------------------------------------------------

@@ -13,13 +13,16 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from rich.console import Console
 
 from qwen3_ref.commands.common import MODULE, Misuse, checkpoint_directory, program
 from qwen3_ref.engines.catalog import CATALOG, LIGHT, NAMES, Engine, engine_of
 from qwen3_ref.engines.environments import NotInstalled, cache, install, interpreter, remove
+from qwen3_ref.engines.peer import Peer
 from qwen3_ref.engines.report import RECORDED, keep, load, markdown, plain
 from qwen3_ref.store.shipped import NANO
 
@@ -35,6 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--install", action="store_true", help="what is not here, into the user's cache")
     parser.add_argument("--remove", action="store_true", help="the environments of these engines")
     parser.add_argument("--out", type=Path, metavar="FILE", help="keep the rows in a JSON file, too")
+    budgets = "what a thinking budget means in ours, in two calls, in llama.cpp; with --out, kept"
+    parser.add_argument("--budgets", action="store_true", help=budgets)
     parser.add_argument("--table", action="store_true", help="print what was recorded, as Markdown")
 
 
@@ -53,7 +58,35 @@ def command(args: argparse.Namespace, out: Console) -> int:
             raise Misuse("say which engines; `engines --install llama.cpp` takes one, `light` is four.")
         if args.remove:
             return _remove(chosen)
+    if args.budgets:
+        return _budgets(args)
     return _compare(args, chosen or list(CATALOG))
+
+
+def _budgets(args: argparse.Namespace) -> int:
+    name = args.model[0]
+    place, python = checkpoint_directory(name), interpreter(engine_of("llama.cpp"))
+    from qwen3_ref.engines import budgets
+    from qwen3_ref.engines.survey import Ours
+
+    ours, asked = Ours.of(name, place), budgets.problems()
+    rows = budgets.measured("ours", budgets.our_way(ours), ours, asked)
+    rows += budgets.measured("two calls", budgets.two_calls(ours), ours, asked)
+    if python is None:
+        print(f"llama.cpp is not checked: `{program()} engines --install llama.cpp`", file=sys.stderr)
+    else:
+        with TemporaryDirectory(prefix="qwen3_ref-") as work:
+            given = {"source": str(place), "files": work, "type": "f32", "context": ours.room}
+            with Peer(python, "llama", threads=ours.threads, **given) as peer:
+                rows += budgets.measured("llama.cpp", budgets.server(peer), ours, asked)
+                message = ours.profile.early_stop.partition("</think>")[0]
+                way = budgets.server(peer, message)
+                rows += budgets.measured("llama.cpp, told to say it", way, ours, asked)
+    print(budgets.plain(rows), end="")
+    if args.out is not None:
+        date = time.strftime("%Y-%m-%d")
+        keep(args.out, [], budgets={"model": name, "date": date, "rows": rows})
+    return 0
 
 
 def _remove(chosen: list[Engine]) -> int:

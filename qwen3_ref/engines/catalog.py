@@ -36,6 +36,8 @@ CATALOG = (
     Engine("onnxruntime", ("onnxruntime>=1.20", "onnx", "onnxscript"), "onnxruntime", "ort", 130, light=True),
     Engine("ctranslate2", ("ctranslate2>=4.6", "transformers>=5,<6"), "ctranslate2", "ct2", 150,
            ("f32", "int8"), moe=False, light=True),
+    Engine("openvino", ("openvino>=2025", "onnx", "onnxscript"), "openvino", "ov", 230),
+    Engine("mlx", ("mlx[cpu]", "mlx-lm"), "mlx_lm", "mlx", 60, ("f32", "bf16")),
 )  # fmt: skip
 NAMES = tuple(engine.name for engine in CATALOG)
 LIGHT = tuple(engine.name for engine in CATALOG if engine.light)

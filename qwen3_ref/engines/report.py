@@ -24,12 +24,14 @@ def load(path: Path = RECORDED) -> dict[str, Any]:
     return found
 
 
-def keep(path: Path, rows: Iterable[Row]) -> None:
-    """Write rows into the file, in the place of older ones of the same engine, checkpoint and weights."""
+def keep(path: Path, rows: Iterable[Row], **more: Any) -> None:
+    """Write rows into the file, in the place of older ones of the same engine, checkpoint and weights, and
+    `more` beside them."""
     kept = load(path)
     by = {_key(row): row for row in kept["rows"]} | {_key(row): row for row in rows}
     kept["machine"] = f"{platform.system()} {platform.machine()}, CPU, Python {platform.python_version()}"
     kept["rows"] = sorted(by.values(), key=lambda row: (_place(row["engine"]), row["model"], row["type"]))
+    kept |= more
     write_atomically(path, json.dumps(kept, indent=1, ensure_ascii=False) + "\n")
 
 

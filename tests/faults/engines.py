@@ -10,6 +10,7 @@ COMPARED = "test_engines:test_answers_are_compared_one_by_one"
 FAILS = "test_engines:test_what_fails"
 WHOLE = "test_engines:test_an_environment_is_whole_or_not_there"
 GRAPH = "test_engines:test_the_graph_is_the_model"
+BY_HAND = "test_engines:test_budgets_by_hand"
 SAID = "test_engines:test_the_table_says_what_was_found"
 FAULTS = [
     Fault(
@@ -235,5 +236,53 @@ FAULTS = [
         right="tokenizer, messages, enable_thinking=thinking, template=profile.template",
         wrong="tokenizer, messages, enable_thinking=True, template=profile.template",
         by=("test_engines:test_thirty_questions_in_both_modes",),
+    ),
+    Fault(
+        name="forced_id_counts_as_chosen",
+        words="a forced id that the model would have said as well is counted as its own",
+        module="engines.budgets",
+        right="own = [len(cut.thought) - len(forced) for cut in done]",
+        wrong="own = [cut.same for cut in done]",
+        by=(BY_HAND,),
+    ),
+    Fault(
+        name="first_forced_text_is_the_text",
+        words="what was forced is read off one reply, in which its beginning may be hidden",
+        module="engines.budgets",
+        right="forced = max((cut.forced for cut in everything), key=len)",
+        wrong="forced = next(cut.forced for cut in everything if cut.forced)",
+        by=("test_engines:test_our_budget_counts_what_the_model_chose",),
+    ),
+    Fault(
+        name="thought_that_goes_on_is_not_seen",
+        words="a second closing mark is not looked for",
+        module="engines.budgets",
+        right="list(reply).count(closing) - 1)",
+        wrong="0)",
+        by=(BY_HAND, "test_engines:test_a_cut_thought_is_taken_apart"),
+    ),
+    Fault(
+        name="two_calls_pay_for_the_end",
+        words="the recipe's first call has room for the early-stop text, too",
+        module="engines.budgets",
+        right="most, how = MOST if budget is None else budget, {",
+        wrong="most, how = MOST if budget is None else budget + 1, {",
+        by=("test_engines:test_our_budget_counts_what_the_model_chose",),
+    ),
+    Fault(
+        name="client_overwrites_a_call_in_pieces",
+        words="the last piece of a call's arguments is taken for all of them",
+        module="engines.client",
+        right='call["function"]["arguments"] += function.get("arguments") or ""',
+        wrong='call["function"]["arguments"] = function.get("arguments") or ""',
+        by=("test_engines:test_the_client_streams_and_runs_the_tool",),
+    ),
+    Fault(
+        name="client_knows_one_word_for_thoughts",
+        words="vLLM's field for thoughts is not read",
+        module="engines.client",
+        right='THOUGHTS = ("reasoning_content", "reasoning")',
+        wrong='THOUGHTS = ("reasoning_content",)',
+        by=("test_engines:test_the_client_streams_and_runs_the_tool",),
     ),
 ]

@@ -57,6 +57,16 @@ class Engine:
         top = {one["id"]: one["logprob"] for one in found["completion_probabilities"][0]["top_logprobs"]}
         return float(top[theirs] - top[ours]) if ours in top and theirs in top else None
 
+    def think(self, content: str, most: int, budget: int | None, message: str) -> list[int]:
+        """The ids of a reply to one user's turn, the server's own budget on its thought."""
+        limit = {} if budget is None else {"thinking_budget_tokens": budget}
+        said = {"reasoning_budget_message": message} if message else {}
+        found = self.ask(
+            "POST", "/v1/chat/completions", messages=[{"role": "user", "content": content}], temperature=0,
+            max_tokens=most, logprobs=True, **limit, **said,
+        )  # fmt: skip
+        return [one["id"] for one in found["choices"][0]["logprobs"]["content"]]
+
     def encode(self, texts: list[str]) -> list[list[int]]:
         """The ids of each text, control tokens recognised."""
         given = {"add_special": False, "parse_special": True}
