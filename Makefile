@@ -14,7 +14,6 @@ unit course notebooks figures: export HF_HUB_OFFLINE := 1
 
 .PHONY: lab test course check lint unit notebooks figures test-engines book test-book test-live test-site students \
     check-student slides clean
-.PHONY: lab test course check lint unit notebooks figures test-book test-live test-engines clean
 .NOTPARALLEL:
 
 # Jupyter wants to hear from root, who is alone in a container, that it is meant. LAB holds more options:

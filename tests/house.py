@@ -29,10 +29,8 @@ ROOMS = {
     "measure": "names work statistics study accuracy table spread experts rows card balance_study qk_norm "
     "order sight messages quantization long_context modes pruned packing new_skill rewards arms decisions",
     "engines": "targets source gguf folder llama export catalog environments peer worker questions verdict "
-    "survey report graph client runners/stepping runners/texts runners/*",
-    "course": "compare subject ports students ranks checks/judge checks/* plots/style plots/*",
     "survey report graph budgets client runners/stepping runners/texts runners/*",
-    "course": "compare subject ports checks/judge checks/* plots/style plots/*",
+    "course": "compare subject ports students ranks checks/judge checks/* plots/style plots/*",
     "commands": "common slash * line",
 }
 """From the ground up, in reading order: "" is the core, the others are rooms. A file imports only from

@@ -40,7 +40,7 @@ def request(
     tools: Sequence[Json] = (),
     max_tokens: int = 512,
 ) -> Json:
-    """The body of a request. `tools`: bare schemas of functions, wrapped here as the interface wants them.
+    """The body of a request. `tools`: their definitions, in the interface's own form, as `CALCULATOR` has it.
 
     Raises ValueError for an unknown server."""
     if server not in SERVERS:
@@ -52,7 +52,7 @@ def request(
     if budget is not None:
         body[SERVERS[server]] = budget
     if tools:
-        body["tools"] = [{"type": "function", "function": tool} for tool in tools]
+        body["tools"] = list(tools)
     return body
 
 

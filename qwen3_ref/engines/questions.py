@@ -19,8 +19,6 @@ MOST = {"thinking": 96, "non-thinking": 32, "text": 48}
 """New ids, at most: room for a nano's thought and its answer."""
 TEXTS = 30
 """Problems of each family whose prompts and solutions are cut into ids."""
-TOOL: Json = {"type": "function", "function": CALCULATOR}
-"""The calculator as OpenAI's interface wraps it; vLLM refuses the bare schema."""
 ODD = (
     "", " ", "  ", "\n", "\n\n \n", "\t", "\r\n", "a", " a", "a ", "I'm, you'RE, it's", "1234567890", "3.14",
     "naïve café", "e\u0301", "ÅÄÖ", "日本語のテスト", "中文 测试", "שלום עולם", "नमस्ते", "สวัสดี", "🙂👩‍👩‍👧",
@@ -96,4 +94,4 @@ def _conversations() -> Iterator[dict[str, Any]]:
             for middle in (ask, [*before, *ask]):
                 yield {"messages": [*head, *middle], "tools": None, "thinking": thinking}
             for middle in (ask, called, [*before, *called]):
-                yield {"messages": [*head, *middle], "tools": [TOOL], "thinking": thinking}
+                yield {"messages": [*head, *middle], "tools": [CALCULATOR], "thinking": thinking}

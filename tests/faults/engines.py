@@ -225,8 +225,8 @@ FAULTS = [
         name="the_calculator_goes_bare",
         words="tools are not wrapped as OpenAI's interface wants them",
         module="engines.questions",
-        right='TOOL: Json = {"type": "function", "function": CALCULATOR}',
-        wrong="TOOL: Json = CALCULATOR",
+        right='"tools": [CALCULATOR]',
+        wrong='"tools": [CALCULATOR["function"]]',
         by=("test_engines:test_thirty_questions_in_both_modes",),
     ),
     Fault(

@@ -27,7 +27,7 @@ class Engine(Stepping):
         c = Qwen3Config.from_pretrained(source)
         self.empty = np.zeros((c.num_hidden_layers, 1, c.num_key_value_heads, 0, c.head_dim), np.float32)
         self.array: Any = np.array
-        self.versions = {"openvino": openvino.__version__}
+        self.versions = {"openvino": openvino.__version__.partition("-")[0]}
 
     def begin(self) -> None:
         """An empty cache."""
