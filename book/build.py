@@ -434,6 +434,25 @@ def write_pages(folder: Path) -> None:
     index_page(pages)
 
 
+READABLE = {
+    "<head>": '<head><link rel="icon" href="data:,">',  # or a browser asks the server for one
+    '<p class="caption" role="heading">': '<p class="caption" role="heading" aria-level="2">',
+    "<pre>": '<pre tabindex="0">',  # what scrolls has to be reached by keyboard
+    "<pre style=": '<pre tabindex="0" style=',
+    "color: #777777": "color: #6e6e6e",  # of outputs; on white it is a little too pale to read
+}
+"""What the theme and the outputs lack for readers who use a keyboard or a screen reader."""
+
+
+def finish(site: Path) -> None:
+    """The last touches to every page."""
+    for path in sorted(site.rglob("*.html")):
+        text = path.read_text(encoding="utf-8")
+        for old, new in READABLE.items():
+            text = text.replace(old, new)
+        path.write_text(text, encoding="utf-8")
+
+
 def build(out: Path, jobs: int) -> None:
     """The whole site into `out`, which is replaced when all went well."""
     work = out.parent / f"{out.name}-work"
@@ -451,6 +470,7 @@ def build(out: Path, jobs: int) -> None:
     for left in (".buildinfo", "objects.inv", ".doctrees", "_sources"):
         path = work / "site" / left
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    finish(work / "site")
     if (LIVE / "build.py").exists():
         command = [sys.executable, str(LIVE / "build.py"), str(work / "site" / "live")]
         subprocess.run([*command, "--lessons", "../lessons/"], env=environment, check=True)
