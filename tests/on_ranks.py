@@ -80,11 +80,11 @@ def hardened(config: Qwen3Config, dtype: torch.dtype = torch.float64) -> Qwen3:
 
 
 def batch() -> tuple[Tensor, Tensor]:
-    """Five rows of eight tokens; row r has 8 - r targets, so that a mean of means is another number."""
+    """Five rows of eight tokens; row r has 8 - 2 r targets, so that a mean of means is another number."""
     ids = torch.randint(48, (5, 9), generator=torch.Generator().manual_seed(2))
     targets = ids[:, 1:].clone()
     for row in range(5):
-        targets[row, :row] = -100
+        targets[row, : 2 * row] = -100
     return ids[:, :-1], targets
 
 
@@ -154,7 +154,7 @@ def text_loss(model: Qwen3, number: int) -> tuple[Tensor, dict[str, float]]:
         return WEIGHTS.total(lm, balance.balancing_loss(logits, 2), logits), {}
     targets = ids[:, 1:].clone()
     for row in range(5):
-        targets[row, :row] = -100
+        targets[row, : 2 * row] = -100
     if on_ranks(model):
         return parallel.token_loss(model, ids[:, :-1], targets), {}
     return cross_entropy(model(ids[:, :-1]), targets), {}

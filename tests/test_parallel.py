@@ -35,17 +35,17 @@ from tests.on_ranks import (
 
 MOE, ONE_KV = tiny(moe=True), tiny(num_key_value_heads=1, tie_word_embeddings=False)
 RECOMPUTE: dict[str, Any] = {"checkpointing": True}
-CASES: list[tuple[int, str, Any, dict[str, Any]]] = [
-    (2, "tp=2", tiny(), {}),
-    (2, "dp=2", tiny(), {}),
-    (2, "fsdp=2", tiny(), {}),
-    (2, "ep=2", MOE, {}),
-    (2, "tp=2", MOE, {}),
-    (2, "tp=2", ONE_KV, RECOMPUTE),
-    (4, "fsdp=2,tp=2", tiny(), {}),
-    (4, "tp=4", ONE_KV, {}),
-    (4, "ep=2,tp=2", MOE, {}),
-    (4, "fsdp=2,ep=2", MOE, RECOMPUTE),
+CASES: list[tuple[str, int, str, Any, dict[str, Any]]] = [
+    ("heads", 2, "tp=2", tiny(), {}),
+    ("copies", 2, "dp=2", tiny(), {}),
+    ("slices", 2, "fsdp=2", tiny(), {}),
+    ("experts", 2, "ep=2", MOE, {}),
+    ("channels", 2, "tp=2", MOE, {}),
+    ("one-KV-head", 2, "tp=2", ONE_KV, RECOMPUTE),
+    ("both", 4, "fsdp=2,tp=2", tiny(), {}),
+    ("four-copies", 4, "tp=4", ONE_KV, {}),
+    ("experts-and-channels", 4, "ep=2,tp=2", MOE, {}),
+    ("sliced-experts", 4, "fsdp=2,ep=2", MOE, RECOMPUTE),
 ]
 
 
@@ -59,8 +59,8 @@ def close(found: Step, right: Step, bound: float) -> None:
             assert off < bound, f"the {what} of {name} is off by {off}"
 
 
-@pytest.mark.parametrize(("world", "mesh", "config", "options"), CASES)
-def test_equal_to_one_rank(world: int, mesh: str, config: Any, options: dict[str, Any]) -> None:
+@pytest.mark.parametrize(("name", "world", "mesh", "config", "options"), CASES)
+def test_equal_to_one_rank(name: str, world: int, mesh: str, config: Any, options: Any) -> None:
     """In float64, to 1e-10, on every rank."""
     for found in spawn(world, step, mesh, config, options):
         close(found, one_rank(config), 1e-10)

@@ -34,6 +34,7 @@ def _catalogue() -> tuple[list[Fault], list[Fault]]:
         long_context,
         measuring,
         norms_and_rope,
+        parallel,
         quantizing,
         quicker,
         reach,
@@ -70,6 +71,7 @@ def _catalogue() -> tuple[list[Fault], list[Fault]]:
     faults += engines.FAULTS
     faults += cluster.FAULTS
     faults += classroom.FAULTS
+    faults += parallel.FAULTS
     return faults, equivalent.FAULTS
 
 
