@@ -44,6 +44,8 @@ def test_every_row_is_accounted_for() -> None:
     names = [fault.name for fault in (*FAULTS, *EQUIVALENT)]
     assert len(names) == len(set(names))
     assert [row["name"] for row in TABLE["faults"]] == [fault.name for fault in FAULTS]
+    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    assert f"{len(FAULTS)} of {len(FAULTS)} today" in readme
 
 
 def test_the_switch_puts_everything_back() -> None:
