@@ -36,7 +36,7 @@ def test_a_row_says_what_was_measured(tmp_path: Path, capsys: pytest.CaptureFixt
     out = capsys.readouterr().out
     assert out.startswith(HEADER)
     row = re.search(
-        r"^\| Ada / Bob \| 460,288 \| (\d+\.\d) \(.*\) \| 5 \| 1\.0 \| not ranked \|$", out, re.MULTILINE
+        r"^\| Ada / Bob \| 455,712 \| (\d+\.\d) \(.*\) \| 5 \| 1\.0 \| not ranked \|$", out, re.MULTILINE
     )
     assert row and 10 < float(row[1]) < 50 and "Not ranked: below 50% right." in out
     assert main([str(tmp_path), "--seed", "5", "--count", "4"]) == 0
@@ -109,7 +109,7 @@ def test_a_large_model_is_refused(
 ) -> None:
     monkeypatch.setattr(leaderboard, "MOST_PARAMETERS", 400_000)
     assert main([str(entry(tmp_path)), "--seed", "5", "--count", "1"]) == 2
-    assert "460,288 parameters are more than 400,000" in capsys.readouterr().err
+    assert "455,712 parameters are more than 400,000" in capsys.readouterr().err
 
 
 def test_the_page_has_ten_rules_and_rows_of_this_form() -> None:

@@ -46,9 +46,9 @@ def run(check: str) -> None:
     if ":" not in check:
         CHECKS[check]()
         return
-    fresh, _, address = check.rpartition(" ")
+    address, _, value = check.removesuffix("]").partition("[")  # a value may have blanks
+    fresh, _, address = address.rpartition(" ")
     name, _, test_name = address.partition(":")
-    test_name, _, value = test_name.removesuffix("]").partition("[")
     module = importlib.import_module(f"tests.{name}")
     test = getattr(module, test_name)
     cases = [case for case in _cases(test) if not value or value in map(str, case.values())]

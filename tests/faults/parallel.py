@@ -86,14 +86,6 @@ FAULTS = [
         by=("test_parallel:test_equal_to_one_rank[copies]",),
     ),
     Fault(
-        name="parallel_last_row_dropped",
-        words="rows that the ranks do not divide are left out",
-        module="parallel.plan",
-        right="rows * (i + 1) // n)",
-        wrong="rows // n * (i + 1))",
-        by=("test_parallel:test_equal_to_one_rank[copies]",),
-    ),
-    Fault(
         name="parallel_mean_of_means",
         words="each rank divides by its own number of tokens",
         module="train.parallel",
