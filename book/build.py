@@ -8,6 +8,7 @@ from an installed package. The same commit gives the same bytes.
 from __future__ import annotations
 
 import argparse
+import ast
 import html
 import json
 import os
@@ -133,11 +134,16 @@ def shown_figures(cell: dict[str, Any]) -> list[tuple[str, str, str, int]]:
     return found
 
 
-def figure(name: str, caption: str, alt: str, page: str, more: str = "") -> str:
+def anchor(name: str) -> str:
+    """Where a figure stands on its page."""
+    return f"figure-{name.replace('_', '-')}"
+
+
+def figure(name: str, caption: str, alt: str, page: str) -> str:
     """A figure with its caption, as MyST has it."""
     there = os.path.relpath(f"figures/{name}.png", PurePosixPath(page).parent)
     alt = " ".join(alt.split())
-    return f"```{{figure}} {there}\n:alt: {alt}\n:name: figure-{name}{more}\n\n{caption}\n```\n"
+    return f"```{{figure}} {there}\n:alt: {alt}\n:name: {anchor(name)}\n\n{caption}\n```\n"
 
 
 def lesson_page(pages: Pages, path: Path, page: str) -> None:
@@ -154,7 +160,7 @@ def lesson_page(pages: Pages, path: Path, page: str) -> None:
             cells.append(cell | {"outputs": cell["outputs"][start:place]})
             cells.append(markdown(figure(name, caption, alt, page)))
             start = place + 2
-            cell = cell | {"source": "", "metadata": {"tags": ["remove-input"]}}
+            cell = cell | {"source": "...", "metadata": {"tags": ["remove-input"]}}  # an empty one is dropped
         rest = cell["outputs"][start:]
         if rest or not start:
             cells.append(cell | {"outputs": rest})
@@ -227,7 +233,7 @@ def index_page(pages: Pages) -> None:
     more = ["gallery", "proved", *(["ledger"] if ledger_file().exists() else []), "teaching", "leaderboard"]
     more = [name for name in more if (pages.folder / f"{name}.md").exists()]
     trees.append(toctree(more, "Beside the lessons"))
-    trees.append(toctree(["about", "solutions", "api/qwen3_ref/index", "source"], "The project"))
+    trees.append(toctree(["about", "solutions", "api", "source"], "The project"))
     text = (BOOK / "index.md").read_text(encoding="utf-8")
     alive = "\n".join(f"- {live_link(live, '')}" for live in live_pages())
     values = {"live": f"## Pages that are alive\n\n{alive}\n" if alive else "",
@@ -254,7 +260,7 @@ def gallery_page(pages: Pages) -> None:
         lines += [f"## [{title_of(path)}](lessons/{path.name})", "", "::::{container} gallery", ""]
         for name, caption, alt in found:
             data = json.loads((ROOT / "figures" / f"{name}.json").read_text(encoding="utf-8"))
-            there = f"lessons/{path.stem}.html#figure-{name}"
+            there = f"lessons/{path.stem}.html#{anchor(name)}"
             lines += [f":::{{figure}} figures/{name}.png", f":alt: {' '.join(alt.split())}"]
             lines += [f":target: {there}", "", f"{caption} *Data: {plain(data['made_from'])}.*", ":::", ""]
         lines += ["::::", ""]
@@ -352,55 +358,54 @@ def moved_pages(pages: Pages) -> None:
 
 
 def solution_pages(pages: Pages) -> None:
-    """The solutions, and a page that lists them."""
-    names = []
+    """The solutions, and a page that lists them: in no list of pages, or each would be on every page."""
+    lines = ["# Solutions", "", "One way to solve each exercise, with the reason. Try first.", ""]
     for path in sorted((ROOT / "notebooks" / "solutions").glob("*.ipynb")):
         lesson_page(pages, path, f"solutions/{path.name}")
-        names.append(f"solutions/{path.stem}")
-    text = "# Solutions\n\nOne way to solve each exercise, with the reason. Try first.\n\n"
-    pages.write("solutions.md", text + toctree(names, hidden=False))
+        lines.append(f"- [{title_of(path)}](solutions/{path.name})")
+    pages.write("solutions.md", "\n".join(lines) + "\n")
+
+
+def api_page(pages: Pages) -> None:
+    """Every module of the package with its first sentence."""
+    lines = ["# The package, module by module", ""]
+    folder = ""
+    for path in sorted((ROOT / "qwen3_ref").rglob("*.py"), key=lambda path: (path.parent, path.name)):
+        inside = path.relative_to(ROOT).with_suffix("")
+        inside = inside.parent if inside.name == "__init__" else inside
+        if inside.name == "__main__":
+            continue  # autoapi has no page for what begins with an underscore
+        text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+        first = re.split(r"(?<=[.:])\s", " ".join(text.split("\n\n")[0].split()), maxsplit=1)[0].rstrip(":")
+        name = ".".join(inside.parts)
+        if path.parent.as_posix() != folder:
+            folder = path.parent.as_posix()
+            lines += ["", f"## {path.parent.relative_to(ROOT).as_posix()}/", ""]
+        lines.append(f"- [{name}](api/{inside.as_posix()}/index.rst): {plain(first)}")
+    pages.write("api.md", "\n".join(lines) + "\n")
 
 
 def source_pages(pages: Pages) -> None:
-    """Every file and folder that some page links to, and what lies in those folders."""
-    done: set[str] = set()
-    while pages.shown - done:
-        for name in sorted(pages.shown - done):
-            done.add(name)
-            page, path = source_page(name), ROOT / name
-            if path.is_dir():
-                lines = ["---", "orphan: true", "---", "", f"# {name}/", ""]
-                for inner in tracked(path):
-                    there = os.path.relpath(pages.address(inner), PurePosixPath(page).parent)
-                    lines.append(f"- [{PurePosixPath(inner).relative_to(name)}]({there})")
-                pages.write(page, "\n".join(lines) + "\n")
-                continue
-            language = {".py": "python", ".json": "json", ".md": "markdown", ".csv": "text"}
-            kind = language.get(path.suffix, "text")
-            size = path.stat().st_size
-            if size > LONGEST:
-                text = f"A file of {size:,} bytes, too long to be shown here."
-                pages.write(page, f"---\norphan: true\n---\n\n# {name}\n\n{text}\n")
-                continue
+    """Every file and folder that some page links to."""
+    names = sorted(pages.shown)
+    for name in names:
+        page, path = source_page(name), ROOT / name
+        head = f"---\norphan: true\n---\n\n# {name}\n\n"
+        if path.is_dir():
+            inner = (str(file.relative_to(path)) for file in sorted(path.rglob("*")) if file.is_file())
+            lines = [f"- `{file}`" for file in inner if "__pycache__" not in file]
+            pages.write(page, head + "In the repository:\n\n" + "\n".join(lines) + "\n")
+        elif path.stat().st_size > (LONGEST if path.suffix == ".py" else LONGEST // 4):
+            pages.write(page, f"{head}A file of {path.stat().st_size:,} bytes, too long to be shown here.\n")
+        else:
             shutil.copy(path, target := pages.folder / "files" / name.replace("/", "__"))
             shown = os.path.relpath(target.relative_to(pages.folder), PurePosixPath(page).parent)
-            numbers = ":linenos:\n" if kind == "python" else ""
-            pages.write(page, f"---\norphan: true\n---\n\n# {name}\n\n```{{literalinclude}} {shown}\n"
-                        f":language: {kind}\n{numbers}```\n")  # fmt: skip
-    lines = [f"- [{name}]({source_page(name)})" for name in sorted(done)]
+            # Colours make a page three times as large: the package's files have them, the others not.
+            kind = "python" if name.startswith("qwen3_ref/") and path.suffix == ".py" else "text"
+            pages.write(page, f"{head}```{{literalinclude}} {shown}\n:language: {kind}\n```\n")
+    lines = [f"- [{name}]({source_page(name)})" for name in names]
     text = "# Files\n\nWhat the pages of this book link to, as it lies in the repository.\n\n"
     pages.write("source.md", text + "\n".join(lines) + "\n")
-
-
-def tracked(folder: Path) -> list[str]:
-    """Text files of a folder, by their paths in the repository; without what builds leave behind."""
-    found = []
-    for path in sorted(folder.rglob("*")):
-        inside = path.relative_to(ROOT)
-        if path.is_file() and path.suffix in (".py", ".json", ".md", ".csv", ".txt", ".jinja"):
-            if "__pycache__" not in inside.parts:
-                found.append(inside.as_posix())
-    return found
 
 
 def mathjax(static: Path) -> None:
@@ -430,8 +435,9 @@ def write_pages(folder: Path) -> None:
     proved_page(pages)
     ledger_page(pages)
     moved_pages(pages)
-    source_pages(pages)
+    api_page(pages)
     index_page(pages)
+    source_pages(pages)
 
 
 READABLE = {

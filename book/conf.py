@@ -28,6 +28,7 @@ suppress_warnings = [
     "myst.header",
     "misc.highlighting_failure",
     "autoapi.python_import_resolution",
+    "toc.not_included",  # modules and solutions are reached from lists, not from the side bar
     "ref.python",  # a type is searched by its last name, and two classes may share one
 ]
 source_suffix = {".rst": "restructuredtext", ".md": "myst-nb", ".ipynb": "myst-nb"}
@@ -47,6 +48,8 @@ html_theme = "furo"
 html_static_path = ["static"]
 html_css_files = ["book.css"]
 html_copy_source = False
+html_use_index = False
+html_domain_indices = False
 html_show_sphinx = False
 html_show_copyright = False
 html_show_search_summary = False  # it is fetched page by page, which a browser refuses on a file system

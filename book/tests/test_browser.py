@@ -14,8 +14,8 @@ import pytest
 from conftest import ROOT, Watched
 
 READ = [
-    "index", "gallery", "proved", "teaching", "leaderboard", "about", "solutions", "search", "genindex",
-    "api/qwen3_ref/index", "api/qwen3_ref/model/index", "source/tests/test_fast.py",
+    "index", "gallery", "proved", "teaching", "leaderboard", "about", "solutions", "search", "api",
+    "api/qwen3_ref/index", "api/qwen3_ref/model/index", "source/tests/test_fast_py",
     *(f"lessons/{path.stem}" for path in sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))),
     *(f"solutions/{path.stem}" for path in sorted((ROOT / "notebooks" / "solutions").glob("*.ipynb"))),
 ]  # fmt: skip

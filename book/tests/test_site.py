@@ -94,7 +94,7 @@ def test_the_api_has_every_module(site: Path) -> None:
     for path in (ROOT / "qwen3_ref").rglob("*.py"):
         inside = path.relative_to(ROOT).with_suffix("")
         inside = inside.parent if inside.name == "__init__" else inside
-        assert (site / "api" / inside / "index.html").exists(), inside
+        assert inside.name == "__main__" or (site / "api" / inside / "index.html").exists(), inside
 
 
 def digest(folder: Path) -> dict[str, str]:
