@@ -444,6 +444,7 @@ READABLE = {
     "<head>": '<head><link rel="icon" href="data:,">',  # or a browser asks the server for one
     '<p class="caption" role="heading">': '<p class="caption" role="heading" aria-level="2">',
     "<pre>": '<pre tabindex="0">',  # what scrolls has to be reached by keyboard
+    '<div class="table-wrapper': '<div tabindex="0" class="table-wrapper',
     "<pre style=": '<pre tabindex="0" style=',
     "color: #777777": "color: #6e6e6e",  # of outputs; on white it is a little too pale to read
 }

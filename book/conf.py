@@ -54,6 +54,7 @@ html_show_sphinx = False
 html_show_copyright = False
 html_show_search_summary = False  # it is fetched page by page, which a browser refuses on a file system
 html_last_updated_fmt = None
+html_search_scorer = str(ROOT / "book" / "scorer.js")
 mathjax_path = "mathjax/tex-svg-full.js"  # one file, letters as outlines: no font is loaded later
 mathjax3_config = {
     "options": {"enableMenu": False},  # its menu would fetch a speech engine
